@@ -1,0 +1,2 @@
+//! cloudcore
+fn main() {}

@@ -1,0 +1,16 @@
+//! The cloud half of KubeEdge, one feature per part.
+
+#[cfg(feature = "cloudhub")]
+pub mod cloudhub;
+
+#[cfg(feature = "devicecontroller")]
+pub mod devicecontroller;
+
+#[cfg(feature = "edgecontroller")]
+pub mod edgecontroller;
+
+#[cfg(feature = "pki")]
+pub mod pki;
+
+#[cfg(feature = "standalone")]
+pub mod standalone;

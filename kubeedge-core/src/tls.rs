@@ -1,0 +1,1 @@
+//! Certificates on the link: reading PEM files, and who a peer is.

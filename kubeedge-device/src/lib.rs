@@ -1,0 +1,6 @@
+//! The device SDK of KubeEdge: run a [`DeviceProtocol`](kubeedge_core::device::DeviceProtocol) as a mapper.
+
+#[cfg(feature = "mapper")]
+pub mod mapper;
+
+pub mod protocols;

@@ -1,0 +1,4 @@
+//! Device protocols, one feature each.
+
+#[cfg(feature = "thermometer")]
+pub mod thermometer;
