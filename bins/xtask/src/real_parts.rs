@@ -1,0 +1,76 @@
+//! The real programs that the tests run against, from the distribution's packages.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Result, bail};
+
+use crate::run::{on_path, step};
+
+/// What is needed, how one sees that it is there, and the Debian package that has it.
+const PARTS: [Part; 8] = [
+    Part { file: "containerd", package: "containerd" },
+    Part { file: "runc", package: "runc" },
+    Part { file: "/usr/lib/cni/bridge", package: "containernetworking-plugins" },
+    Part { file: "iptables", package: "iptables" },
+    Part { file: "busybox", package: "busybox-static" },
+    Part { file: "mosquitto", package: "mosquitto" },
+    Part { file: "mosquitto_pub", package: "mosquitto-clients" },
+    Part { file: "kubectl", package: "kubernetes-client" },
+];
+
+struct Part {
+    /// A program on the PATH, or an absolute path.
+    file: &'static str,
+    package: &'static str,
+}
+
+impl Part {
+    fn is_here(&self) -> bool {
+        if self.file.starts_with('/') { Path::new(self.file).exists() } else { on_path(self.file) }
+    }
+}
+
+/// Installs what is missing, where we may; otherwise names the packages and the command.
+pub(crate) fn install() -> Result<()> {
+    let missing = missing();
+    if missing.is_empty() {
+        println!("real parts: all here");
+        return Ok(());
+    }
+    let command = format!("apt-get install --yes --no-install-recommends {}", missing.join(" "));
+    if !on_path("apt-get") || !is_root() {
+        bail!(
+            "these packages are missing: {}. Install them as root, with\n    {command}\n\
+             or run what needs none of them with `cargo xtask test --no-real-parts`",
+            missing.join(", ")
+        );
+    }
+    println!("real parts: installing {}", missing.join(", "));
+    step(apt().args(["update", "--quiet"]))?;
+    step(apt().args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(&missing))?;
+    let missing = self::missing();
+    if !missing.is_empty() {
+        bail!("installed, and still not found: {}", missing.join(", "));
+    }
+    Ok(())
+}
+
+fn missing() -> Vec<&'static str> {
+    PARTS.iter().filter(|part| !part.is_here()).map(|part| part.package).collect()
+}
+
+fn apt() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    // The packages' services stay off: the tests start each program on folders and ports of their own.
+    command.env("RUNLEVEL", "1");
+    command
+}
+
+fn is_root() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
+        status.lines().any(|line| {
+            line.strip_prefix("Uid:").is_some_and(|ids| ids.split_whitespace().nth(1) == Some("0"))
+        })
+    })
+}

@@ -1,0 +1,75 @@
+//! Every test there is, and the simulation by seeds.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::{
+    real_parts,
+    run::{cargo, on_path, step},
+};
+
+/// Runs all tests; with the real parts, after installing what is missing of them.
+pub(crate) fn run(filter: Option<&str>, real_parts: bool) -> Result<()> {
+    if real_parts {
+        real_parts::install()?;
+    }
+    // The end-to-end tests run the binaries and examples that a user would.
+    step(cargo().args(["build", "--workspace", "--bins", "--examples"]))?;
+    step(&mut tests(filter, real_parts))?;
+    if filter.is_none() {
+        step(cargo().args(["test", "--workspace", "--doc", "--all-features", "--quiet"]))?;
+    }
+    Ok(())
+}
+
+/// Runs the whole-system simulation: one seed, or many.
+pub(crate) fn simulate(seed: Option<u64>, seeds: u64) -> Result<()> {
+    let mut command = cargo();
+    match seed {
+        Some(seed) => command.env("SIM_SEED", seed.to_string()),
+        None => command.env("SIM_SEEDS", seeds.to_string()),
+    };
+    command.args([
+        "test",
+        "--release",
+        "--package",
+        "kubeedge-tests",
+        "--test",
+        "simulation",
+        "--",
+        "--nocapture",
+    ]);
+    step(&mut command)
+}
+
+/// The names of test binaries that need real parts.
+const REAL: [&str; 4] = ["containerd", "kubectl", "mosquitto", "end_to_end"];
+
+fn tests(filter: Option<&str>, real_parts: bool) -> Command {
+    let scope = ["--workspace", "--all-features"];
+    let nextest = on_path("cargo-nextest") || cargo_home_has_nextest();
+    let mut command = cargo();
+    if nextest {
+        command.args(["nextest", "run", "--no-fail-fast"]).args(scope);
+        if !real_parts {
+            let real: Vec<_> = REAL.iter().map(|name| format!("binary({name})")).collect();
+            command.args(["--filter-expr", &format!("not ({})", real.join(" or "))]);
+        }
+        command.args(filter);
+    } else {
+        command.args(["test", "--no-fail-fast", "--lib", "--bins", "--tests"]).args(scope);
+        command.args(filter);
+        if !real_parts {
+            command.arg("--");
+            command.args(REAL.iter().flat_map(|name| ["--skip", name]));
+        }
+    }
+    command
+}
+
+fn cargo_home_has_nextest() -> bool {
+    std::env::var_os("CARGO")
+        .and_then(|cargo| Some(std::path::Path::new(&cargo).parent()?.join("cargo-nextest").is_file()))
+        .unwrap_or(false)
+}

@@ -1,0 +1,169 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use kubeedge_core::{
+    device::{DeviceAssignment, DeviceProtocol, Reading},
+    group::{self, Group},
+    message::{Acked, Connectivity, Delivered, Object, ObjectEvent, ObjectRef, Report},
+    pipe::{self, Caller},
+    runtime::ContainerRuntime,
+    store::MetaStore,
+    transport::Transport,
+};
+use kubeedge_device::mapper::{self, Mapper};
+use kubeedge_edge::{
+    devicetwin::{self, DeviceTwin},
+    edged::{self, Edged},
+    edgehub::{self, EdgeHub},
+    eventbus::{self, EventBus},
+    metamanager::{self, MetaManager, Read, ReadError},
+    servicebus::{self, ServiceBus},
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// What an edge is made of.
+#[derive(Debug)]
+pub struct EdgeConfig {
+    /// How it reaches the cloud.
+    pub transport: Arc<dyn Transport>,
+    /// What it remembers.
+    pub store: Arc<dyn MetaStore>,
+    /// What runs its pods.
+    pub runtime: Arc<dyn ContainerRuntime>,
+    /// What drives its devices.
+    pub protocol: Arc<dyn DeviceProtocol>,
+    /// EdgeHub's settings.
+    pub edgehub: edgehub::Config,
+    /// Edged's settings.
+    pub edged: edged::Config,
+    /// DeviceTwin's settings.
+    pub devicetwin: devicetwin::Config,
+    /// EventBus' settings.
+    pub eventbus: eventbus::Config,
+    /// ServiceBus' settings.
+    pub servicebus: servicebus::Config,
+}
+
+/// A running edge.
+pub struct Edge {
+    /// Whether it reaches the cloud.
+    pub connectivity: watch::Receiver<Connectivity>,
+    /// Reads what it holds, with or without a link.
+    pub reads: Caller<Read, Result<Vec<Object>, ReadError>>,
+    stop: CancellationToken,
+    group: Group,
+}
+
+impl Edge {
+    /// Wires the parts and starts them.
+    pub fn start(config: EdgeConfig) -> Self {
+        // The arrows of ARCHITECTURE.md, one line each.
+        let (objects_tx, objects_rx) =
+            pipe::latest("objects", |object: &Delivered<ObjectEvent>| object.message.key().clone());
+        let (acked_tx, acked_rx) = pipe::latest("acked", |acked: &Acked<ObjectRef>| acked.key.clone());
+        let (inventory_tx, inventory_rx) = pipe::calls("inventory", 4);
+        let (queries_tx, queries_rx) = pipe::calls("queries", 64);
+        let (workloads_tx, workloads_rx) =
+            pipe::latest("workloads", |event: &ObjectEvent| event.key().clone());
+        let (devices_tx, devices_rx) = pipe::latest("devices", |event: &ObjectEvent| event.key().clone());
+        let (reads_tx, reads_rx) = pipe::calls("reads", 64);
+        let (reports_tx, reports_rx) = pipe::latest("reports", Report::key);
+        let (uploads_tx, uploads_rx) = pipe::events("uploads", 1024);
+        let (connectivity_tx, connectivity_rx) = watch::channel(Connectivity::Offline);
+        let (logs_tx, logs_rx) = pipe::calls("logs", 16);
+        let (services_tx, services_rx) = pipe::calls("services", 16);
+        let (device_messages_tx, device_messages_rx) = pipe::events("device_messages", 1024);
+        let (publishes_tx, publishes_rx) = pipe::events("publishes", 1024);
+        let (assignments_tx, assignments_rx) = pipe::latest("assignments", DeviceAssignment::key);
+        let (readings_tx, readings_rx) = pipe::latest("readings", Reading::key);
+
+        // The parts: each takes the ends it uses.
+        let edgehub = EdgeHub::new(
+            config.edgehub,
+            config.transport,
+            edgehub::Inbox { reports: reports_rx, uploads: uploads_rx, acked: acked_rx, queries: queries_rx },
+            edgehub::Outbox {
+                objects: objects_tx,
+                inventory: inventory_tx,
+                logs: logs_tx,
+                services: services_tx,
+                connectivity: connectivity_tx,
+            },
+        );
+        let metamanager = MetaManager::new(
+            metamanager::Config::default(),
+            config.store.clone(),
+            metamanager::Inbox {
+                objects: objects_rx,
+                inventory: inventory_rx,
+                reads: reads_rx,
+                connectivity: connectivity_rx.clone(),
+            },
+            metamanager::Outbox {
+                acked: acked_tx,
+                workloads: workloads_tx,
+                devices: devices_tx,
+                queries: queries_tx,
+            },
+        );
+        let devicetwin = DeviceTwin::new(
+            config.devicetwin,
+            config.store,
+            devicetwin::Inbox {
+                devices: devices_rx,
+                device_messages: device_messages_rx,
+                readings: readings_rx,
+                connectivity: connectivity_rx.clone(),
+            },
+            devicetwin::Outbox {
+                reports: reports_tx.clone(),
+                publishes: publishes_tx,
+                assignments: assignments_tx,
+            },
+        );
+        let edged = Edged::new(
+            config.edged,
+            config.runtime,
+            edged::Inbox { workloads: workloads_rx, logs: logs_rx, connectivity: connectivity_rx.clone() },
+            edged::Outbox { reports: reports_tx },
+        );
+        let eventbus = EventBus::new(
+            config.eventbus,
+            eventbus::Inbox { publishes: publishes_rx },
+            eventbus::Outbox { device_messages: device_messages_tx, uploads: uploads_tx },
+        );
+        let servicebus = ServiceBus::new(config.servicebus, servicebus::Inbox { services: services_rx });
+        let mapper = Mapper::new(
+            mapper::Config::default(),
+            config.protocol,
+            mapper::Inbox { assignments: assignments_rx },
+            mapper::Outbox { readings: readings_tx },
+        );
+
+        let stop = CancellationToken::new();
+        let mut group = Group::new(stop.clone());
+        group.spawn("edgehub", edgehub.run(stop.child_token()));
+        group.spawn("metamanager", metamanager.run(stop.child_token()));
+        group.spawn("devicetwin", devicetwin.run(stop.child_token()));
+        group.spawn("edged", edged.run(stop.child_token()));
+        group.spawn("eventbus", eventbus.run(stop.child_token()));
+        group.spawn("servicebus", servicebus.run(stop.child_token()));
+        group.spawn("mapper", mapper.run(stop.child_token()));
+        Self { connectivity: connectivity_rx, reads: reads_tx, stop, group }
+    }
+
+    /// Stops all parts. What runs in the container runtime goes on.
+    ///
+    /// # Errors
+    /// If a part has failed, or does not stop.
+    pub async fn stop(self) -> Result<(), group::Error> {
+        self.stop.cancel();
+        self.group.join(Duration::from_secs(5)).await
+    }
+}
+
+impl fmt::Debug for Edge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Edge").field("group", &self.group).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,370 @@
+//! A site of real processes on private folders and ports: a `cloudcore --standalone`, its `edgecore`s, and kubectl.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+/// Where the binaries are.
+#[derive(Debug, Clone)]
+pub struct Binaries {
+    /// The folder with `cloudcore` and `edgecore`.
+    pub folder: PathBuf,
+}
+
+/// The ports of a cloudcore.
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    /// CloudHub over QUIC.
+    pub quic: u16,
+    /// CloudHub over WebSocket.
+    pub websocket: u16,
+    /// The standalone API.
+    pub api: u16,
+}
+
+/// What one edgecore is started with besides the cloud's address.
+#[derive(Debug, Clone)]
+pub struct EdgeOptions {
+    /// The node's name.
+    pub node: String,
+    /// Where its link goes; the cloud's QUIC port if `None`.
+    pub quic: Option<u16>,
+    /// Whether it may use WebSocket too.
+    pub websocket: bool,
+    /// containerd's socket; processes if `None`.
+    pub containerd: Option<PathBuf>,
+    /// Seconds between heartbeats.
+    pub heartbeat: u64,
+    /// More lines for its configuration file, under `modules:`.
+    pub modules: String,
+}
+
+impl EdgeOptions {
+    /// A node that runs processes, with a heartbeat of one second.
+    pub fn new(node: &str) -> Self {
+        Self {
+            node: node.into(),
+            quic: None,
+            websocket: true,
+            containerd: None,
+            heartbeat: 1,
+            modules: String::new(),
+        }
+    }
+}
+
+/// A cloudcore with what it needs.
+#[derive(Debug)]
+pub struct Cloud {
+    binaries: Binaries,
+    folder: PathBuf,
+    /// Its ports.
+    pub ports: Ports,
+    process: Option<Child>,
+}
+
+impl Cloud {
+    /// Starts a standalone cloudcore that keeps everything in `folder`.
+    pub fn start(binaries: &Binaries, folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder)?;
+        let ports = Ports { quic: free_port()?, websocket: free_port()?, api: free_port()? };
+        let mut cloud = Self { binaries: binaries.clone(), folder: folder.to_owned(), ports, process: None };
+        fs::write(cloud.folder.join("cloudcore.yaml"), cloud.config())?;
+        cloud.spawn()?;
+        Ok(cloud)
+    }
+
+    fn config(&self) -> String {
+        let Ports { quic, websocket, .. } = self.ports;
+        format!(
+            "apiVersion: cloudcore.config.kubeedge.io/v1alpha1\nkind: CloudCore\nmodules:\n  cloudHub:\n    \
+             advertiseAddress: [127.0.0.1]\n    \
+             quic: {{enable: true, address: 127.0.0.1, port: {quic}}}\n    \
+             websocket: {{enable: true, address: 127.0.0.1, port: {websocket}}}\n"
+        )
+    }
+
+    /// Starts the process, again if it was killed, and waits until its API answers.
+    pub fn spawn(&mut self) -> Result<()> {
+        let process = Command::new(self.binaries.folder.join("cloudcore"))
+            .arg("--standalone")
+            .arg("--data-dir")
+            .arg(self.data())
+            .arg("--config")
+            .arg(self.folder.join("cloudcore.yaml"))
+            .arg("--api-address")
+            .arg(format!("127.0.0.1:{}", self.ports.api))
+            .stdin(Stdio::null())
+            .stdout(log(&self.folder, "cloudcore.log")?)
+            .stderr(log(&self.folder, "cloudcore.log")?)
+            .spawn()
+            .context("cannot start cloudcore")?;
+        self.process = Some(process);
+        wait_for("cloudcore's API", || {
+            Ok(self.kubeconfig().exists() && self.kubectl(&["get", "--raw", "/readyz"]).is_ok())
+        })
+    }
+
+    /// Ends the process as a power cut would.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// The process's id.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// For kubectl.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data().join("kubeconfig")
+    }
+
+    /// What the process has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("cloudcore.log")).unwrap_or_default()
+    }
+
+    /// Runs kubectl and gives what it printed.
+    ///
+    /// # Errors
+    /// If kubectl ends with an error; what it said is in the message.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        let output = Command::new("kubectl")
+            .arg("--kubeconfig")
+            .arg(self.kubeconfig())
+            .arg("--cache-dir")
+            .arg(self.folder.join("kubectl-cache"))
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .context("cannot run kubectl")?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if !output.status.success() {
+            bail!("kubectl {}: {}{}", args.join(" "), text(&output.stdout), text(&output.stderr));
+        }
+        Ok(text(&output.stdout))
+    }
+
+    /// Writes a manifest and applies it.
+    pub fn apply(&self, manifest: &str) -> Result<String> {
+        let file = self.folder.join("manifest.yaml");
+        fs::write(&file, manifest)?;
+        self.kubectl(&["apply", "-f", &file.to_string_lossy()])
+    }
+
+    /// Issues a node's certificate into `out`.
+    fn issue(&self, node: &str, out: &Path) -> Result<()> {
+        let issued = Command::new(self.binaries.folder.join("cloudcore"))
+            .args(["issue-certificate", "--node", node, "--data-dir"])
+            .arg(self.data())
+            .arg("--out")
+            .arg(out)
+            .output()?;
+        if !issued.status.success() {
+            bail!("cloudcore issue-certificate: {}", String::from_utf8_lossy(&issued.stderr));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Cloud {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// An edgecore with what it needs.
+#[derive(Debug)]
+pub struct Edge {
+    binaries: Binaries,
+    folder: PathBuf,
+    process: Option<Child>,
+}
+
+impl Edge {
+    /// Gives the node a certificate and a configuration, and starts its edgecore, which keeps everything in `folder`.
+    pub fn start(binaries: &Binaries, folder: &Path, cloud: &Cloud, options: &EdgeOptions) -> Result<Self> {
+        let edge = Self::prepare(binaries, folder, cloud, options)?;
+        edge.started()
+    }
+
+    /// Gives the node a certificate and a configuration.
+    pub fn prepare(binaries: &Binaries, folder: &Path, cloud: &Cloud, options: &EdgeOptions) -> Result<Self> {
+        fs::create_dir_all(folder)?;
+        let edge = Self { binaries: binaries.clone(), folder: folder.to_owned(), process: None };
+        cloud.issue(&options.node, &folder.join("certificates"))?;
+        fs::write(folder.join("edgecore.yaml"), edge.config(cloud, options))?;
+        Ok(edge)
+    }
+
+    fn started(mut self) -> Result<Self> {
+        self.spawn()?;
+        Ok(self)
+    }
+
+    fn config(&self, cloud: &Cloud, options: &EdgeOptions) -> String {
+        let folder = self.folder.display();
+        let quic = options.quic.unwrap_or(cloud.ports.quic);
+        let (websocket, use_websocket) = (cloud.ports.websocket, options.websocket);
+        let runtime = match &options.containerd {
+            None => format!("  runtime: process\n  processDirectory: {folder}/processes\n"),
+            Some(_) => "  runtime: containerd\n".to_owned(),
+        };
+        let socket = options.containerd.as_deref().map_or_else(String::new, |socket| {
+            format!(
+                "    tailoredKubeletConfig: {{containerRuntimeEndpoint: \"unix://{}\"}}\n",
+                socket.display()
+            )
+        });
+        let (node, heartbeat, modules) = (&options.node, options.heartbeat, &options.modules);
+        let event_bus = if modules.contains("eventBus:") {
+            String::new()
+        } else {
+            "  eventBus: {mqttMode: 0, mqttServerInternal: \"tcp://127.0.0.1:0\"}\n".to_owned()
+        };
+        format!(
+            "apiVersion: edgecore.config.kubeedge.io/v1alpha2
+kind: EdgeCore
+database: {{dataSource: {folder}/edgecore.db}}
+modules:
+  edgeHub:
+    heartbeat: {heartbeat}
+    quic: {{enable: true, server: \"127.0.0.1:{quic}\"}}
+    websocket: {{enable: {use_websocket}, server: \"127.0.0.1:{websocket}\"}}
+    tlsCaFile: {folder}/certificates/rootCA.crt
+    tlsCertFile: {folder}/certificates/server.crt
+    tlsPrivateKeyFile: {folder}/certificates/server.key
+  edged:
+    hostnameOverride: {node}
+    rootDirectory: {folder}/root
+{socket}{event_bus}{modules}kubeedgeRs:
+{runtime}  mappers: [thermometer]
+"
+        )
+    }
+
+    /// Starts the process, again if it was killed.
+    pub fn spawn(&mut self) -> Result<()> {
+        let process = Command::new(self.binaries.folder.join("edgecore"))
+            .arg("--config")
+            .arg(self.folder.join("edgecore.yaml"))
+            .stdin(Stdio::null())
+            .stdout(log(&self.folder, "edgecore.log")?)
+            .stderr(log(&self.folder, "edgecore.log")?)
+            .spawn()
+            .context("cannot start edgecore")?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Ends the process as a power cut would.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// The process's id.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
+    /// Whether the process has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| !matches!(process.try_wait(), Ok(None)))
+    }
+
+    /// Where it keeps everything.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What the process has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("edgecore.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        self.kill();
+        self.kill_pods();
+    }
+}
+
+impl Edge {
+    /// Ends the processes of pods, which outlive edgecore by design.
+    fn kill_pods(&self) {
+        let marker = self.folder.join("processes").to_string_lossy().into_owned();
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+            let inside = fs::read_link(entry.path().join("cwd"))
+                .is_ok_and(|cwd| cwd.to_string_lossy().starts_with(&marker));
+            if inside {
+                let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+            }
+        }
+    }
+}
+
+fn log(folder: &Path, name: &str) -> Result<fs::File> {
+    Ok(fs::OpenOptions::new().create(true).append(true).open(folder.join(name))?)
+}
+
+/// A port that is free for TCP and UDP on the loopback address.
+pub fn free_port() -> Result<u16> {
+    for _ in 0..100 {
+        let tcp = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        let port = tcp.local_addr()?.port();
+        if UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no free port was found")
+}
+
+/// Waits until something holds, for at most 30 s.
+///
+/// # Errors
+/// If it does not come to hold; the message names `what` was awaited.
+pub fn wait_for(what: &str, holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait_within(Duration::from_secs(30), what, holds)
+}
+
+/// Waits until something holds, for at most `patience`.
+///
+/// # Errors
+/// If it does not come to hold; the message names `what` was awaited.
+pub fn wait_within(patience: Duration, what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let last = match holds() {
+            Ok(true) => return Ok(()),
+            Ok(false) => None,
+            Err(error) => Some(error),
+        };
+        if Instant::now() > deadline {
+            match last {
+                Some(error) => return Err(error.context(format!("waited {patience:?} for {what}"))),
+                None => bail!("waited {patience:?} for {what}"),
+            }
+        }
+        sleep(Duration::from_millis(5));
+    }
+}
