@@ -38,10 +38,10 @@ pub struct EdgeConfig {
     pub edged: edged::Config,
     /// DeviceTwin's settings.
     pub devicetwin: devicetwin::Config,
-    /// EventBus' settings.
-    pub eventbus: eventbus::Config,
-    /// ServiceBus' settings.
-    pub servicebus: servicebus::Config,
+    /// EventBus' settings; there is none without.
+    pub eventbus: Option<eventbus::Config>,
+    /// ServiceBus' settings; there is none without.
+    pub servicebus: Option<servicebus::Config>,
 }
 
 /// A running edge.
@@ -127,12 +127,15 @@ impl Edge {
             edged::Inbox { workloads: workloads_rx, logs: logs_rx, connectivity: connectivity_rx.clone() },
             edged::Outbox { reports: reports_tx },
         );
-        let eventbus = EventBus::new(
-            config.eventbus,
-            eventbus::Inbox { publishes: publishes_rx },
-            eventbus::Outbox { device_messages: device_messages_tx, uploads: uploads_tx },
-        );
-        let servicebus = ServiceBus::new(config.servicebus, servicebus::Inbox { services: services_rx });
+        let eventbus = config.eventbus.map(|config| {
+            EventBus::new(
+                config,
+                eventbus::Inbox { publishes: publishes_rx },
+                eventbus::Outbox { device_messages: device_messages_tx, uploads: uploads_tx },
+            )
+        });
+        let servicebus =
+            config.servicebus.map(|config| ServiceBus::new(config, servicebus::Inbox { services: services_rx }));
         let mapper = Mapper::new(
             mapper::Config::default(),
             config.protocol,
@@ -146,8 +149,12 @@ impl Edge {
         group.spawn("metamanager", metamanager.run(stop.child_token()));
         group.spawn("devicetwin", devicetwin.run(stop.child_token()));
         group.spawn("edged", edged.run(stop.child_token()));
-        group.spawn("eventbus", eventbus.run(stop.child_token()));
-        group.spawn("servicebus", servicebus.run(stop.child_token()));
+        if let Some(eventbus) = eventbus {
+            group.spawn("eventbus", eventbus.run(stop.child_token()));
+        }
+        if let Some(servicebus) = servicebus {
+            group.spawn("servicebus", servicebus.run(stop.child_token()));
+        }
         group.spawn("mapper", mapper.run(stop.child_token()));
         Self { connectivity: connectivity_rx, reads: reads_tx, stop, group }
     }

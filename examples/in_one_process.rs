@@ -20,7 +20,7 @@ use kubeedge_core::{
     device::memory::MemoryProtocol, id::NodeName, pipe, runtime::memory::MemoryRuntime, store::memory::MemoryStore,
     transport::memory,
 };
-use kubeedge_edge::{devicetwin, edged, edgehub, eventbus, servicebus};
+use kubeedge_edge::{devicetwin, edged, edgehub};
 use kubeedge_examples::{Cloud, CloudConfig, Edge, EdgeConfig};
 use serde_json::json;
 
@@ -49,8 +49,8 @@ async fn main() -> Result<()> {
         edgehub: edgehub::Config::new(node.clone()),
         edged: edged::Config::new(node.clone(), root.path()),
         devicetwin: devicetwin::Config::new(node.clone()),
-        eventbus: eventbus::Config { listen: "127.0.0.1:0".parse()?, ..eventbus::Config::internal() },
-        servicebus: servicebus::Config::default(),
+        eventbus: None,
+        servicebus: None,
     });
 
     wait(&Api::<Node>::all(client.clone()), "edge-1", |node| {
