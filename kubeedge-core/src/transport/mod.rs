@@ -13,6 +13,7 @@ use crate::{id::NodeName, message::Lane};
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod fallback;
+mod lanes;
 pub mod memory;
 #[cfg(feature = "quic")]
 pub mod quic;
