@@ -17,6 +17,8 @@ mod lanes;
 pub mod memory;
 #[cfg(feature = "quic")]
 pub mod quic;
+#[cfg(all(test, feature = "tls"))]
+pub(crate) mod testing;
 #[cfg(feature = "websocket")]
 pub mod websocket;
 
