@@ -206,6 +206,18 @@ pub enum Error {
     Unusable(#[from] rustls::Error),
 }
 
+/// An error with its causes, in one line, as it is told to the peer.
+#[cfg(any(feature = "quic", feature = "websocket"))]
+pub(crate) fn explain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
 /// Where PEM text came from, for errors.
 struct Source(String);
 

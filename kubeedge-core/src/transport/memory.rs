@@ -372,6 +372,16 @@ mod tests {
         (network, listener, edge, cloud)
     }
 
+    #[cfg(feature = "conformance")]
+    #[tokio::test(start_paused = true)]
+    async fn it_does_what_every_transport_must() {
+        crate::transport::conformance::run(|| async {
+            let (network, listener) = network();
+            (network.transport(node()), listener)
+        })
+        .await;
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_cut_swallows_frames_without_telling_anybody() {
         let (network, _listener, edge, cloud) = connected().await;

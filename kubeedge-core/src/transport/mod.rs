@@ -10,6 +10,8 @@ use bytes::Bytes;
 
 use crate::{id::NodeName, message::Lane};
 
+#[cfg(any(feature = "quic", feature = "websocket"))]
+mod address;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod fallback;
