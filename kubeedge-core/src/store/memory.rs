@@ -209,6 +209,12 @@ mod tests {
         batch
     }
 
+    #[cfg(feature = "conformance")]
+    #[tokio::test]
+    async fn it_does_what_the_contract_says() {
+        super::super::conformance::run(|| async { MemoryStore::new() }).await;
+    }
+
     #[tokio::test]
     async fn commits_fail_after_the_number_asked_for_until_the_store_heals() {
         let store = MemoryStore::new();
