@@ -263,7 +263,7 @@ impl MetaStore for RedbStore {
 
     fn scan(&self, prefix: &Prefix) -> BoxStream<'static, Result<(Key, Bytes), StoreError>> {
         let state = match self.shared.scan(prefix) {
-            Ok(range) => ScanState::Reading(range),
+            Ok(range) => ScanState::Reading(Box::new(range)),
             Err(failure) => ScanState::Failed(failure),
         };
         Box::pin(Scan { state, prefix: prefix.clone(), in_a_row: 0 })
@@ -294,7 +294,7 @@ struct Scan {
 
 enum ScanState {
     /// Ends at the first key that is not under the prefix, or at a failure.
-    Reading(OwnedRange<&'static str, &'static [u8]>),
+    Reading(Box<OwnedRange<&'static str, &'static [u8]>>),
     /// The scan could not begin, which is still to be told.
     Failed(Failure),
     /// Everything has been told.

@@ -170,7 +170,7 @@ async fn content(store: &RedbStore) -> Content {
 
 /// Step `i` of the workload: writes, replaces and deletes, small and larger than a page.
 fn step(i: usize) -> Vec<(String, Option<String>)> {
-    let value = format!("{i}-").repeat(if i % 3 == 0 { 2500 } else { 40 });
+    let value = format!("{i}-").repeat(if i.is_multiple_of(3) { 2500 } else { 40 });
     let mut changes = vec![
         (format!("new/{i}"), Some(value.clone())),
         ("same/left".to_owned(), Some(value.clone())),
@@ -283,8 +283,7 @@ async fn one_failing_operation_is_healed_by_opening_again_and_nobody_notices() {
     let begun = {
         let disk = Disk::new(Vec::new(), Fault::None);
         let _store = open_disk(&disk, &config).unwrap();
-        let operations = disk.lock().unwrap().operations;
-        operations
+        disk.lock().unwrap().operations
     };
     let mut model = Content::new();
     (0..STEPS).for_each(|i| apply(&mut model, &step(i)));
