@@ -7,6 +7,8 @@ mod edge;
 mod frame;
 mod incoming;
 mod outgoing;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 pub use cloud::{NodeLink, NodeOutput};

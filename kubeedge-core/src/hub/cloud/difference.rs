@@ -19,12 +19,13 @@ impl Wanted {
     /// Adds the snapshot to the changes that came before it.
     ///
     /// A change may be older than the snapshot, or newer: it waited in a pipe while the snapshot was taken. So the
-    /// versions decide about two of the same object. A deletion is newer if the snapshot still has that very object.
+    /// versions decide about two of the same object. A deletion always stays: if it is older than the snapshot's
+    /// object, then the change that made that object is still to come.
     pub(super) fn merge(&mut self, snapshot: Vec<Object>) {
         for object in snapshot {
             let stays = self.0.get(&object.reference).is_some_and(|change| match change {
                 ObjectEvent::Applied(changed) => changed.resource_version >= object.resource_version,
-                ObjectEvent::Deleted { uid, .. } => *uid == object.uid,
+                ObjectEvent::Deleted { .. } => true,
             });
             if !stays {
                 self.change(ObjectEvent::Applied(object));

@@ -113,12 +113,31 @@ impl EdgeLink {
         }
     }
 
-    fn deliver(&mut self, lane: usize, seq: u64, message: ObjectEvent) {
+    fn deliver(&mut self, lane: usize, seq: u64, event: ObjectEvent) {
         self.delivered += 1;
         let delivery = Delivery { session: self.session, number: self.delivered };
+        let message = self.meant(event);
         self.incoming[lane].deliver(seq, message.key().clone(), delivery.number);
         self.unstored.insert(message.key().clone(), delivery);
         self.outputs.push_back(EdgeOutput::Deliver(Delivered { delivery, message }));
+    }
+
+    /// Gives a deletion the UID that the part holds.
+    ///
+    /// A deletion is the newest that the cloud has under its name. If that name was deleted, made again and deleted
+    /// again, the first deletion may have been replaced by the second, whose UID the part has never seen: what
+    /// it holds is gone all the same.
+    fn meant(&mut self, event: ObjectEvent) -> ObjectEvent {
+        match event {
+            ObjectEvent::Applied(object) => {
+                self.held.insert(object.reference.clone(), object.uid.clone());
+                ObjectEvent::Applied(object)
+            }
+            ObjectEvent::Deleted { reference, uid } => {
+                let uid = self.held.remove(&reference).unwrap_or(uid);
+                ObjectEvent::Deleted { reference, uid }
+            }
+        }
     }
 
     fn handle_request(&mut self, theirs: u64, deadline: Duration, request: Request, now: Instant) {

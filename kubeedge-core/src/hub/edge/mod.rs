@@ -11,7 +11,7 @@ use super::{
     timers::{Backoff, Keepalive, Repeat, Side},
 };
 use crate::{
-    id::NodeName,
+    id::{NodeName, Uid},
     message::{
         Acked, Answer, Connectivity, Delivered, Delivery, Inventory, InventoryEntry, Lane, ObjectEvent,
         ObjectRef, Query, Report, ReportKey, Request, Response, Upload,
@@ -38,6 +38,8 @@ pub struct EdgeLink {
     delivered: u64,
     /// What the part has been given and has not stored, from all sessions.
     unstored: BTreeMap<ObjectRef, Delivery>,
+    /// Which object of each name the part holds, from its inventory on.
+    held: BTreeMap<ObjectRef, Uid>,
     incoming: [Incoming<ObjectRef>; OBJECT_LANES.len()],
     reports: [Outgoing<ReportKey, Report>; REPORT_LANES.len()],
     uploads: Outgoing<u64, Upload>,
@@ -142,6 +144,7 @@ impl EdgeLink {
             session: 0,
             delivered: 0,
             unstored: BTreeMap::new(),
+            held: BTreeMap::new(),
             incoming: OBJECT_LANES.map(|_| Incoming::new()),
             reports: REPORT_LANES.map(|_| Outgoing::new(config.flow.clone())),
             uploads: Outgoing::new(config.flow.clone()),
@@ -183,6 +186,7 @@ impl EdgeLink {
     pub fn handle_inventory(&mut self, inventory: &Inventory, now: Instant) {
         let Phase::TakingStock { since } = self.phase else { return };
         self.saying.inventory = inventory.iter().cloned().collect();
+        self.held = inventory.iter().map(|entry| (entry.reference.clone(), entry.uid.clone())).collect();
         let hello = Hello {
             protocol: PROTOCOL,
             node: self.node.to_string(),
