@@ -10,12 +10,17 @@ use bytes::Bytes;
 
 use crate::{id::NodeName, message::Lane};
 
+#[cfg(any(feature = "quic", feature = "websocket"))]
+mod address;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod fallback;
+mod lanes;
 pub mod memory;
 #[cfg(feature = "quic")]
 pub mod quic;
+#[cfg(all(test, feature = "tls"))]
+pub(crate) mod testing;
 #[cfg(feature = "websocket")]
 pub mod websocket;
 

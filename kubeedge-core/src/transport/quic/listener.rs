@@ -1,0 +1,176 @@
+//! Accepting connections in the cloud.
+
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use quinn::crypto::rustls::QuicServerConfig;
+use rustls_pki_types::CertificateDer;
+use tokio::{
+    sync::Mutex,
+    task::{JoinError, JoinSet},
+    time::timeout,
+};
+use tracing::{info, warn};
+
+use super::{ALPN, QuicConnection, code, connection::reason, outgoing, transport_config};
+use crate::{
+    id::NodeName,
+    message::Lane,
+    tls,
+    transport::{Connection, Listener, Peer, TransportError},
+};
+
+/// How many connection attempts wait before handshakes begin; more are turned away by QUIC itself.
+const BACKLOG: usize = 1024;
+
+/// How many bytes of one attempt, and of all, are kept until its handshake begins.
+const BACKLOG_BYTES: (u64, u64) = (64 << 10, 16 << 20);
+
+/// How the cloud accepts connections over QUIC.
+#[derive(Debug, Clone)]
+pub struct QuicListenerConfig {
+    /// How long a handshake may take. 10 s, as a dial may.
+    pub handshake_timeout: Duration,
+    /// How many handshakes may be under way. 256: each takes tens of KiB and some CPU time.
+    pub handshakes_max: usize,
+    /// After how long without a packet a connection is over. 60 s, as for the edge; the shorter of both counts.
+    pub idle_timeout: Duration,
+    /// Whether the kernel splits packets (GSO). On: it saves the cloud much CPU time.
+    pub segmentation_offload: bool,
+}
+
+impl Default for QuicListenerConfig {
+    fn default() -> Self {
+        Self {
+            handshake_timeout: Duration::from_secs(10),
+            handshakes_max: 256,
+            idle_timeout: Duration::from_secs(60),
+            segmentation_offload: true,
+        }
+    }
+}
+
+/// Accepts connections of nodes over QUIC.
+///
+/// Handshakes go on side by side, each with a deadline, so a slow or silent client holds up nobody. When a
+/// quarter of the places is taken, clients have to prove their address first (RFC 9000 §8.1.2), so that forged
+/// addresses cannot take the rest.
+pub struct QuicListener {
+    endpoint: quinn::Endpoint,
+    config: QuicListenerConfig,
+    handshakes: Mutex<JoinSet<Result<QuicConnection, Failed>>>,
+}
+
+/// A handshake that came to nothing.
+struct Failed {
+    from: SocketAddr,
+    reason: String,
+}
+
+impl QuicListener {
+    /// Listens at a UDP address; port 0 lets the system choose.
+    ///
+    /// `tls` is what [`tls::server_config`](crate::tls::server_config) builds: it must demand a client certificate.
+    ///
+    /// # Errors
+    /// [`TransportError::Config`] if the address cannot be bound or the TLS configuration does not allow QUIC.
+    pub fn bind(
+        address: SocketAddr,
+        tls: Arc<rustls::ServerConfig>,
+        config: QuicListenerConfig,
+    ) -> Result<Self, TransportError> {
+        let mut tls = (*tls).clone();
+        tls.alpn_protocols = vec![ALPN.to_vec()];
+        // QUIC knows no limit to early data but none and all; none, since it could be replayed.
+        tls.max_early_data_size = 0;
+        let crypto = QuicServerConfig::try_from(tls).map_err(|error| {
+            TransportError::Config(format!("the TLS configuration does not allow QUIC: {error}"))
+        })?;
+        let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        server
+            .transport_config(Arc::new(transport_config(config.idle_timeout, config.segmentation_offload)?))
+            .migration(true)
+            .max_incoming(BACKLOG)
+            .incoming_buffer_size(BACKLOG_BYTES.0)
+            .incoming_buffer_size_total(BACKLOG_BYTES.1);
+        let endpoint = quinn::Endpoint::server(server, address)
+            .map_err(|error| TransportError::Config(format!("cannot listen on UDP {address}: {error}")))?;
+        Ok(Self { endpoint, config, handshakes: Mutex::new(JoinSet::new()) })
+    }
+
+    fn begin(&self, incoming: quinn::Incoming, handshakes: &mut JoinSet<Result<QuicConnection, Failed>>) {
+        let crowded = handshakes.len() >= self.config.handshakes_max / 4;
+        if crowded && !incoming.remote_address_validated() && incoming.may_retry() {
+            // It fails only for one that may not retry.
+            drop(incoming.retry());
+            return;
+        }
+        let limit = self.config.handshake_timeout;
+        handshakes.spawn(async move {
+            let from = incoming.remote_address();
+            let done = timeout(limit, handshake(incoming)).await;
+            done.unwrap_or_else(|_| Err(format!("the handshake took longer than {limit:?}")))
+                .map_err(|reason| Failed { from, reason })
+        });
+    }
+}
+
+#[async_trait]
+impl Listener for QuicListener {
+    async fn accept(&self) -> Result<Box<dyn Connection>, TransportError> {
+        let mut handshakes = self.handshakes.lock().await;
+        loop {
+            tokio::select! {
+                Some(done) = handshakes.join_next() => {
+                    if let Some(connection) = admitted(done) {
+                        return Ok(Box::new(connection));
+                    }
+                }
+                incoming = self.endpoint.accept(), if handshakes.len() < self.config.handshakes_max => {
+                    let gone = || TransportError::Closed("the QUIC endpoint is closed".to_owned());
+                    self.begin(incoming.ok_or_else(gone)?, &mut handshakes);
+                }
+            }
+        }
+    }
+
+    fn local_address(&self) -> String {
+        self.endpoint.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string())
+    }
+}
+
+impl fmt::Debug for QuicListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QuicListener").field("address", &self.local_address()).finish_non_exhaustive()
+    }
+}
+
+fn admitted(done: Result<Result<QuicConnection, Failed>, JoinError>) -> Option<QuicConnection> {
+    match done {
+        Ok(Ok(connection)) => Some(connection),
+        Ok(Err(failed)) => {
+            info!(from = %failed.from, reason = failed.reason, "a connection was refused");
+            None
+        }
+        Err(error) => {
+            warn!(%error, "a handshake ended in an unexpected way");
+            None
+        }
+    }
+}
+
+async fn handshake(incoming: quinn::Incoming) -> Result<QuicConnection, String> {
+    let failed = |error: quinn::ConnectionError| reason(&error);
+    let connection = incoming.accept().map_err(failed)?.await.map_err(failed)?;
+    let node =
+        identify(&connection).inspect_err(|reason| connection.close(code::REFUSED, reason.as_bytes()))?;
+    let heartbeat = outgoing::open(&connection, Lane::Heartbeat).await.map_err(|error| error.to_string())?;
+    Ok(QuicConnection::accepted(connection, Peer::Node(node), heartbeat))
+}
+
+fn identify(connection: &quinn::Connection) -> Result<NodeName, String> {
+    let chain =
+        connection.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let certificate = chain.as_ref().and_then(|chain| chain.first()).ok_or("no certificate was shown")?;
+    tls::node_of(certificate).map_err(|error| tls::explain(&error))
+}
