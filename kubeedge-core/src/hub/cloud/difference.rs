@@ -1,0 +1,105 @@
+use std::collections::BTreeMap;
+
+use crate::{
+    hub::InventoryPart,
+    message::{Inventory, InventoryEntry, Object, ObjectEvent, ObjectRef},
+};
+
+/// What the node should hold, as far as the cloud knows: the controllers' snapshot, and what changed since the
+/// session began.
+#[derive(Debug, Default)]
+pub(super) struct Wanted(BTreeMap<ObjectRef, ObjectEvent>);
+
+impl Wanted {
+    /// A change that came while the session is not in sync.
+    pub(super) fn change(&mut self, event: ObjectEvent) {
+        self.0.insert(event.key().clone(), event);
+    }
+
+    /// Adds the snapshot to the changes that came before it.
+    ///
+    /// A change may be older than the snapshot, or newer: it waited in a pipe while the snapshot was taken. So the
+    /// versions decide about two of the same object. A deletion always stays: if it is older than the snapshot's
+    /// object, then the change that made that object is still to come.
+    pub(super) fn merge(&mut self, snapshot: Vec<Object>) {
+        for object in snapshot {
+            let stays = self.0.get(&object.reference).is_some_and(|change| match change {
+                ObjectEvent::Applied(changed) => changed.resource_version >= object.resource_version,
+                ObjectEvent::Deleted { .. } => true,
+            });
+            if !stays {
+                self.change(ObjectEvent::Applied(object));
+            }
+        }
+    }
+
+    /// The digest of an edge that holds exactly this.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        let entry = |event: &ObjectEvent| match event {
+            ObjectEvent::Applied(object) => Some(object.entry()),
+            ObjectEvent::Deleted { .. } => None,
+        };
+        self.0.values().filter_map(entry).collect::<Inventory>().digest()
+    }
+
+    /// What has to be sent to an edge that holds `held`.
+    pub(super) fn difference(self, held: &Inventory) -> Vec<ObjectEvent> {
+        let surplus: Vec<ObjectEvent> = held
+            .iter()
+            .filter(|entry| !matches!(self.0.get(&entry.reference), Some(ObjectEvent::Applied(_))))
+            .map(|entry| ObjectEvent::Deleted { reference: entry.reference.clone(), uid: entry.uid.clone() })
+            .collect();
+        let lacking = self.0.into_values().filter(|event| match event {
+            ObjectEvent::Applied(object) => {
+                held.get(&object.reference).is_none_or(|entry| is_better(object, entry))
+            }
+            ObjectEvent::Deleted { .. } => false,
+        });
+        surplus.into_iter().chain(lacking).collect()
+    }
+}
+
+/// Whether the edge should take `object` in place of what it holds. A cloud that has just started may read from
+/// a cache that is older than what the edge has: that must not take the edge back.
+fn is_better(object: &Object, held: &InventoryEntry) -> bool {
+    object.uid != held.uid
+        || object.fingerprint != held.fingerprint && object.resource_version >= held.resource_version
+}
+
+/// What the edge holds, as far as its parts have come.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    inventory: Inventory,
+    next_part: u32,
+}
+
+/// The edge names more objects than it said it has, or than the cloud takes.
+#[derive(Debug)]
+pub(super) struct TooMany;
+
+impl Held {
+    /// The first part that has not come.
+    pub(super) fn next_part(&self) -> u32 {
+        self.next_part
+    }
+
+    /// Takes a part if it is the next one: whether it is the last, or `None` if it is not the next.
+    pub(super) fn take(&mut self, part: InventoryPart, max: u32) -> Result<Option<bool>, TooMany> {
+        if part.part != self.next_part {
+            return Ok(None);
+        }
+        if self.inventory.len() + part.entries.len() > max as usize || part.entries.is_empty() && !part.last {
+            return Err(TooMany);
+        }
+        for entry in part.entries {
+            self.inventory.insert(entry);
+        }
+        self.next_part += 1;
+        Ok(Some(part.last))
+    }
+
+    /// All of it, when the last part has come.
+    pub(super) fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+}
