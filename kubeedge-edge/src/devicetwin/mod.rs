@@ -5,6 +5,8 @@
 //! run, the applications what changed, and the cloud what the devices report.
 //!
 //! ```
+//! use std::sync::Arc;
+//!
 //! use kubeedge_core::{message::Publish, store::memory::MemoryStore};
 //! use kubeedge_edge::devicetwin::{self, Config, DeviceTwin};
 //! use tokio_util::sync::CancellationToken;
@@ -13,7 +15,8 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let stop = CancellationToken::new();
 //! let (inbox, outbox, mut outside) = devicetwin::pipes();
-//! let twin = DeviceTwin::new(Config::new("edge-1".parse()?), MemoryStore::new(), inbox, outbox);
+//! let store = Arc::new(MemoryStore::new());
+//! let twin = DeviceTwin::new(Config::new("edge-1".parse()?), store, inbox, outbox);
 //! let running = tokio::spawn(twin.run(stop.clone()));
 //!
 //! let topic = "$hw/events/device/default/sensor-1/twin/get".to_owned();
@@ -197,8 +200,8 @@ pub struct DeviceTwin {
 
 impl DeviceTwin {
     /// Creates the part; it does nothing until [`DeviceTwin::run`].
-    pub fn new(config: Config, store: impl MetaStore, inbox: Inbox, outbox: Outbox) -> Self {
-        Self { config, store: Arc::new(store), inbox, outbox }
+    pub fn new(config: Config, store: Arc<dyn MetaStore>, inbox: Inbox, outbox: Outbox) -> Self {
+        Self { config, store, inbox, outbox }
     }
 
     /// Runs until `stop` is cancelled. Everything kept by an earlier run is there before the first answer.

@@ -11,9 +11,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Request {
-    pub(super) event_id: Option<String>,
+    event_id: Option<String>,
     timestamp: Option<i64>,
+    #[serde(flatten)]
+    _object: ObjectOnly,
 }
+
+/// Flattened into a structure, it lets no array stand for it: serde would take one, field by field.
+#[derive(Debug, Default, Deserialize)]
+struct ObjectOnly {}
 
 impl Request {
     /// Reads the payload of `twin/get` or `membership/get`.
@@ -42,7 +48,9 @@ pub(super) struct TwinChange {
     pub(super) expected: Option<ValueChange>,
     pub(super) actual: Option<ValueChange>,
     pub(super) optional: Option<bool>,
-    pub(super) metadata: Option<TypeMetadata>,
+    pub(super) metadata: Option<TypeChange>,
+    #[serde(flatten)]
+    _object: ObjectOnly,
 }
 
 /// A value that an application writes.
@@ -50,23 +58,39 @@ pub(super) struct TwinChange {
 #[serde(default)]
 pub(super) struct ValueChange {
     pub(super) value: Option<String>,
-    metadata: Option<ValueMetadata>,
+    metadata: Option<TimestampChange>,
+    #[serde(flatten)]
+    _object: ObjectOnly,
+}
+
+/// The type that an application wants a twin to have.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct TypeChange {
+    pub(super) r#type: Option<String>,
+    #[serde(flatten)]
+    _object: ObjectOnly,
+}
+
+/// When the application wrote the value. Its form is checked; the time of arrival counts.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct TimestampChange {
+    timestamp: Option<i64>,
+    #[serde(flatten)]
+    _object: ObjectOnly,
 }
 
 /// A twin's type.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct TypeMetadata {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) r#type: Option<String>,
+    pub(super) r#type: String,
 }
 
 /// When a value was written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct ValueMetadata {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timestamp: Option<i64>,
+    timestamp: u64,
 }
 
 /// What a twin update wants of each key; `None` deletes it.
@@ -155,6 +179,8 @@ pub(super) fn is_connected(state: &str) -> bool {
 #[derive(Debug, Deserialize)]
 pub(super) struct StateRequest {
     pub(super) state: String,
+    #[serde(flatten)]
+    _object: ObjectOnly,
 }
 
 // --------------------------------------------------------------------------------------------------- answers
@@ -227,8 +253,7 @@ pub(super) struct ValueShown {
 
 impl ValueShown {
     pub(super) fn new(value: &str, timestamp_ms: u64) -> Self {
-        let timestamp = i64::try_from(timestamp_ms).ok();
-        Self { value: value.to_owned(), metadata: ValueMetadata { timestamp } }
+        Self { value: value.to_owned(), metadata: ValueMetadata { timestamp: timestamp_ms } }
     }
 }
 
