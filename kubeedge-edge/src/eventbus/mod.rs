@@ -1,1 +1,3 @@
-//! Not written yet.
+//! EventBus draft.
+pub mod broker;
+pub(crate) mod topic;
