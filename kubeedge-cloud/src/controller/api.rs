@@ -123,7 +123,8 @@ impl Api {
 
     /// Reads an object, bytes unchanged.
     pub(crate) async fn get(&self, place: Place<'_>) -> Result<Object, Error> {
-        let request = place.request().get(place.name, &GetParams::default()).map_err(kube::Error::BuildRequest)?;
+        let request =
+            place.request().get(place.name, &GetParams::default()).map_err(kube::Error::BuildRequest)?;
         let asked = self.client.request_text(request);
         let text = tokio::time::timeout(DEADLINE, asked).await.map_err(|_| Error::Late)??;
         Ok(Object::from_item(place.kind.api_version, place.kind.kind, text)?)
@@ -180,7 +181,8 @@ impl Api {
     /// Deletes the object of this UID at once, without a grace.
     pub(crate) async fn delete(&self, place: Place<'_>, uid: &Uid) -> Result<(), Error> {
         let only = Preconditions { uid: Some(uid.to_string()), resource_version: None };
-        let params = DeleteParams { grace_period_seconds: Some(0), preconditions: Some(only), ..Default::default() };
+        let params =
+            DeleteParams { grace_period_seconds: Some(0), preconditions: Some(only), ..Default::default() };
         let request = place.request().delete(place.name, &params).map_err(kube::Error::BuildRequest)?;
         self.perform(self.client.request_text(request)).await.map(drop)
     }

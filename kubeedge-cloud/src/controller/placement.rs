@@ -98,7 +98,8 @@ impl Placement {
     pub(crate) fn snapshot(&self, node: &NodeName) -> Vec<Object> {
         let Some(node) = self.nodes.get(node) else { return Vec::new() };
         let others = node.uses.keys().filter_map(|reference| self.others.get(reference));
-        let roots = node.roots.iter().filter_map(|reference| self.roots.get(reference)).map(|root| &root.object);
+        let roots =
+            node.roots.iter().filter_map(|reference| self.roots.get(reference)).map(|root| &root.object);
         others.chain(roots).cloned().collect()
     }
 
@@ -120,7 +121,8 @@ impl Placement {
     }
 
     fn note_told(&mut self, reference: &ObjectRef) {
-        let of_kind = |kind: &Kind| kind.kind == reference.kind() && kind.api_version == reference.api_version();
+        let of_kind =
+            |kind: &Kind| kind.kind == reference.kind() && kind.api_version == reference.api_version();
         if let Some((_, told)) = self.telling.iter_mut().find(|(kind, _)| of_kind(kind)) {
             told.insert(reference.clone());
         }
@@ -158,7 +160,8 @@ impl Placement {
         for used in &root.references {
             self.add_use(&root.node, used);
         }
-        let stays = old.as_ref().is_some_and(|old| old.node == root.node && old.object.uid == root.object.uid);
+        let stays =
+            old.as_ref().is_some_and(|old| old.node == root.node && old.object.uid == root.object.uid);
         if let Some(old) = old.as_ref().filter(|_| !stays) {
             self.leave(old);
         }

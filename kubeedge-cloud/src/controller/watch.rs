@@ -31,6 +31,8 @@ pub(crate) struct Kind {
     pub(crate) kind: &'static str,
     /// Such as `pods`.
     pub(crate) plural: &'static str,
+    /// Whether an API may lack the kind, because a CRD defines it.
+    pub(crate) optional: bool,
 }
 
 impl Kind {
@@ -95,6 +97,10 @@ impl Default for Timing {
 /// The longest line of a watch: etcd takes objects of at most 1.5 MiB, and JSON may be larger than protobuf.
 const LINE_LIMIT: u64 = 16 << 20;
 
+/// After so many failures in a row a kind that the API does not have is taken as empty: an API server that starts
+/// may deny a kind for some seconds.
+const MISSING_FOR_GOOD: u32 = 3;
+
 /// A watch that ended sooner than this counts as failed, so that a server which ends each at once is not
 /// asked without pause.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
@@ -107,6 +113,7 @@ pub(crate) fn watch(client: Client, kind: Kind, timing: Timing) -> impl Stream<I
         timing,
         told: VecDeque::new(),
         failures: 0,
+        was_listed: false,
         phase: Phase::List { page: None },
     };
     stream::unfold(watcher, |mut watcher| async move {
@@ -121,6 +128,7 @@ struct Watcher {
     timing: Timing,
     told: VecDeque<Change>,
     failures: u32,
+    was_listed: bool,
     phase: Phase,
 }
 
@@ -162,7 +170,8 @@ impl Watcher {
         let first = page.is_none();
         let params =
             ListParams { limit: Some(self.timing.page), continue_token: page, ..ListParams::default() };
-        let text = self.text(&params).await.map_err(|error| Failure::new(error, Phase::List { page: None }))?;
+        let text =
+            self.text(&params).await.map_err(|error| Failure::new(error, Phase::List { page: None }))?;
         let list: List<'_> = serde_json::from_str(&text)
             .map_err(|error| Failure::new(error.into(), Phase::List { page: None }))?;
         self.failures = 0;
@@ -178,6 +187,7 @@ impl Watcher {
         Ok(match next {
             Some(token) => Phase::List { page: Some(token) },
             None => {
+                self.was_listed = true;
                 self.told.push_back(Change::Listed(self.kind));
                 Phase::Open { version: list.metadata.resource_version }
             }
@@ -195,7 +205,9 @@ impl Watcher {
         let connected = self.connect(&version).await;
         match connected {
             Ok(lines) => Ok(Phase::Watching { version, lines, opened: Instant::now() }),
-            Err(problem) if problem.forgets_version() => Err(Failure::new(problem, Phase::List { page: None })),
+            Err(problem) if problem.forgets_version() => {
+                Err(Failure::new(problem, Phase::List { page: None }))
+            }
             Err(problem) => Err(Failure::new(problem, Phase::Open { version })),
         }
     }
@@ -282,19 +294,33 @@ impl Watcher {
         }
     }
 
+    /// An API that goes on not to have a kind has no objects of it; nodes should not wait for them. A kind that was
+    /// there once is another matter: its objects are not forgotten for an answer that may come from a proxy.
+    fn give_up_waiting(&mut self) {
+        if self.kind.optional && !self.was_listed && self.failures == MISSING_FOR_GOOD {
+            self.was_listed = true;
+            self.told.extend([Change::Began(self.kind), Change::Listed(self.kind)]);
+        }
+    }
+
     /// Says what went wrong, waits, and goes on.
     async fn recover(&mut self, failure: Failure) {
         let wait = self.timing.backoff.after(self.failures);
-        let (kind, problem) = (self.kind.kind, &failure.problem);
+        let (kind, problem) = (self.kind.kind, failure.problem);
         match (problem.is_missing(), self.failures) {
             (true, 0) => {
                 let api = self.kind.api_version;
                 tracing::warn!(kind, api, "the API does not have this kind; are its CRDs installed?");
             }
             (true, _) => tracing::debug!(kind, retry_in = ?wait, "the API still does not have this kind"),
-            (false, _) if problem.is_expired() => tracing::info!(kind, "the watch was left behind; listing again"),
+            (false, _) if problem.is_expired() => {
+                tracing::info!(kind, "the watch was left behind; listing again")
+            }
             (false, 0) => tracing::info!(kind, retry_in = ?wait, %problem, "watching failed"),
             (false, _) => tracing::warn!(kind, retry_in = ?wait, %problem, "watching failed again"),
+        }
+        if problem.is_missing() {
+            self.give_up_waiting();
         }
         self.failures = self.failures.saturating_add(1);
         self.phase = failure.next;

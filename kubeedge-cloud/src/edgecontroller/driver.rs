@@ -100,15 +100,6 @@ impl Driver {
     /// Does all that the state wants done now. A pipe whose other end is gone is no error here: who stops first
     /// when all stop is a matter of chance.
     fn perform(&mut self) {
-        while let Some(output) = self.state.poll_output() {
-            let sent = match output {
-                Output::Downstream(event) => self.outbox.downstream.send(event),
-                Output::Acked(acked) => self.outbox.acked.send(acked),
-            };
-            if let Err(closed) = sent {
-                tracing::trace!(%closed, "nobody listens");
-            }
-        }
         while let Some(job) = self.state.poll_write(now()) {
             let api = self.api.clone();
             self.writing.push(
@@ -128,6 +119,16 @@ impl Driver {
                 }
                 .boxed(),
             );
+        }
+        // After the writes, because a report that is dropped is acknowledged when its write is asked for.
+        while let Some(output) = self.state.poll_output() {
+            let sent = match output {
+                Output::Downstream(event) => self.outbox.downstream.send(event),
+                Output::Acked(acked) => self.outbox.acked.send(acked),
+            };
+            if let Err(closed) = sent {
+                tracing::trace!(%closed, "nobody listens");
+            }
         }
         self.answer_waiting();
     }
@@ -155,9 +156,8 @@ impl Driver {
             Plan::Answer(answer) => call.answer(answer),
             Plan::Ask(kind, reference) => {
                 let api = self.api.clone();
-                self.asked.push(
-                    async move { call.answer(requests::answer(&api, kind, &reference).await) }.boxed(),
-                );
+                self.asked
+                    .push(async move { call.answer(requests::answer(&api, kind, &reference).await) }.boxed());
             }
         }
     }
@@ -168,13 +168,15 @@ impl Driver {
             Upload::Publish(publish) => {
                 tracing::debug!(%node, topic = publish.topic, "a message from the edge has nowhere to go");
             }
-            Upload::Event(message) => match self.state.read_event(&FromNode { node: node.clone(), message }) {
-                Ok(event) => {
-                    let api = self.api.clone();
-                    self.asked.push(async move { requests::record(&api, &node, event).await }.boxed());
+            Upload::Event(message) => {
+                match self.state.read_event(&FromNode { node: node.clone(), message }) {
+                    Ok(event) => {
+                        let api = self.api.clone();
+                        self.asked.push(async move { requests::record(&api, &node, event).await }.boxed());
+                    }
+                    Err(why) => tracing::debug!(%node, why, "an event of the edge is dropped"),
                 }
-                Err(why) => tracing::debug!(%node, why, "an event of the edge is dropped"),
-            },
+            }
         }
     }
 }

@@ -81,7 +81,9 @@ impl Default for Config {
 #[non_exhaustive]
 pub enum Error {
     /// A Lease would run out before it is renewed.
-    #[error("lease_interval ({interval:?}) must be shorter than lease_duration ({duration:?}), which is at least 1 s")]
+    #[error(
+        "lease_interval ({interval:?}) must be shorter than lease_duration ({duration:?}), which is at least 1 s"
+    )]
     Lease {
         /// The configured interval.
         interval: Duration,
@@ -133,16 +135,13 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
         (from.node.clone(), from.message.message.key())
     });
     let (snapshots_tx, snapshots) = pipe::calls("snapshots", 1024);
-    let (sessions_tx, sessions) =
-        pipe::latest("sessions", |from: &FromNode<SessionState>| from.node.clone());
+    let (sessions_tx, sessions) = pipe::latest("sessions", |from: &FromNode<SessionState>| from.node.clone());
     let (queries_tx, queries) = pipe::calls("queries", 256);
     let (uploads_tx, uploads) = pipe::events("uploads", 1024);
-    let (downstream, downstream_rx) = pipe::latest("downstream", |to: &ToNode<ObjectEvent>| {
-        (to.node.clone(), to.message.key().clone())
-    });
-    let (acked, acked_rx) = pipe::latest("acked", |to: &ToNode<Acked<ReportKey>>| {
-        (to.node.clone(), to.message.key.clone())
-    });
+    let (downstream, downstream_rx) =
+        pipe::latest("downstream", |to: &ToNode<ObjectEvent>| (to.node.clone(), to.message.key().clone()));
+    let (acked, acked_rx) =
+        pipe::latest("acked", |to: &ToNode<Acked<ReportKey>>| (to.node.clone(), to.message.key.clone()));
     let inbox = Inbox { statuses, snapshots, sessions, queries, uploads };
     let outside = Outside {
         statuses: statuses_tx,

@@ -40,7 +40,9 @@ pub(super) async fn write(api: &Api, node: &NodeName, write: &Write) -> Outcome 
     match (written, write) {
         (Ok(()), _) => Outcome::Done,
         // What is gone needs no status and no deleting; a Node that is missing is created at the next attempt.
-        (Err(error), Write::Away { .. } | Write::PodStatus { .. } | Write::PodGone { .. }) if error.is_missing() => {
+        (Err(error), Write::Away { .. } | Write::PodStatus { .. } | Write::PodGone { .. })
+            if error.is_missing() =>
+        {
             Outcome::Done
         }
         (Err(error), Write::Node(_)) if error.is_missing() => Outcome::Retry(error.to_string()),

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use kubeedge_core::{
     id::{NodeName, Uid, check_subdomain},
     message::{
-        Acked, Answer, Delivered, FromNode, NodeReport, Object, ObjectEvent, ObjectRef, PodReport, PodState, Query,
-        Report, ReportKey, SessionState, ToNode, UploadedEvent,
+        Acked, Answer, Delivered, FromNode, NodeReport, Object, ObjectEvent, ObjectRef, PodReport, PodState,
+        Query, Report, ReportKey, SessionState, ToNode, UploadedEvent,
     },
 };
 use serde_json::Value;
@@ -19,17 +19,20 @@ use super::{Config, references};
 use crate::controller::{Backoff, Change, Kind, Limits, Outcome, Placement, Writes};
 
 /// Pods.
-pub(super) const PODS: Kind = Kind { api_version: "v1", kind: "Pod", plural: "pods" };
+pub(super) const PODS: Kind = Kind { api_version: "v1", kind: "Pod", plural: "pods", optional: false };
 /// ConfigMaps.
-pub(super) const CONFIG_MAPS: Kind = Kind { api_version: "v1", kind: "ConfigMap", plural: "configmaps" };
+pub(super) const CONFIG_MAPS: Kind =
+    Kind { api_version: "v1", kind: "ConfigMap", plural: "configmaps", optional: false };
 /// Secrets.
-pub(super) const SECRETS: Kind = Kind { api_version: "v1", kind: "Secret", plural: "secrets" };
+pub(super) const SECRETS: Kind =
+    Kind { api_version: "v1", kind: "Secret", plural: "secrets", optional: false };
 /// Nodes.
-pub(super) const NODES: Kind = Kind { api_version: "v1", kind: "Node", plural: "nodes" };
+pub(super) const NODES: Kind = Kind { api_version: "v1", kind: "Node", plural: "nodes", optional: false };
 /// Events.
-pub(super) const EVENTS: Kind = Kind { api_version: "v1", kind: "Event", plural: "events" };
+pub(super) const EVENTS: Kind = Kind { api_version: "v1", kind: "Event", plural: "events", optional: false };
 /// Leases.
-pub(super) const LEASES: Kind = Kind { api_version: "coordination.k8s.io/v1", kind: "Lease", plural: "leases" };
+pub(super) const LEASES: Kind =
+    Kind { api_version: "coordination.k8s.io/v1", kind: "Lease", plural: "leases", optional: false };
 
 /// The kinds that are watched.
 pub(super) const WATCHED: [Kind; 3] = [PODS, CONFIG_MAPS, SECRETS];
@@ -287,7 +290,8 @@ impl State {
         let own = match kind.as_str() {
             "Pod" => {
                 let pod = self.placement.root(&ObjectRef::pod(namespace.as_str(), name.as_str()));
-                pod.is_some_and(|(_, node)| *node == from.node) && event["metadata"]["namespace"] == *namespace
+                pod.is_some_and(|(_, node)| *node == from.node)
+                    && event["metadata"]["namespace"] == *namespace
             }
             "Node" => name == from.node.as_str() && event["metadata"]["namespace"] == "default",
             _ => false,

@@ -164,7 +164,9 @@ fn may_label(label: &str) -> bool {
     let of = |domain: &str| prefix == domain || prefix.strip_suffix(domain).is_some_and(|p| p.ends_with('.'));
     match prefix {
         "node-role.kubernetes.io" => matches!(name, "edge" | "agent"),
-        "kubernetes.io" | "beta.kubernetes.io" => matches!(name, "hostname" | "arch" | "os" | "instance-type"),
+        "kubernetes.io" | "beta.kubernetes.io" => {
+            matches!(name, "hostname" | "arch" | "os" | "instance-type")
+        }
         "topology.kubernetes.io" | "failure-domain.beta.kubernetes.io" => matches!(name, "region" | "zone"),
         _ if of("node.kubernetes.io") || of("kubelet.kubernetes.io") => true,
         _ => !of("kubernetes.io") && !of("k8s.io"),
