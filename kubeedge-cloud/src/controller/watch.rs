@@ -406,3 +406,7 @@ fn version_of(raw: &RawValue) -> Option<String> {
     let head: Head = serde_json::from_str(raw.get()).ok()?;
     Some(head.metadata.resource_version).filter(|version| !version.is_empty())
 }
+
+// The script is a tower service, which only the standalone API depends on.
+#[cfg(all(test, feature = "standalone"))]
+mod tests;
