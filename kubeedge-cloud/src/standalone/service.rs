@@ -1,0 +1,462 @@
+//! The API as a service: a request comes in, an answer goes out.
+
+use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, task};
+
+use bytes::{Buf, Bytes};
+use futures::StreamExt as _;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header, request::Parts};
+use http_body_util::{BodyExt as _, Limited, StreamBody};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{
+    Body, Inner, Nodes,
+    failure::Failure,
+    json::at,
+    patch::Patch,
+    query::Query,
+    resource::Resource,
+    respond::{self, Form},
+    route::{self, Route},
+    selector::Selector,
+    store,
+    watch::Watch,
+    write::{self, Deletion, Target, Written},
+};
+
+/// The API as a `tower::Service`; cloneable.
+#[derive(Debug, Clone)]
+pub struct ApiService {
+    pub(super) inner: Arc<Inner>,
+    pub(super) nodes: Option<Nodes>,
+}
+
+impl<B> tower::Service<Request<B>> for ApiService
+where
+    B: http_body::Body + Send + 'static,
+    B::Data: Buf + Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut task::Context<'_>) -> task::Poll<Result<(), Infallible>> {
+        task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move {
+            let answer = service.answer(request).await;
+            Ok(answer.unwrap_or_else(|failure| respond::failure(&failure)))
+        })
+    }
+}
+
+impl ApiService {
+    async fn answer<B>(&self, request: Request<B>) -> Result<Response<Body>, Failure>
+    where
+        B: http_body::Body + Send,
+        B::Data: Buf + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (parts, body) = request.into_parts();
+        let limit = self.inner.config.body_bytes_max;
+        let body = match Limited::new(body, limit).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                return Err(Failure::too_large(limit));
+            }
+            Err(error) => return Err(Failure::bad_request(format!("the body cannot be read: {error}"))),
+        };
+        let query = Query::parse(parts.uri.query())?;
+        match route::parse(parts.uri.path())? {
+            Route::Fixed(path) => fixed(&path, &parts, &body),
+            Route::NodeProxy { .. } => Err(Failure::no_such_path()),
+            Route::Objects { resource, namespace, name: None, sub: _ } => {
+                self.collection(resource, namespace, &query, &parts, &body).await
+            }
+            Route::Objects { resource, namespace, name: Some(name), sub } => {
+                let status = match sub.as_deref() {
+                    None => false,
+                    Some("status") if resource.status => true,
+                    Some(_) => return Err(Failure::no_such_path()),
+                };
+                let target = Target { resource, namespace: namespace.unwrap_or_default(), name, status };
+                self.object(target, &query, &parts, &body).await
+            }
+        }
+    }
+
+    async fn collection(
+        &self,
+        resource: &'static Resource,
+        namespace: Option<String>,
+        query: &Query,
+        parts: &Parts,
+        body: &[u8],
+    ) -> Result<Response<Body>, Failure> {
+        let form = Form::choose(&parts.headers, query.get("includeObject"))?;
+        let scope = Scope::parse(resource, namespace, query)?;
+        match parts.method {
+            Method::GET if query.flag("watch") => self.watch(scope, query, form),
+            Method::GET => self.list(scope, query, form).await,
+            Method::POST => {
+                if scope.namespace.is_none() && resource.namespaced {
+                    return Err(Failure::method_not_allowed());
+                }
+                let object = decode_body(&parts.headers, body)?;
+                let options = query.options(agent(parts))?;
+                let namespace = scope.namespace.unwrap_or_default();
+                let target = Target { resource, namespace, name: String::new(), status: false };
+                let create = move |txn: &mut store::Txn<'_, '_>| write::create(txn, target, object, &options);
+                let written = self.inner.store.write(query.dry_run()?, create).await?;
+                Ok(answer_written(resource, written, form))
+            }
+            Method::DELETE => self.delete_collection(scope, query, body).await,
+            _ => Err(Failure::method_not_allowed()),
+        }
+    }
+
+    async fn object(
+        &self,
+        target: Target,
+        query: &Query,
+        parts: &Parts,
+        body: &[u8],
+    ) -> Result<Response<Body>, Failure> {
+        let form = Form::choose(&parts.headers, query.get("includeObject"))?;
+        let resource = target.resource;
+        let store = &self.inner.store;
+        let written = match parts.method {
+            Method::GET => {
+                let object = store.read()?.get(resource, &target.namespace, &target.name)?;
+                let object = object
+                    .ok_or_else(|| Failure::not_found(resource.plural, resource.group, &target.name))?;
+                return Ok(respond::bytes(200, "application/json", form.object(resource, object, true)));
+            }
+            Method::PUT => {
+                let (object, options) = (decode_body(&parts.headers, body)?, query.options(agent(parts))?);
+                let update =
+                    move |txn: &mut store::Txn<'_, '_>| write::replace(txn, &target, object, &options);
+                store.write(query.dry_run()?, update).await?
+            }
+            Method::PATCH => {
+                let patch = Patch::parse(media_type(&parts.headers), body, resource.built_in())?;
+                let options = query.options(agent(parts))?;
+                if matches!(patch, Patch::Apply(_)) && query.get("fieldManager").is_none() {
+                    return Err(Failure::bad_request(
+                        "fieldManager: Required value: is required for apply patch",
+                    ));
+                }
+                let patch = move |txn: &mut store::Txn<'_, '_>| write::patch(txn, &target, &patch, &options);
+                store.write(query.dry_run()?, patch).await?
+            }
+            Method::DELETE if !target.status => return self.delete(target, query, body).await,
+            _ => return Err(Failure::method_not_allowed()),
+        };
+        Ok(answer_written(resource, written, form))
+    }
+
+    async fn delete(&self, target: Target, query: &Query, body: &[u8]) -> Result<Response<Body>, Failure> {
+        let (deletion, dry_run) = deletion(query, body)?;
+        let (resource, name) = (target.resource, target.name.clone());
+        let delete = move |txn: &mut store::Txn<'_, '_>| write::delete(txn, &target, &deletion);
+        let (object, gone) = self.inner.store.write(dry_run, delete).await?;
+        if !gone {
+            return Ok(respond::json(200, &object));
+        }
+        let mut details = json!({
+            "name": name, "kind": resource.plural, "uid": object["metadata"]["uid"],
+        });
+        if !resource.group.is_empty() {
+            details["group"] = resource.group.into();
+        }
+        Ok(respond::json(200, &success(details)))
+    }
+
+    async fn delete_collection(
+        &self,
+        scope: Scope,
+        query: &Query,
+        body: &[u8],
+    ) -> Result<Response<Body>, Failure> {
+        let (deletion, dry_run) = deletion(query, body)?;
+        let resource = scope.resource;
+        let delete = move |txn: &mut store::Txn<'_, '_>| {
+            for object in txn.list(scope.resource, scope.namespace.as_deref())? {
+                if scope.selector.matches(&object) {
+                    write::delete(txn, &scope.target_of(&object), &deletion)?;
+                }
+            }
+            Ok(())
+        };
+        self.inner.store.write(dry_run, delete).await?;
+        Ok(respond::json(200, &success(json!({ "kind": resource.plural }))))
+    }
+
+    async fn list(&self, scope: Scope, query: &Query, form: Form) -> Result<Response<Body>, Failure> {
+        let page = Page::parse(query)?;
+        let inner = self.inner.clone();
+        // Reading may wait for the disk, and a large list takes a while to put together.
+        let list = tokio::task::spawn_blocking(move || {
+            let (objects, meta) = page.read(&inner.store, &scope)?;
+            form.list(scope.resource, &objects, &meta)
+        });
+        let list = list.await.map_err(|_| Failure::internal("the list was given up"))??;
+        Ok(respond::bytes(200, "application/json", list))
+    }
+
+    fn watch(&self, scope: Scope, query: &Query, form: Form) -> Result<Response<Body>, Failure> {
+        let version = query.number("resourceVersion")?.unwrap_or_default();
+        let send_initial = query.flag("sendInitialEvents") && query.get("sendInitialEvents").is_some();
+        let config = &self.inner.config;
+        let timeout =
+            query.number("timeoutSeconds")?.map_or(config.watch_timeout, std::time::Duration::from_secs);
+        let snapshot = self.inner.store.read()?;
+        // A version from another store: this client has to list again.
+        let unknown = version > snapshot.version.max(self.inner.store.history().published());
+        let (mut initial, version) = match version {
+            0 => (scope.all(&snapshot)?, snapshot.version),
+            _ if send_initial => (scope.all(&snapshot)?, snapshot.version),
+            version => (Vec::new(), if unknown { 0 } else { version }),
+        };
+        if query.get("sendInitialEvents") == Some("false") {
+            initial.clear();
+        }
+        initial.reverse();
+        let watch = Watch {
+            history: self.inner.store.history().clone(),
+            resource: scope.resource,
+            prefix: store::prefix(scope.resource, scope.namespace.as_deref()),
+            selector: scope.selector,
+            form,
+            version,
+            initial,
+            mark_initial: send_initial && query.flag("allowWatchBookmarks"),
+            bookmarks: query.flag("allowWatchBookmarks"),
+            bookmark_every: config.bookmark_interval,
+            until: Instant::now() + timeout.min(config.watch_timeout * 2),
+        };
+        let frames = watch.lines().map(|line| Ok(http_body::Frame::data(line)));
+        let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+        let media_type = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+        Ok(response)
+    }
+}
+
+/// Which objects a request is about.
+struct Scope {
+    resource: &'static Resource,
+    namespace: Option<String>,
+    selector: Selector,
+}
+
+impl Scope {
+    fn parse(resource: &'static Resource, namespace: Option<String>, query: &Query) -> Result<Self, Failure> {
+        let selector =
+            Selector::parse(query.get("labelSelector"), query.get("fieldSelector"), resource.kind)?;
+        Ok(Self { resource, namespace, selector })
+    }
+
+    fn prefix(&self) -> Vec<u8> {
+        let namespace = if self.resource.namespaced { self.namespace.as_deref() } else { Some("") };
+        store::prefix(self.resource, namespace)
+    }
+
+    fn matches(&self, object: &[u8]) -> Result<bool, Failure> {
+        Ok(self.selector.is_empty() || self.selector.matches(&store::decode(object)?))
+    }
+
+    fn all(&self, snapshot: &store::Snapshot) -> Result<Vec<Bytes>, Failure> {
+        let mut objects = Vec::new();
+        snapshot.scan(&self.prefix(), None, |_, object| {
+            if self.matches(object)? {
+                objects.push(Bytes::copy_from_slice(object));
+            }
+            Ok(true)
+        })?;
+        Ok(objects)
+    }
+
+    fn target_of(&self, object: &Value) -> Target {
+        let meta =
+            |member| at(object, &["metadata", member]).and_then(Value::as_str).unwrap_or_default().to_owned();
+        Target { resource: self.resource, namespace: meta("namespace"), name: meta("name"), status: false }
+    }
+}
+
+/// Which part of a list.
+struct Page {
+    limit: usize,
+    /// The version as of which the list began, and the last key that was sent.
+    after: Option<(u64, Vec<u8>)>,
+}
+
+impl Page {
+    fn parse(query: &Query) -> Result<Self, Failure> {
+        let limit = query.number("limit")?.unwrap_or_default();
+        let limit = if limit == 0 { usize::MAX } else { usize::try_from(limit).unwrap_or(usize::MAX) };
+        let bad = || Failure::bad_request("continue key is not valid");
+        let Some(text) = query.get("continue") else { return Ok(Self { limit, after: None }) };
+        // Version and key, in hexadecimal, so that it passes through any client unchanged.
+        let (version, key) = text.split_once('-').ok_or_else(bad)?;
+        let version = u64::from_str_radix(version, 16).map_err(|_| bad())?;
+        if !key.is_ascii() || key.len() % 2 != 0 || key.len() > 2048 {
+            return Err(bad());
+        }
+        let key = (0..key.len()).step_by(2).map(|i| u8::from_str_radix(&key[i..i + 2], 16));
+        Ok(Self { limit, after: Some((version, key.collect::<Result<_, _>>().map_err(|_| bad())?)) })
+    }
+
+    fn read(&self, store: &store::Store, scope: &Scope) -> Result<(Vec<Bytes>, Value), Failure> {
+        let snapshot = store.read()?;
+        let version = self.after.as_ref().map_or(snapshot.version, |(version, _)| *version);
+        let mut undo = match &self.after {
+            Some((version, _)) => store.history().undo(scope.resource, *version)?,
+            None => Default::default(),
+        };
+        let prefix = scope.prefix();
+        let after = self.after.as_ref().map(|(_, key)| key.as_slice());
+        if after.is_some_and(|after| !after.starts_with(&prefix)) {
+            return Err(Failure::bad_request("continue key is not valid"));
+        }
+        undo.retain(|key, _| key.starts_with(&prefix) && after.is_none_or(|after| key.as_slice() > after));
+        let mut taken =
+            Taken { limit: self.limit, scope, objects: Vec::new(), last: Vec::new(), more: false };
+        snapshot.scan(&prefix, after, |key, object| {
+            // Objects that have been deleted since stand before this one in the list as it was.
+            while let Some(entry) = undo.first_entry() {
+                if entry.key().as_slice() >= key {
+                    break;
+                }
+                let (key, old) = entry.remove_entry();
+                if !taken.take(&key, old)? {
+                    return Ok(false);
+                }
+            }
+            match undo.remove(key) {
+                Some(old) => taken.take(key, old),
+                None => taken.take(key, Some(Bytes::copy_from_slice(object))),
+            }
+        })?;
+        for (key, old) in undo {
+            if taken.more || !taken.take(&key, old)? {
+                break;
+            }
+        }
+        let mut meta = json!({ "resourceVersion": version.to_string() });
+        if taken.more {
+            let key: String = taken.last.iter().map(|byte| format!("{byte:02x}")).collect();
+            meta["continue"] = format!("{version:x}-{key}").into();
+        }
+        Ok((taken.objects, meta))
+    }
+}
+
+struct Taken<'a> {
+    limit: usize,
+    scope: &'a Scope,
+    objects: Vec<Bytes>,
+    last: Vec<u8>,
+    more: bool,
+}
+
+impl Taken<'_> {
+    /// Takes the object if it matches and there is room. Returns whether to go on.
+    fn take(&mut self, key: &[u8], object: Option<Bytes>) -> Result<bool, Failure> {
+        let Some(object) = object else { return Ok(true) };
+        if !self.scope.matches(&object)? {
+            return Ok(true);
+        }
+        if self.objects.len() == self.limit {
+            self.more = true;
+            return Ok(false);
+        }
+        self.objects.push(object);
+        self.last = key.to_vec();
+        Ok(true)
+    }
+}
+
+fn answer_written(resource: &Resource, written: Written, form: Form) -> Response<Body> {
+    let code = if written.created { 201 } else { 200 };
+    let object = form.object(resource, written.object.to_string().into(), true);
+    let mut response = respond::bytes(code, "application/json", object);
+    for warning in written.warnings.iter().take(16) {
+        let text: String = warning.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').collect();
+        let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+    response
+}
+
+fn success(details: Value) -> Value {
+    json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details })
+}
+
+/// The options of a deletion, which stand in the body or in the query.
+fn deletion(query: &Query, body: &[u8]) -> Result<(Deletion, bool), Failure> {
+    let options: Value = if body.iter().all(u8::is_ascii_whitespace) {
+        json!({})
+    } else {
+        serde_json::from_slice(body)
+            .map_err(|e| Failure::bad_request(format!("error decoding DeleteOptions: {e}")))?
+    };
+    let in_query = query.get("gracePeriodSeconds").map(str::parse::<i64>).transpose();
+    let in_query = in_query.map_err(|_| Failure::bad_request("gracePeriodSeconds must be a number"))?;
+    let grace = match options.get("gracePeriodSeconds") {
+        None | Some(Value::Null) => in_query,
+        Some(value) => {
+            let bad = || Failure::bad_request("DeleteOptions.gracePeriodSeconds must be a whole number");
+            Some(value.as_i64().ok_or_else(bad)?)
+        }
+    };
+    if let Some(policy) = options.get("propagationPolicy").and_then(Value::as_str)
+        && !["Background", "Foreground", "Orphan"].contains(&policy)
+    {
+        let message = format!("DeleteOptions.propagationPolicy: Unsupported value: {policy:?}");
+        return Err(Failure::bad_request(message));
+    }
+    let precondition =
+        |member| at(&options, &["preconditions", member]).and_then(Value::as_str).map(str::to_owned);
+    let dry_run = options.get("dryRun").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    let deletion = Deletion { grace, uid: precondition("uid"), version: precondition("resourceVersion") };
+    Ok((deletion, dry_run || query.dry_run()?))
+}
+
+fn decode_body(headers: &HeaderMap, body: &[u8]) -> Result<Value, Failure> {
+    match media_type(headers) {
+        "application/json" | "" => serde_json::from_slice(body)
+            .map_err(|e| Failure::bad_request(format!("the body is not valid JSON: {e}"))),
+        "application/yaml" => super::patch::apply::parse(body),
+        other => {
+            let message = format!(
+                "the body of the request was in an unknown format {other:?}; it must be application/json or application/yaml"
+            );
+            Err(Failure::unsupported_media_type(message))
+        }
+    }
+}
+
+fn media_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim()
+}
+
+fn agent(parts: &Parts) -> &str {
+    parts.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("unknown")
+}
+
+fn fixed(path: &str, parts: &Parts, _body: &[u8]) -> Result<Response<Body>, Failure> {
+    match (parts.method.as_str(), path) {
+        ("GET", "/healthz" | "/readyz" | "/livez") => {
+            Ok(respond::bytes(200, "text/plain; charset=utf-8", "ok".into()))
+        }
+        _ => Err(Failure::no_such_path()),
+    }
+}

@@ -1,0 +1,496 @@
+//! What a write does to an object, decided alone in the store's turn.
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Map, Value, json};
+
+use super::{
+    defaults,
+    failure::{Cause, Failure},
+    json::{at, items, metadata, text},
+    patch::{self, Patch},
+    resource::{RESOURCES, Resource},
+    store::Txn,
+    validate,
+};
+
+/// The object that a write is about.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) resource: &'static Resource,
+    /// Empty for cluster-scoped objects.
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    /// Whether only `status` is written.
+    pub(crate) status: bool,
+}
+
+/// What the query says of how to write.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Options {
+    /// Who writes.
+    pub(crate) manager: String,
+    /// Take over what others own.
+    pub(crate) force: bool,
+    /// What to do with fields that Kubernetes does not know.
+    pub(crate) validation: Validation,
+}
+
+/// What to do with fields that Kubernetes does not know.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Validation {
+    /// Keep silent.
+    Ignore,
+    /// Say so in a `Warning` header: what the API server does when it is not told.
+    #[default]
+    Warn,
+    /// Refuse the request.
+    Strict,
+}
+
+/// What became of a write.
+#[derive(Debug)]
+pub(crate) struct Written {
+    /// The object as it is now stored.
+    pub(crate) object: Value,
+    /// Whether it was created.
+    pub(crate) created: bool,
+    /// What the client should hear, one `Warning` header each.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Target {
+    fn not_found(&self) -> Failure {
+        Failure::not_found(self.resource.plural, self.resource.group, &self.name)
+    }
+
+    fn conflict(&self, why: &str) -> Failure {
+        Failure::conflict(self.resource.plural, self.resource.group, &self.name, why)
+    }
+
+    /// Reads the object.
+    pub(crate) fn read(&self, txn: &Txn<'_, '_>) -> Result<Value, Failure> {
+        txn.get(self.resource, &self.namespace, &self.name)?.ok_or_else(|| self.not_found())
+    }
+}
+
+/// Creates the object. `target.name` may be empty: the object says its name, or how it begins.
+pub(crate) fn create(
+    txn: &mut Txn<'_, '_>,
+    mut target: Target,
+    mut object: Value,
+    options: &Options,
+) -> Result<Written, Failure> {
+    let resource = target.resource;
+    if !text(&object, &["metadata", "resourceVersion"]).is_empty() {
+        return Err(Failure::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    let warnings = check_shape(&target, &mut object, options)?;
+    target.name = name_of(txn, &target, &mut object)?;
+    if resource.namespaced {
+        check_namespace(txn, &target)?;
+    }
+    if txn.get(resource, &target.namespace, &target.name)?.is_some() {
+        return Err(Failure::already_exists(resource.plural, resource.group, &target.name));
+    }
+    let meta = metadata(&mut object);
+    for written_by_server in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
+        meta.remove(written_by_server);
+    }
+    if resource.namespaced {
+        meta.insert("namespace".into(), target.namespace.clone().into());
+    } else {
+        meta.remove("namespace");
+    }
+    meta.insert("uid".into(), uid()?.into());
+    meta.insert("creationTimestamp".into(), seconds(txn.now).into());
+    if resource.generation {
+        meta.insert("generation".into(), 1.into());
+    }
+    defaults::on_create(resource, &mut object);
+    validate::check(resource, &object, None)?;
+    let object = txn.put(resource, object)?;
+    if resource.kind == "Namespace" {
+        txn.put(Resource::core("serviceaccounts"), default_account(&target.name, txn.now)?)?;
+    }
+    Ok(Written { object, created: true, warnings })
+}
+
+/// Replaces the object by what `change` makes of it. `change` gets the object as it is stored.
+pub(crate) fn update(
+    txn: &mut Txn<'_, '_>,
+    target: &Target,
+    options: &Options,
+    change: impl FnOnce(&Value) -> Result<Value, Failure>,
+) -> Result<Written, Failure> {
+    let old = target.read(txn)?;
+    let mut new = change(&old)?;
+    let warnings = check_shape(target, &mut new, options)?;
+    let meta = |member| text(&new, &["metadata", member]);
+    if meta("name") != target.name {
+        let message = format!(
+            "the name of the object ({}) does not match the name on the URL ({})",
+            meta("name"),
+            target.name
+        );
+        return Err(Failure::bad_request(message));
+    }
+    let version = meta("resourceVersion");
+    if !version.is_empty() && version != text(&old, &["metadata", "resourceVersion"]) {
+        return Err(target.conflict(
+            "the object has been modified; please apply your changes to the latest version and try again",
+        ));
+    }
+    let (uid, current) = (meta("uid"), text(&old, &["metadata", "uid"]));
+    if !uid.is_empty() && uid != current {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {current}");
+        return Err(target.conflict(&why));
+    }
+    keep_what_is_not_written(target, &old, &mut new);
+    defaults::on_update(target.resource, &mut new);
+    validate::check(target.resource, &new, Some(&old))?;
+    if target.resource.generation && content(&old) != content(&new) {
+        let generation = at(&old, &["metadata", "generation"]).and_then(Value::as_i64).unwrap_or_default();
+        metadata(&mut new).insert("generation".into(), (generation + 1).into());
+    }
+    if old == new {
+        return Ok(Written { object: old, created: false, warnings });
+    }
+    if is_finished(&new) {
+        let object = remove(txn, target.resource, new, true)?;
+        return Ok(Written { object, created: false, warnings });
+    }
+    let object = txn.put(target.resource, new)?;
+    Ok(Written { object, created: false, warnings })
+}
+
+/// Replaces the object by one that the client has sent whole.
+pub(crate) fn replace(
+    txn: &mut Txn<'_, '_>,
+    target: &Target,
+    object: Value,
+    options: &Options,
+) -> Result<Written, Failure> {
+    let now = txn.now;
+    // Kubernetes lets clients overwrite its own kinds blindly, and custom resources not.
+    if !target.resource.built_in() && text(&object, &["metadata", "resourceVersion"]).is_empty() {
+        let cause = Cause::invalid("metadata.resourceVersion", &json!(0), "must be specified for an update");
+        return Err(Failure::invalid(target.resource.kind, target.resource.group, &target.name, &[cause]));
+    }
+    update(txn, target, options, |old| {
+        Ok(patch::apply::note_update(old, object, options, target.status, now))
+    })
+}
+
+/// Patches the object; a server-side apply creates it if it is absent.
+pub(crate) fn patch(
+    txn: &mut Txn<'_, '_>,
+    target: &Target,
+    patch: &Patch,
+    options: &Options,
+) -> Result<Written, Failure> {
+    let now = txn.now;
+    let Patch::Apply(config) = patch else {
+        return update(txn, target, options, |old| {
+            let new = patch.apply_to(old.clone())?;
+            Ok(patch::apply::note_update(old, new, options, target.status, now))
+        });
+    };
+    let applier = patch::apply::Applier { options, status: target.status, now };
+    if !target.status && txn.get(target.resource, &target.namespace, &target.name)?.is_none() {
+        let mut object = applier.create(config)?;
+        metadata(&mut object).insert("name".into(), target.name.clone().into());
+        return create(txn, target.clone(), object, options);
+    }
+    update(txn, target, options, |old| applier.apply(old, config))
+}
+
+/// What a client asks of a deletion.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Deletion {
+    /// Seconds that a pod has to end; `None` means as its spec says.
+    pub(crate) grace: Option<i64>,
+    /// Delete only the object of this UID.
+    pub(crate) uid: Option<String>,
+    /// Delete only this version of the object.
+    pub(crate) version: Option<String>,
+}
+
+/// Deletes the object, or marks it as being deleted. Returns it, and whether it is gone.
+pub(crate) fn delete(
+    txn: &mut Txn<'_, '_>,
+    target: &Target,
+    deletion: &Deletion,
+) -> Result<(Value, bool), Failure> {
+    let object = target.read(txn)?;
+    let conditions =
+        [(&deletion.uid, "uid", "UID"), (&deletion.version, "resourceVersion", "ResourceVersion")];
+    for (wanted, member, what) in conditions {
+        let current = text(&object, &["metadata", member]);
+        if let Some(wanted) = wanted
+            && wanted != current
+        {
+            let why =
+                format!("Precondition failed: {what} in precondition: {wanted}, in object meta: {current}");
+            return Err(target.conflict(&why));
+        }
+    }
+    if target.resource.kind == "Namespace" {
+        return delete_namespace(txn, target, object);
+    }
+    delete_object(txn, target.resource, object, deletion, true)
+}
+
+fn delete_object(
+    txn: &mut Txn<'_, '_>,
+    resource: &'static Resource,
+    mut object: Value,
+    deletion: &Deletion,
+    finish_namespace: bool,
+) -> Result<(Value, bool), Failure> {
+    let grace = if resource.kind == "Pod" { pod_grace(&object, deletion.grace) } else { 0 };
+    if grace == 0 && items(&object, &["metadata", "finalizers"]).is_empty() {
+        return Ok((remove(txn, resource, object, finish_namespace)?, true));
+    }
+    let under_way = at(&object, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64);
+    let deleted = !text(&object, &["metadata", "deletionTimestamp"]).is_empty();
+    // A later request may shorten the time that a pod has left, never lengthen it.
+    if deleted && under_way.unwrap_or_default() <= grace {
+        return Ok((object, false));
+    }
+    let end = txn.now.checked_add(SignedDuration::from_secs(grace)).unwrap_or(txn.now);
+    let meta = metadata(&mut object);
+    meta.insert("deletionTimestamp".into(), seconds(end).into());
+    meta.insert("deletionGracePeriodSeconds".into(), grace.into());
+    Ok((txn.put(resource, object)?, false))
+}
+
+/// How long a pod may take to end: not at all if no node runs it.
+fn pod_grace(pod: &Value, asked: Option<i64>) -> i64 {
+    let ended = ["Succeeded", "Failed"].contains(&text(pod, &["status", "phase"]));
+    if text(pod, &["spec", "nodeName"]).is_empty() || ended {
+        return 0;
+    }
+    let own = at(pod, &["spec", "terminationGracePeriodSeconds"]).and_then(Value::as_i64);
+    asked.or(own).unwrap_or(30).max(0)
+}
+
+fn delete_namespace(
+    txn: &mut Txn<'_, '_>,
+    target: &Target,
+    mut object: Value,
+) -> Result<(Value, bool), Failure> {
+    if ["default", "kube-system", "kube-public"].contains(&target.name.as_str()) {
+        let why = "this namespace may not be deleted";
+        return Err(Failure::forbidden("namespaces", "", &target.name, why));
+    }
+    if text(&object, &["metadata", "deletionTimestamp"]).is_empty() {
+        metadata(&mut object).insert("deletionTimestamp".into(), seconds(txn.now).into());
+        object["status"]["phase"] = "Terminating".into();
+        object = txn.put(target.resource, object)?;
+    }
+    for resource in RESOURCES.iter().filter(|resource| resource.namespaced) {
+        for content in txn.list(resource, Some(&target.name))? {
+            delete_object(txn, resource, content, &Deletion::default(), false)?;
+        }
+    }
+    match finish_namespace(txn, &target.name)? {
+        Some(object) => Ok((object, true)),
+        None => Ok((object, false)),
+    }
+}
+
+/// Removes a namespace that is being deleted and has become empty.
+fn finish_namespace(txn: &mut Txn<'_, '_>, name: &str) -> Result<Option<Value>, Failure> {
+    let namespaces = Resource::core("namespaces");
+    let Some(namespace) = txn.get(namespaces, "", name)? else { return Ok(None) };
+    if text(&namespace, &["metadata", "deletionTimestamp"]).is_empty()
+        || !items(&namespace, &["metadata", "finalizers"]).is_empty()
+    {
+        return Ok(None);
+    }
+    for resource in RESOURCES.iter().filter(|resource| resource.namespaced) {
+        if !txn.list(resource, Some(name))?.is_empty() {
+            return Ok(None);
+        }
+    }
+    txn.remove(namespaces, namespace).map(Some)
+}
+
+fn remove(
+    txn: &mut Txn<'_, '_>,
+    resource: &'static Resource,
+    object: Value,
+    and_finish_namespace: bool,
+) -> Result<Value, Failure> {
+    let object = txn.remove(resource, object)?;
+    if resource.namespaced && and_finish_namespace {
+        finish_namespace(txn, text(&object, &["metadata", "namespace"]))?;
+    }
+    Ok(object)
+}
+
+/// Whether nothing holds up the end of an object that is being deleted: for a pod, its node still does.
+fn is_finished(object: &Value) -> bool {
+    let grace = at(object, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64);
+    !text(object, &["metadata", "deletionTimestamp"]).is_empty()
+        && items(object, &["metadata", "finalizers"]).is_empty()
+        && grace.unwrap_or_default() == 0
+        && text(object, &["kind"]) != "Namespace"
+}
+
+/// Checks that the body is an object of the kind that the path names, and what its types say.
+fn check_shape(target: &Target, object: &mut Value, options: &Options) -> Result<Vec<String>, Failure> {
+    let resource = target.resource;
+    let Some(members) = object.as_object_mut() else {
+        return Err(Failure::bad_request("the object must be a JSON object"));
+    };
+    for (member, expected) in [("apiVersion", resource.api_version()), ("kind", resource.kind.to_owned())] {
+        match members.get(member).and_then(Value::as_str).unwrap_or_default() {
+            "" => {
+                members.insert(member.into(), expected.into());
+            }
+            found if found != expected => {
+                let message = format!(
+                    "the {member} in the data ({found}) does not match the expected {member} ({expected})"
+                );
+                return Err(Failure::bad_request(message));
+            }
+            _ => {}
+        }
+    }
+    super::json::drop_nulls(object);
+    if !at(object, &["metadata"]).is_none_or(Value::is_object) {
+        return Err(Failure::bad_request("metadata must be a JSON object"));
+    }
+    let namespace = text(object, &["metadata", "namespace"]);
+    if !namespace.is_empty() && namespace != target.namespace {
+        return Err(Failure::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    validate::types(resource, object, options.validation)
+}
+
+fn name_of(txn: &Txn<'_, '_>, target: &Target, object: &mut Value) -> Result<String, Failure> {
+    let name = text(object, &["metadata", "name"]).to_owned();
+    if !name.is_empty() {
+        return Ok(name);
+    }
+    let base = text(object, &["metadata", "generateName"]).to_owned();
+    if base.is_empty() {
+        let cause = Cause::required("metadata.name", "name or generateName is required");
+        return Err(Failure::invalid(target.resource.kind, target.resource.group, "", &[cause]));
+    }
+    // Five of 27 letters: a second try is all that a collision needs.
+    for _ in 0..8 {
+        let name = format!("{base}{}", suffix()?);
+        if txn.get(target.resource, &target.namespace, &name)?.is_none() {
+            metadata(object).insert("name".into(), name.clone().into());
+            return Ok(name);
+        }
+    }
+    Err(Failure::already_exists(target.resource.plural, target.resource.group, &base))
+}
+
+fn check_namespace(txn: &Txn<'_, '_>, target: &Target) -> Result<(), Failure> {
+    let name = &target.namespace;
+    let namespace = txn.get(Resource::core("namespaces"), "", name)?;
+    let namespace = namespace.ok_or_else(|| Failure::not_found("namespaces", "", name))?;
+    if text(&namespace, &["metadata", "deletionTimestamp"]).is_empty() {
+        return Ok(());
+    }
+    let why = format!("unable to create new content in namespace {name} because it is being terminated");
+    Err(Failure::forbidden(target.resource.plural, target.resource.group, &target.name, &why))
+}
+
+/// A write of the object leaves its status alone and the other way round, and no write touches what the
+/// server itself keeps in the metadata.
+fn keep_what_is_not_written(target: &Target, old: &Value, new: &mut Value) {
+    let keep = |name: &str, new: &mut Map<String, Value>, old: &Map<String, Value>| match old.get(name) {
+        Some(value) => {
+            new.insert(name.into(), value.clone());
+        }
+        None => {
+            new.remove(name);
+        }
+    };
+    let (Some(old), Some(members)) = (old.as_object(), new.as_object_mut()) else { return };
+    if target.status {
+        members.retain(|name, _| name == "status" || name == "metadata");
+        for name in old.keys().filter(|name| *name != "status" && *name != "metadata") {
+            keep(name, members, old);
+        }
+    } else if target.resource.status {
+        keep("status", members, old);
+    }
+    let Some(old) = old.get("metadata").and_then(Value::as_object) else { return };
+    let meta = metadata(new);
+    for name in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "namespace",
+        "resourceVersion",
+        "generateName",
+        "selfLink",
+    ] {
+        keep(name, meta, old);
+    }
+}
+
+/// What `generation` counts the changes of.
+fn content(object: &Value) -> impl PartialEq {
+    let members = object.as_object().into_iter().flatten();
+    members.filter(|(name, _)| *name != "metadata" && *name != "status").collect::<Vec<_>>()
+}
+
+/// The namespaces that exist from the start, and their accounts.
+pub(crate) fn ensure_namespaces(txn: &mut Txn<'_, '_>) -> Result<(), Failure> {
+    for name in ["default", "kube-node-lease", "kube-public", "kube-system", "kubeedge"] {
+        let namespaces = Resource::core("namespaces");
+        if txn.get(namespaces, "", name)?.is_some() {
+            continue;
+        }
+        let target =
+            Target { resource: namespaces, namespace: String::new(), name: name.into(), status: false };
+        create(txn, target, json!({ "metadata": { "name": name } }), &Options::default())?;
+    }
+    Ok(())
+}
+
+fn default_account(namespace: &str, now: Timestamp) -> Result<Value, Failure> {
+    Ok(json!({
+        "apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {
+            "name": "default", "namespace": namespace, "uid": uid()?, "creationTimestamp": seconds(now),
+        },
+    }))
+}
+
+/// The time in RFC 3339 with whole seconds, as Kubernetes writes it.
+pub(crate) fn seconds(time: Timestamp) -> String {
+    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Failure> {
+    let random = ring::rand::generate::<[u8; N]>(&ring::rand::SystemRandom::new());
+    Ok(random.map_err(|_| Failure::internal("no randomness from the operating system"))?.expose())
+}
+
+/// A random UUID, RFC 9562 version 4.
+fn uid() -> Result<String, Failure> {
+    let mut bytes: [u8; 16] = random()?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok([&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-"))
+}
+
+/// Five letters without vowels, so that no word comes out.
+fn suffix() -> Result<String, Failure> {
+    const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+    let bytes: [u8; 5] = random()?;
+    Ok(bytes.iter().map(|byte| char::from(LETTERS[usize::from(*byte) % LETTERS.len()])).collect())
+}
