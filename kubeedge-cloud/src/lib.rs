@@ -3,6 +3,9 @@
 #[cfg(feature = "cloudhub")]
 pub mod cloudhub;
 
+#[cfg(any(feature = "devicecontroller", feature = "edgecontroller"))]
+mod controller;
+
 #[cfg(feature = "devicecontroller")]
 pub mod devicecontroller;
 

@@ -1,1 +1,192 @@
-//! Not written yet.
+//! EdgeController: between the Kubernetes API and the nodes at the edge, for everything but devices.
+//!
+//! Downwards it watches Pods, ConfigMaps and Secrets, and tells each node of its pods and of what they refer to.
+//! Upwards it writes what nodes report: their own registration and status, the status of their pods, events. While
+//! a node has a session it renews the node's Lease in its place; when the session ends it sets the node's
+//! conditions to Unknown. It never deletes a pod because a node is away.
+//!
+//! Objects keep their bytes: what the API has is what the edge gets, unknown fields included.
+//!
+//! ```no_run
+//! use kubeedge_cloud::edgecontroller::{self, Config, EdgeController};
+//! use tokio_util::sync::CancellationToken;
+//!
+//! # async fn example(client: kube::Client) {
+//! let (inbox, outbox, mut outside) = edgecontroller::pipes();
+//! let controller = EdgeController::new(Config::default(), client, inbox, outbox);
+//! tokio::spawn(controller.run(CancellationToken::new()));
+//! while let Some(event) = outside.downstream.recv().await {
+//!     println!("for {}: {}", event.node, event.message.key());
+//! }
+//! # }
+//! ```
+
+mod driver;
+mod references;
+mod requests;
+mod state;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, num::NonZeroUsize, time::Duration};
+
+use kube::Client;
+use kubeedge_core::{
+    id::NodeName,
+    message::{
+        Acked, Answer, Delivered, FromNode, Object, ObjectEvent, ObjectRef, Query, Report, ReportKey,
+        SessionState, ToNode, Upload,
+    },
+    pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
+};
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+
+/// How EdgeController behaves.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How often a connected node's Lease is renewed. 10 s, as the kubelet does.
+    pub lease_interval: Duration,
+    /// How long a Lease holds. 40 s, as the kubelet has it, so that Kubernetes' own controllers agree.
+    pub lease_duration: Duration,
+    /// How long after the start an edge node may be without a session before it counts as away. 40 s: as long as
+    /// its Lease would hold.
+    pub absent_grace: Duration,
+    /// How many writes of reports, and how many of Leases, are in flight at once. 16 each: enough to hide the time
+    /// that the API takes, and few beside the 400 requests that an API server handles at once by default.
+    pub writes_at_once: NonZeroUsize,
+    /// The wait after a first failure of the API; it doubles with each.
+    pub retry_first: Duration,
+    /// The longest wait after failures of the API.
+    pub retry_max: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            lease_interval: Duration::from_secs(10),
+            lease_duration: Duration::from_secs(40),
+            absent_grace: Duration::from_secs(40),
+            writes_at_once: const { NonZeroUsize::new(16).expect("16 is not zero") },
+            retry_first: Duration::from_secs(1),
+            retry_max: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Says why EdgeController cannot run. What the API or a node does wrong never ends it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A Lease would run out before it is renewed.
+    #[error(
+        "lease_interval ({interval:?}) must be shorter than lease_duration ({duration:?}), which is at least 1 s"
+    )]
+    Lease {
+        /// The configured interval.
+        interval: Duration,
+        /// The configured duration.
+        duration: Duration,
+    },
+}
+
+/// What comes in.
+#[derive(Debug)]
+pub struct Inbox {
+    /// The states of nodes and pods, from CloudHub.
+    pub statuses: LatestReceiver<(NodeName, ReportKey), FromNode<Delivered<Report>>>,
+    /// CloudHub asks for all objects of a node. Answered when the API was listed once, never before.
+    pub snapshots: Callee<NodeName, Vec<Object>>,
+    /// What became of the nodes' sessions. A session is told of here before its first report is sent.
+    pub sessions: LatestReceiver<NodeName, FromNode<SessionState>>,
+    /// Nodes ask for objects.
+    pub queries: Callee<FromNode<Query>, Answer>,
+    /// Events and messages from the nodes.
+    pub uploads: EventReceiver<FromNode<Upload>>,
+}
+
+/// What goes out.
+#[derive(Debug)]
+pub struct Outbox {
+    /// What becomes of the objects of each node.
+    pub downstream: LatestSender<(NodeName, ObjectRef), ToNode<ObjectEvent>>,
+    /// The API has what a node reported, or will never take it.
+    pub acked: LatestSender<(NodeName, ReportKey), ToNode<Acked<ReportKey>>>,
+}
+
+/// The other ends of [`Inbox`] and [`Outbox`].
+#[derive(Debug)]
+#[expect(missing_docs, reason = "each field is the other end of the field of the same name")]
+pub struct Outside {
+    pub statuses: LatestSender<(NodeName, ReportKey), FromNode<Delivered<Report>>>,
+    pub snapshots: Caller<NodeName, Vec<Object>>,
+    pub sessions: LatestSender<NodeName, FromNode<SessionState>>,
+    pub queries: Caller<FromNode<Query>, Answer>,
+    pub uploads: EventSender<FromNode<Upload>>,
+    pub downstream: LatestReceiver<(NodeName, ObjectRef), ToNode<ObjectEvent>>,
+    pub acked: LatestReceiver<(NodeName, ReportKey), ToNode<Acked<ReportKey>>>,
+}
+
+/// Creates both ends of all pipes.
+pub fn pipes() -> (Inbox, Outbox, Outside) {
+    let (statuses_tx, statuses) = pipe::latest("statuses", |from: &FromNode<Delivered<Report>>| {
+        (from.node.clone(), from.message.message.key())
+    });
+    let (snapshots_tx, snapshots) = pipe::calls("snapshots", 1024);
+    let (sessions_tx, sessions) = pipe::latest("sessions", |from: &FromNode<SessionState>| from.node.clone());
+    let (queries_tx, queries) = pipe::calls("queries", 256);
+    let (uploads_tx, uploads) = pipe::events("uploads", 1024);
+    let (downstream, downstream_rx) =
+        pipe::latest("downstream", |to: &ToNode<ObjectEvent>| (to.node.clone(), to.message.key().clone()));
+    let (acked, acked_rx) =
+        pipe::latest("acked", |to: &ToNode<Acked<ReportKey>>| (to.node.clone(), to.message.key.clone()));
+    let inbox = Inbox { statuses, snapshots, sessions, queries, uploads };
+    let outside = Outside {
+        statuses: statuses_tx,
+        snapshots: snapshots_tx,
+        sessions: sessions_tx,
+        queries: queries_tx,
+        uploads: uploads_tx,
+        downstream: downstream_rx,
+        acked: acked_rx,
+    };
+    (inbox, Outbox { downstream, acked }, outside)
+}
+
+/// The part; see the [module](self).
+pub struct EdgeController {
+    config: Config,
+    client: Client,
+    inbox: Inbox,
+    outbox: Outbox,
+}
+
+impl EdgeController {
+    /// Creates the part. `client` may lead to any API server: it needs to read, watch and write what the
+    /// [module](self) names.
+    pub fn new(config: Config, client: Client, inbox: Inbox, outbox: Outbox) -> Self {
+        Self { config, client, inbox, outbox }
+    }
+
+    /// Runs until `stop` is cancelled. Writes in flight are given up then; edges report again what was not
+    /// acknowledged.
+    ///
+    /// # Errors
+    /// If the configuration contradicts itself.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+        let Config { lease_interval: interval, lease_duration: duration, .. } = self.config;
+        if interval >= duration || duration < Duration::from_secs(1) {
+            return Err(Error::Lease { interval, duration });
+        }
+        driver::Driver::new(self).run(stop).await;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for EdgeController {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EdgeController").field("config", &self.config).finish_non_exhaustive()
+    }
+}

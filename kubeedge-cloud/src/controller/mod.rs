@@ -1,0 +1,34 @@
+//! What both controllers stand on: watching the API as raw JSON, knowing which node needs which object, and
+//! writing to the API without letting one slow object hold up the others.
+//!
+//! * [`watch`](mod@watch): list and watch of one kind; objects keep their bytes.
+//! * [`Placement`]: which object goes to which node, pure.
+//! * [`Writes`]: which write is next, pure: newest wins, one at a time per key, retried with back-off.
+//! * [`api`]: the few requests the controllers make, and what an answer of the API means for a write.
+
+pub(crate) mod api;
+mod placement;
+#[cfg(test)]
+pub(crate) mod testing;
+mod watch;
+mod writes;
+
+pub(crate) use api::Outcome;
+pub(crate) use placement::{Placed, Placement};
+pub(crate) use watch::{Change, Kind, Timing, watch};
+pub(crate) use writes::{Backoff, Limits, Writes};
+
+use std::time::Instant;
+
+/// Waits until `at`; for ever if there is nothing to wait for.
+pub(crate) async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The time by tokio's clock, which tests can stop.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

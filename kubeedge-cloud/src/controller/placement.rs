@@ -1,0 +1,267 @@
+//! Which object goes to which node, and what a node is told when that changes. Pure.
+//!
+//! A *root* (a Pod, a Device) names the node it belongs to. It refers to others (ConfigMaps and Secrets, a
+//! DeviceModel), which go to every node that has a root referring to them, for as long as it has one.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use kubeedge_core::{
+    id::{NodeName, Uid},
+    message::{Object, ObjectEvent, ObjectRef, ToNode},
+};
+
+use super::{Change, Kind};
+
+/// What a root says of itself.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Placed {
+    /// The node it belongs to, if it has one yet.
+    pub(crate) node: Option<NodeName>,
+    /// The objects it refers to, whether they exist or not.
+    pub(crate) references: BTreeSet<ObjectRef>,
+}
+
+/// All objects that may go to nodes, and who needs them.
+///
+/// Roots without a node are not kept. Others are kept even while nothing refers to them, because a root that
+/// does may come at any time; bodies are shared with the pipes, not copied.
+#[derive(Debug)]
+pub(crate) struct Placement {
+    root_kind: &'static str,
+    place: fn(&Object) -> Placed,
+    roots: BTreeMap<ObjectRef, Root>,
+    others: BTreeMap<ObjectRef, Object>,
+    nodes: BTreeMap<NodeName, Node>,
+    users: BTreeMap<ObjectRef, BTreeSet<NodeName>>,
+    unlisted: Vec<Kind>,
+    telling: Vec<(Kind, BTreeSet<ObjectRef>)>,
+    outputs: VecDeque<ToNode<ObjectEvent>>,
+}
+
+#[derive(Debug)]
+struct Root {
+    object: Object,
+    node: NodeName,
+    references: BTreeSet<ObjectRef>,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    roots: BTreeSet<ObjectRef>,
+    /// How many roots on the node refer to each object.
+    uses: BTreeMap<ObjectRef, usize>,
+}
+
+impl Placement {
+    /// Creates it for roots of `root_kind`, read by `place`; it is complete once all of `kinds` were listed.
+    pub(crate) fn new(root_kind: &'static str, kinds: &[Kind], place: fn(&Object) -> Placed) -> Self {
+        Self {
+            root_kind,
+            place,
+            roots: BTreeMap::new(),
+            others: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            users: BTreeMap::new(),
+            unlisted: kinds.to_vec(),
+            telling: Vec::new(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Takes what the API tells.
+    pub(crate) fn handle_change(&mut self, change: Change) {
+        match change {
+            Change::Began(kind) => {
+                self.telling.retain(|(told, _)| *told != kind);
+                self.telling.push((kind, BTreeSet::new()));
+            }
+            Change::Applied(object) => {
+                self.note_told(&object.reference);
+                self.apply(object);
+            }
+            Change::Deleted(object) => self.remove(&object.reference, Some(&object.uid)),
+            Change::Listed(kind) => self.listed(kind),
+        }
+    }
+
+    /// What to tell a node next.
+    pub(crate) fn poll_output(&mut self) -> Option<ToNode<ObjectEvent>> {
+        self.outputs.pop_front()
+    }
+
+    /// Whether everything was listed once: before that, an object that is not known may exist all the same.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.unlisted.is_empty()
+    }
+
+    /// All objects of the node; what its roots refer to comes before them.
+    pub(crate) fn snapshot(&self, node: &NodeName) -> Vec<Object> {
+        let Some(node) = self.nodes.get(node) else { return Vec::new() };
+        let others = node.uses.keys().filter_map(|reference| self.others.get(reference));
+        let roots =
+            node.roots.iter().filter_map(|reference| self.roots.get(reference)).map(|root| &root.object);
+        others.chain(roots).cloned().collect()
+    }
+
+    /// The root of this name, if it exists and has a node.
+    pub(crate) fn root(&self, reference: &ObjectRef) -> Option<(&Object, &NodeName)> {
+        self.roots.get(reference).map(|root| (&root.object, &root.node))
+    }
+
+    /// Whether the object of this name, existing or not, is a root of the node or referred to by one.
+    pub(crate) fn belongs(&self, node: &NodeName, reference: &ObjectRef) -> bool {
+        self.nodes
+            .get(node)
+            .is_some_and(|node| node.roots.contains(reference) || node.uses.contains_key(reference))
+    }
+
+    /// The object of this name, if it is known.
+    pub(crate) fn get(&self, reference: &ObjectRef) -> Option<&Object> {
+        self.roots.get(reference).map(|root| &root.object).or_else(|| self.others.get(reference))
+    }
+
+    fn note_told(&mut self, reference: &ObjectRef) {
+        let of_kind =
+            |kind: &Kind| kind.kind == reference.kind() && kind.api_version == reference.api_version();
+        if let Some((_, told)) = self.telling.iter_mut().find(|(kind, _)| of_kind(kind)) {
+            told.insert(reference.clone());
+        }
+    }
+
+    fn listed(&mut self, kind: Kind) {
+        self.unlisted.retain(|unlisted| *unlisted != kind);
+        let Some(at) = self.telling.iter().position(|(told, _)| *told == kind) else { return };
+        let (_, told) = self.telling.swap_remove(at);
+        let known = self.roots.keys().chain(self.others.keys());
+        let gone: Vec<ObjectRef> =
+            known.filter(|r| r.kind() == kind.kind && !told.contains(*r)).cloned().collect();
+        for reference in gone {
+            self.remove(&reference, None);
+        }
+    }
+
+    fn apply(&mut self, object: Object) {
+        if object.reference.kind() != self.root_kind {
+            self.apply_other(object);
+            return;
+        }
+        let Placed { node, references } = (self.place)(&object);
+        match node {
+            Some(node) => self.apply_root(Root { object, node, references }),
+            None => self.remove_root(&object.reference),
+        }
+    }
+
+    /// References are added before the root is told and dropped after it, so that a node can start what it is
+    /// told of, and what the old and the new root both refer to stays where it is.
+    fn apply_root(&mut self, root: Root) {
+        let reference = root.object.reference.clone();
+        let old = self.roots.remove(&reference);
+        for used in &root.references {
+            self.add_use(&root.node, used);
+        }
+        let stays =
+            old.as_ref().is_some_and(|old| old.node == root.node && old.object.uid == root.object.uid);
+        if let Some(old) = old.as_ref().filter(|_| !stays) {
+            self.leave(old);
+        }
+        self.nodes.entry(root.node.clone()).or_default().roots.insert(reference.clone());
+        if !stays || old.as_ref().is_some_and(|old| old.object.fingerprint != root.object.fingerprint) {
+            self.tell(&root.node, ObjectEvent::Applied(root.object.clone()));
+        }
+        if let Some(old) = old {
+            self.drop_uses(&old);
+        }
+        self.roots.insert(reference, root);
+    }
+
+    fn apply_other(&mut self, object: Object) {
+        let old = self.others.insert(object.reference.clone(), object.clone());
+        let replaced = old.as_ref().filter(|old| old.uid != object.uid);
+        if replaced.is_none() && old.as_ref().is_some_and(|old| old.fingerprint == object.fingerprint) {
+            return;
+        }
+        for node in self.users.get(&object.reference).cloned().unwrap_or_default() {
+            if let Some(old) = replaced {
+                self.tell(&node, deleted(&old.reference, &old.uid));
+            }
+            self.tell(&node, ObjectEvent::Applied(object.clone()));
+        }
+    }
+
+    /// Removes the object, if it is the one of that UID.
+    fn remove(&mut self, reference: &ObjectRef, uid: Option<&Uid>) {
+        if self.get(reference).is_none_or(|known| uid.is_some_and(|uid| known.uid != *uid)) {
+            return;
+        }
+        if reference.kind() == self.root_kind {
+            self.remove_root(reference);
+        } else if let Some(old) = self.others.remove(reference) {
+            for node in self.users.get(reference).cloned().unwrap_or_default() {
+                self.tell(&node, deleted(reference, &old.uid));
+            }
+        }
+    }
+
+    fn remove_root(&mut self, reference: &ObjectRef) {
+        if let Some(old) = self.roots.remove(reference) {
+            self.leave(&old);
+            self.drop_uses(&old);
+        }
+    }
+
+    fn leave(&mut self, old: &Root) {
+        if let Some(node) = self.nodes.get_mut(&old.node) {
+            node.roots.remove(&old.object.reference);
+        }
+        self.tell(&old.node, deleted(&old.object.reference, &old.object.uid));
+    }
+
+    fn add_use(&mut self, node: &NodeName, used: &ObjectRef) {
+        let count = self.nodes.entry(node.clone()).or_default().uses.entry(used.clone()).or_default();
+        *count += 1;
+        if *count > 1 {
+            return;
+        }
+        self.users.entry(used.clone()).or_default().insert(node.clone());
+        if let Some(object) = self.others.get(used).cloned() {
+            self.tell(node, ObjectEvent::Applied(object));
+        }
+    }
+
+    fn drop_uses(&mut self, old: &Root) {
+        for used in &old.references {
+            self.drop_use(&old.node, used);
+        }
+        if self.nodes.get(&old.node).is_some_and(|node| node.roots.is_empty() && node.uses.is_empty()) {
+            self.nodes.remove(&old.node);
+        }
+    }
+
+    fn drop_use(&mut self, node: &NodeName, used: &ObjectRef) {
+        let Some(uses) = self.nodes.get_mut(node).map(|node| &mut node.uses) else { return };
+        let Some(count) = uses.get_mut(used) else { return };
+        *count -= 1;
+        if *count > 0 {
+            return;
+        }
+        uses.remove(used);
+        if let Some(users) = self.users.get_mut(used) {
+            users.remove(node);
+            if users.is_empty() {
+                self.users.remove(used);
+            }
+        }
+        if let Some(uid) = self.others.get(used).map(|object| object.uid.clone()) {
+            self.tell(node, deleted(used, &uid));
+        }
+    }
+
+    fn tell(&mut self, node: &NodeName, message: ObjectEvent) {
+        self.outputs.push_back(ToNode { node: node.clone(), message });
+    }
+}
+
+fn deleted(reference: &ObjectRef, uid: &Uid) -> ObjectEvent {
+    ObjectEvent::Deleted { reference: reference.clone(), uid: uid.clone() }
+}

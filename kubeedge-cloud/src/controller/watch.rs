@@ -1,0 +1,412 @@
+//! List and watch of one kind, as raw JSON.
+//!
+//! Typed structs would drop every field that they do not know, and what the edge gets must be what the user
+//! wrote. So an object is cut out of the list or the watch line as the text it is, and only its head is read.
+
+use std::{collections::VecDeque, pin::Pin, time::Duration};
+
+use bytes::Bytes;
+use futures::{
+    Stream,
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt},
+    stream,
+};
+use kube::{
+    Client,
+    core::{Request, params::ListParams, params::WatchParams},
+};
+use kubeedge_core::message::Object;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use super::{Backoff, api};
+
+/// A kind of the API, and how its requests spell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Kind {
+    /// Group and version, such as `v1`.
+    pub(crate) api_version: &'static str,
+    /// Such as `Pod`.
+    pub(crate) kind: &'static str,
+    /// Such as `pods`.
+    pub(crate) plural: &'static str,
+    /// Whether an API may lack the kind, because a CRD defines it.
+    pub(crate) optional: bool,
+}
+
+impl Kind {
+    /// The path of the kind in all namespaces.
+    pub(crate) fn path(&self) -> String {
+        format!("{}/{}", self.root(), self.plural)
+    }
+
+    /// The path of the kind in one namespace.
+    pub(crate) fn path_in(&self, namespace: &str) -> String {
+        format!("{}/namespaces/{namespace}/{}", self.root(), self.plural)
+    }
+
+    fn root(&self) -> String {
+        let api = if self.api_version.contains('/') { "apis" } else { "api" };
+        format!("/{api}/{}", self.api_version)
+    }
+}
+
+/// What a watch tells, in order: `Began`, an `Applied` for each object there is, `Listed`; from then on every
+/// change. When the API no longer knows the version watched from, it begins again.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// All objects of the kind are about to be told again; what is not told until `Listed` no longer exists.
+    Began(Kind),
+    /// The object is like this.
+    Applied(Object),
+    /// The object is gone; this is how it was.
+    Deleted(Object),
+    /// All objects of the kind have been told.
+    Listed(Kind),
+}
+
+/// How long the pieces of a watch may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timing {
+    /// Objects per page of a list: 500, as client-go has it, so that no answer grows with the cluster.
+    pub(crate) page: u32,
+    /// How long one page may take.
+    pub(crate) request: Duration,
+    /// After how long the server is asked to end a watch. The server refuses 295 s and more to kube's clients.
+    pub(crate) watch: Duration,
+    /// A watch without a line for so long is opened anew: a server sends a bookmark each minute, so that
+    /// silence means a connection that died unseen.
+    pub(crate) idle: Duration,
+    /// How long to wait after a failure.
+    pub(crate) backoff: Backoff,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            page: 500,
+            request: Duration::from_secs(60),
+            watch: Duration::from_secs(240),
+            idle: Duration::from_secs(120),
+            backoff: Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) },
+        }
+    }
+}
+
+/// The longest line of a watch: etcd takes objects of at most 1.5 MiB, and JSON may be larger than protobuf.
+const LINE_LIMIT: u64 = 16 << 20;
+
+/// After so many failures in a row a kind that the API does not have is taken as empty: an API server that starts
+/// may deny a kind for some seconds.
+const MISSING_FOR_GOOD: u32 = 3;
+
+/// A watch that ended sooner than this counts as failed, so that a server which ends each at once is not
+/// asked without pause.
+const SHORTEST_WATCH: Duration = Duration::from_secs(1);
+
+/// Watches all objects of a kind. The stream never ends and never fails: it retries with back-off and logs.
+pub(crate) fn watch(client: Client, kind: Kind, timing: Timing) -> impl Stream<Item = Change> + Send {
+    let watcher = Watcher {
+        client,
+        kind,
+        timing,
+        told: VecDeque::new(),
+        failures: 0,
+        was_listed: false,
+        phase: Phase::List { page: None },
+    };
+    stream::unfold(watcher, |mut watcher| async move {
+        let change = watcher.next().await;
+        Some((change, watcher))
+    })
+}
+
+struct Watcher {
+    client: Client,
+    kind: Kind,
+    timing: Timing,
+    told: VecDeque<Change>,
+    failures: u32,
+    was_listed: bool,
+    phase: Phase,
+}
+
+/// What is done next.
+enum Phase {
+    /// A page of the list is asked for: the first, or the one that the token names.
+    List { page: Option<String> },
+    /// The list is complete; a watch from this version is opened.
+    Open { version: String },
+    /// A watch is open.
+    Watching { version: String, lines: Lines, opened: Instant },
+}
+
+type Lines = Pin<Box<dyn AsyncBufRead + Send>>;
+
+impl Watcher {
+    async fn next(&mut self) -> Change {
+        loop {
+            if let Some(change) = self.told.pop_front() {
+                return change;
+            }
+            let phase = std::mem::replace(&mut self.phase, Phase::List { page: None });
+            match self.step(phase).await {
+                Ok(next) => self.phase = next,
+                Err(failure) => self.recover(failure).await,
+            }
+        }
+    }
+
+    async fn step(&mut self, phase: Phase) -> Result<Phase, Failure> {
+        match phase {
+            Phase::List { page } => self.list(page).await,
+            Phase::Open { version } => self.open(version).await,
+            Phase::Watching { version, lines, opened } => self.line(version, lines, opened).await,
+        }
+    }
+
+    async fn list(&mut self, page: Option<String>) -> Result<Phase, Failure> {
+        let first = page.is_none();
+        let params =
+            ListParams { limit: Some(self.timing.page), continue_token: page, ..ListParams::default() };
+        let text =
+            self.text(&params).await.map_err(|error| Failure::new(error, Phase::List { page: None }))?;
+        let list: List<'_> = serde_json::from_str(&text)
+            .map_err(|error| Failure::new(error.into(), Phase::List { page: None }))?;
+        self.failures = 0;
+        if first {
+            self.told.push_back(Change::Began(self.kind));
+        }
+        for item in list.items {
+            if let Some(object) = self.read(item) {
+                self.told.push_back(Change::Applied(object));
+            }
+        }
+        let next = list.metadata.next.filter(|token| !token.is_empty());
+        Ok(match next {
+            Some(token) => Phase::List { page: Some(token) },
+            None => {
+                self.was_listed = true;
+                self.told.push_back(Change::Listed(self.kind));
+                Phase::Open { version: list.metadata.resource_version }
+            }
+        })
+    }
+
+    async fn text(&mut self, params: &ListParams) -> Result<String, Problem> {
+        let request = Request::new(self.kind.path()).list(params).map_err(kube::Error::BuildRequest)?;
+        let asked = self.client.request_text(request);
+        let answered = tokio::time::timeout(self.timing.request, asked).await;
+        Ok(answered.map_err(|_| Problem::Late)??)
+    }
+
+    async fn open(&mut self, version: String) -> Result<Phase, Failure> {
+        let connected = self.connect(&version).await;
+        match connected {
+            Ok(lines) => Ok(Phase::Watching { version, lines, opened: Instant::now() }),
+            Err(problem) if problem.forgets_version() => {
+                Err(Failure::new(problem, Phase::List { page: None }))
+            }
+            Err(problem) => Err(Failure::new(problem, Phase::Open { version })),
+        }
+    }
+
+    async fn connect(&mut self, version: &str) -> Result<Lines, Problem> {
+        let seconds = u32::try_from(self.timing.watch.as_secs()).unwrap_or(u32::MAX);
+        let params = WatchParams { timeout: Some(seconds), bookmarks: true, ..WatchParams::default() };
+        let mut request =
+            Request::new(self.kind.path()).watch(&params, version).map_err(kube::Error::BuildRequest)?;
+        // Kubernetes 1.37 compresses watches one gzip member per event, which clients stumble over.
+        if let Ok(identity) = "identity".parse() {
+            request.headers_mut().insert("accept-encoding", identity);
+        }
+        let asked = self.client.request_stream(request);
+        let answered = tokio::time::timeout(self.timing.request, asked).await;
+        Ok(Box::pin(answered.map_err(|_| Problem::Late)??))
+    }
+
+    async fn line(&mut self, version: String, mut lines: Lines, opened: Instant) -> Result<Phase, Failure> {
+        let mut line = Vec::new();
+        let mut limited = (&mut lines).take(LINE_LIMIT);
+        let read = tokio::time::timeout(self.timing.idle, limited.read_until(b'\n', &mut line)).await;
+        match read {
+            // A cut line is the end as well: what it told is told again from the version before it.
+            Ok(Ok(_)) if line.last() != Some(&b'\n') && (line.len() as u64) < LINE_LIMIT => {
+                self.ended(version, opened)
+            }
+            Ok(Ok(_)) => match self.event(&line, version) {
+                Ok(version) => Ok(Phase::Watching { version, lines, opened }),
+                Err(failure) => Err(failure),
+            },
+            Ok(Err(error)) => {
+                tracing::debug!(kind = self.kind.kind, %error, "watch broke");
+                self.ended(version, opened)
+            }
+            Err(_) => Ok(Phase::Open { version }),
+        }
+    }
+
+    fn ended(&self, version: String, opened: Instant) -> Result<Phase, Failure> {
+        let next = Phase::Open { version };
+        if opened.elapsed() < SHORTEST_WATCH { Err(Failure::new(Problem::Ended, next)) } else { Ok(next) }
+    }
+
+    /// Takes a line of the watch; returns the version to go on from.
+    fn event(&mut self, line: &[u8], version: String) -> Result<String, Failure> {
+        let event: Event<'_> = serde_json::from_slice(line)
+            .map_err(|error| Failure::new(error.into(), Phase::List { page: None }))?;
+        self.failures = 0;
+        match event.what {
+            "ADDED" | "MODIFIED" => Ok(self.tell(event.object, Change::Applied, version)),
+            "DELETED" => Ok(self.tell(event.object, Change::Deleted, version)),
+            "BOOKMARK" => Ok(version_of(event.object).unwrap_or(version)),
+            "ERROR" => {
+                let status: Box<kube::core::Status> = serde_json::from_str(event.object.get())
+                    .map_err(|error| Failure::new(error.into(), Phase::List { page: None }))?;
+                Err(Failure::new(kube::Error::Api(status).into(), Phase::List { page: None }))
+            }
+            other => {
+                tracing::warn!(kind = self.kind.kind, event = other, "the API sent an event of unknown type");
+                Ok(version)
+            }
+        }
+    }
+
+    fn tell(&mut self, raw: &RawValue, change: fn(Object) -> Change, version: String) -> String {
+        match self.read(raw) {
+            Some(object) => {
+                self.told.push_back(change(object));
+                version_of(raw).unwrap_or(version)
+            }
+            None => version,
+        }
+    }
+
+    fn read(&self, raw: &RawValue) -> Option<Object> {
+        let json = Bytes::copy_from_slice(raw.get().as_bytes());
+        match Object::from_item(self.kind.api_version, self.kind.kind, json) {
+            Ok(object) => Some(object),
+            Err(error) => {
+                tracing::warn!(kind = self.kind.kind, %error, "the API sent an object that cannot be read");
+                None
+            }
+        }
+    }
+
+    /// An API that goes on not to have a kind has no objects of it; nodes should not wait for them. A kind that was
+    /// there once is another matter: its objects are not forgotten for an answer that may come from a proxy.
+    fn give_up_waiting(&mut self) {
+        if self.kind.optional && !self.was_listed && self.failures == MISSING_FOR_GOOD {
+            self.was_listed = true;
+            self.told.extend([Change::Began(self.kind), Change::Listed(self.kind)]);
+        }
+    }
+
+    /// Says what went wrong, waits, and goes on.
+    async fn recover(&mut self, failure: Failure) {
+        let wait = self.timing.backoff.after(self.failures);
+        let (kind, problem) = (self.kind.kind, failure.problem);
+        match (problem.is_missing(), self.failures) {
+            (true, 0) => {
+                let api = self.kind.api_version;
+                tracing::warn!(kind, api, "the API does not have this kind; are its CRDs installed?");
+            }
+            (true, _) => tracing::debug!(kind, retry_in = ?wait, "the API still does not have this kind"),
+            (false, _) if problem.is_expired() => {
+                tracing::info!(kind, "the watch was left behind; listing again")
+            }
+            (false, 0) => tracing::info!(kind, retry_in = ?wait, %problem, "watching failed"),
+            (false, _) => tracing::warn!(kind, retry_in = ?wait, %problem, "watching failed again"),
+        }
+        if problem.is_missing() {
+            self.give_up_waiting();
+        }
+        self.failures = self.failures.saturating_add(1);
+        self.phase = failure.next;
+        tokio::time::sleep(wait).await;
+    }
+}
+
+struct Failure {
+    problem: Problem,
+    next: Phase,
+}
+
+impl Failure {
+    fn new(problem: Problem, next: Phase) -> Self {
+        Self { problem, next }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    #[error("the API's answer is not what it should be: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("the API did not answer in time")]
+    Late,
+    #[error("the API ended the watch at once")]
+    Ended,
+}
+
+impl Problem {
+    fn code(&self) -> Option<u16> {
+        match self {
+            Self::Api(error) => api::code(error),
+            Self::Json(_) | Self::Late | Self::Ended => None,
+        }
+    }
+
+    fn is_missing(&self) -> bool {
+        self.code() == Some(404)
+    }
+
+    fn is_expired(&self) -> bool {
+        self.code() == Some(410)
+    }
+
+    /// Whether asking again from the same version is of no use.
+    fn forgets_version(&self) -> bool {
+        self.code().is_some_and(|code| (400..500).contains(&code) && !matches!(code, 401 | 403 | 408 | 429))
+    }
+}
+
+#[derive(Deserialize)]
+struct List<'a> {
+    metadata: ListMeta,
+    #[serde(borrow, default = "Vec::new")]
+    items: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ListMeta {
+    #[serde(default)]
+    resource_version: String,
+    #[serde(default, rename = "continue")]
+    next: Option<String>,
+}
+
+/// A plain struct with borrowed text, so that `object` may come before `type`.
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    what: &'a str,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+fn version_of(raw: &RawValue) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Head {
+        metadata: ListMeta,
+    }
+    let head: Head = serde_json::from_str(raw.get()).ok()?;
+    Some(head.metadata.resource_version).filter(|version| !version.is_empty())
+}
+
+// The script is a tower service, which only the standalone API depends on.
+#[cfg(all(test, feature = "standalone"))]
+mod tests;

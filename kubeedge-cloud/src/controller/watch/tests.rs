@@ -1,0 +1,186 @@
+//! The watch against an API server of few words: each request takes the next answer of a script.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt};
+use http::{Request, Response};
+use kube::{Client, client::Body};
+
+use super::{Change, Kind, Timing, watch};
+use crate::controller::Backoff;
+
+const MAPS: Kind = Kind { api_version: "v1", kind: "ConfigMap", plural: "configmaps", optional: false };
+const DEVICES: Kind =
+    Kind { api_version: "devices.kubeedge.io/v1beta1", kind: "Device", plural: "devices", optional: true };
+
+/// An API server that gives these answers, then 503 for ever; and what it was asked.
+fn scripted(answers: Vec<(u16, String)>) -> (Client, Arc<Mutex<Vec<String>>>) {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let answers = Arc::new(Mutex::new(VecDeque::from(answers)));
+    let log = asked.clone();
+    let service = tower::service_fn(move |request: Request<Body>| {
+        log.lock().unwrap().push(request.uri().to_string());
+        let (code, body) = answers.lock().unwrap().pop_front().unwrap_or((503, "down".to_owned()));
+        let body = http_body_util::Full::new(bytes::Bytes::from(body));
+        async move { Ok::<_, Infallible>(Response::builder().status(code).body(body).unwrap()) }
+    });
+    (Client::new(service, "default"), asked)
+}
+
+fn list(version: u32, next: &str, items: &[&str]) -> (u16, String) {
+    let metadata = format!(r#"{{"resourceVersion":"{version}","continue":"{next}"}}"#);
+    (200, format!(r#"{{"kind":"ConfigMapList","metadata":{metadata},"items":[{}]}}"#, items.join(",")))
+}
+
+fn map(name: &str, version: u32) -> String {
+    format!(
+        r#"{{"metadata":{{"name":"{name}","uid":"u-{name}","resourceVersion":"{version}"}},"newer":{{}}}}"#
+    )
+}
+
+fn event(kind: &str, object: &str) -> String {
+    // The object first: a server may send the members in any order.
+    format!("{{\"object\":{object},\"type\":\"{kind}\"}}\n")
+}
+
+async fn tell(changes: &mut (impl Stream<Item = Change> + Unpin), count: usize) -> Vec<String> {
+    let told = changes.take(count).map(|change| match change {
+        Change::Began(kind) => format!("began {}", kind.kind),
+        Change::Listed(kind) => format!("listed {}", kind.kind),
+        Change::Applied(object) => format!("+{} {}", object.reference, object.resource_version),
+        Change::Deleted(object) => format!("-{}", object.reference),
+    });
+    told.collect().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_pages_are_listed_and_then_watched_from_the_version_of_the_list() {
+    let watched =
+        event("ADDED", &map("c", 6)) + &event("BOOKMARK", r#"{"metadata":{"resourceVersion":"9"}}"#);
+    let (client, asked) = scripted(vec![
+        list(5, "more", &[&map("a", 1)]),
+        list(5, "", &[&map("b", 2)]),
+        (200, watched),
+        (200, event("DELETED", &map("a", 10))),
+    ]);
+    let mut changes = watch(client, MAPS, Timing::default()).boxed();
+    let told = tell(&mut changes, 6).await;
+    let expected = [
+        "began ConfigMap",
+        "+ConfigMap a 1",
+        "+ConfigMap b 2",
+        "listed ConfigMap",
+        "+ConfigMap c 6",
+        "-ConfigMap a",
+    ];
+    assert_eq!(told, expected);
+    let asked = asked.lock().unwrap();
+    assert!(asked[0].contains("limit=500") && !asked[0].contains("continue"), "{asked:?}");
+    assert!(asked[1].contains("continue=more"), "{asked:?}");
+    assert!(asked[2].contains("watch=true") && asked[2].contains("resourceVersion=5"), "{asked:?}");
+    assert!(asked[2].contains("allowWatchBookmarks=true"), "{asked:?}");
+    assert!(asked[3].contains("resourceVersion=9"), "the bookmark is where it goes on: {asked:?}");
+}
+
+#[tokio::test]
+async fn an_object_keeps_its_bytes() {
+    let text = map("a", 1);
+    let (client, _) = scripted(vec![list(5, "", &[&text])]);
+    let mut changes = watch(client, MAPS, Timing::default()).boxed();
+    changes.next().await;
+    let Some(Change::Applied(object)) = changes.next().await else { panic!("no object") };
+    assert_eq!(object.json, text);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_too_old_is_listed_again() {
+    for gone in [
+        (
+            200,
+            event(
+                "ERROR",
+                r#"{"kind":"Status","status":"Failure","code":410,"reason":"Expired","message":"old"}"#,
+            ),
+        ),
+        (
+            410,
+            r#"{"kind":"Status","status":"Failure","code":410,"reason":"Expired","message":"old"}"#
+                .to_owned(),
+        ),
+    ] {
+        let (client, _) = scripted(vec![list(5, "", &[&map("a", 1)]), gone, list(8, "", &[&map("b", 7)])]);
+        let mut changes = watch(client, MAPS, Timing::default()).boxed();
+        let told = tell(&mut changes, 6).await;
+        let expected = [
+            "began ConfigMap",
+            "+ConfigMap a 1",
+            "listed ConfigMap",
+            "began ConfigMap",
+            "+ConfigMap b 7",
+            "listed ConfigMap",
+        ];
+        assert_eq!(told, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_fails_between_pages_begins_again() {
+    let (client, _) = scripted(vec![
+        list(5, "more", &[&map("a", 1)]),
+        (500, "oops".to_owned()),
+        list(6, "", &[&map("a", 1), &map("b", 2)]),
+    ]);
+    let mut changes = watch(client, MAPS, Timing::default()).boxed();
+    let told = tell(&mut changes, 6).await;
+    let expected = [
+        "began ConfigMap",
+        "+ConfigMap a 1",
+        "began ConfigMap",
+        "+ConfigMap a 1",
+        "+ConfigMap b 2",
+        "listed ConfigMap",
+    ];
+    assert_eq!(told, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_that_is_down_is_asked_ever_more_rarely() {
+    let (client, asked) = scripted(vec![]);
+    let mut changes = watch(client, MAPS, Timing::default()).boxed();
+    let waited = tokio::time::timeout(Duration::from_secs(130), changes.next()).await;
+    assert!(waited.is_err(), "nothing is told: {waited:?}");
+    // At 0, 1, 3, 7, 15, 31 s, and then every 30 s.
+    assert_eq!(asked.lock().unwrap().len(), 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_ends_every_watch_at_once_is_not_asked_without_pause() {
+    let ended = (0..50).map(|_| (200, String::new()));
+    let (client, asked) = scripted([list(5, "", &[])].into_iter().chain(ended).collect());
+    let mut changes = watch(client, MAPS, Timing::default()).boxed();
+    let told = tokio::time::timeout(Duration::from_secs(60), tell(&mut changes, 3)).await;
+    assert!(told.is_err());
+    assert!(asked.lock().unwrap().len() < 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_the_api_lacks_counts_as_empty_after_a_while_if_a_crd_defines_it() {
+    let missing = || (404, "404 page not found".to_owned());
+    let backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
+    let timing = Timing { backoff, ..Timing::default() };
+    let answers = (0..4).map(|_| missing()).chain([list(5, "", &[&map("a", 1)])]).collect();
+    let (client, _) = scripted(answers);
+    let mut changes = watch(client, DEVICES, timing).boxed();
+    let told = tell(&mut changes, 5).await;
+    assert_eq!(told, ["began Device", "listed Device", "began Device", "+Device a 1", "listed Device"]);
+
+    let (client, _) = scripted((0..20).map(|_| missing()).collect());
+    let mut changes = watch(client, MAPS, timing).boxed();
+    let told = tokio::time::timeout(Duration::from_secs(300), changes.next()).await;
+    assert!(told.is_err(), "ConfigMaps always exist: who says otherwise is not the API");
+}

@@ -1,0 +1,304 @@
+//! Which write to the API is next: the newest of a key wins, one at a time per key, capped in all.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
+
+/// How long to wait after failures: doubling from `first` up to `max`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Backoff {
+    /// The wait after the first failure.
+    pub(crate) first: Duration,
+    /// The longest wait.
+    pub(crate) max: Duration,
+}
+
+impl Backoff {
+    /// The wait after `failures` earlier failures in a row.
+    pub(crate) fn after(&self, failures: u32) -> Duration {
+        self.first.saturating_mul(1 << failures.min(16)).min(self.max)
+    }
+}
+
+/// What bounds the writes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// How many are in flight at once.
+    pub(crate) at_once: usize,
+    /// A key is written at most once per interval.
+    pub(crate) interval: Duration,
+    /// At most so many writes begin per second, after a first second's worth at once.
+    pub(crate) per_second: Option<NonZeroU32>,
+    /// How long a failed write waits.
+    pub(crate) backoff: Backoff,
+}
+
+/// Values waiting to be written, at most one per key.
+#[derive(Debug)]
+pub(crate) struct Writes<K, V> {
+    limits: Limits,
+    entries: BTreeMap<K, Entry<V>>,
+    /// When each key is looked at next; keys of one instant in the order in which they came.
+    due: BTreeSet<(Instant, u64, K)>,
+    next_number: u64,
+    in_flight: usize,
+    /// The instant at which all writes begun so far would have begun, had they been evenly spaced.
+    spaced_until: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Entry<V> {
+    waiting: Option<V>,
+    busy: bool,
+    failures: u32,
+    due: Option<(Instant, u64)>,
+    not_before: Instant,
+}
+
+impl<K: Ord + Clone, V> Writes<K, V> {
+    /// Creates an empty queue.
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            entries: BTreeMap::new(),
+            due: BTreeSet::new(),
+            next_number: 0,
+            in_flight: 0,
+            spaced_until: None,
+        }
+    }
+
+    /// Wants `value` written for `key`, in place of a value that waits; that one comes back.
+    pub(crate) fn put(&mut self, key: K, value: V, now: Instant) -> Option<V> {
+        self.put_at(key, value, now, now)
+    }
+
+    /// As [`put`](Self::put), to be written no sooner than `at`.
+    pub(crate) fn put_at(&mut self, key: K, value: V, at: Instant, now: Instant) -> Option<V> {
+        let entry = self.entries.entry(key.clone()).or_insert_with(|| Entry {
+            waiting: None,
+            busy: false,
+            failures: 0,
+            due: None,
+            not_before: now,
+        });
+        let replaced = entry.waiting.replace(value);
+        if entry.failures == 0 {
+            entry.not_before = entry.not_before.max(at);
+        }
+        self.schedule(&key);
+        replaced
+    }
+
+    /// Takes back what waits for `key`; a write in flight goes on.
+    pub(crate) fn withdraw(&mut self, key: &K) -> Option<V> {
+        self.entries.get_mut(key)?.waiting.take()
+    }
+
+    /// The next value to write, if one may be written. Each must be followed by [`succeeded`](Self::succeeded)
+    /// or [`failed`](Self::failed).
+    pub(crate) fn poll_write(&mut self, now: Instant) -> Option<(K, V)> {
+        while self.in_flight < self.limits.at_once && self.free_at().is_none_or(|free| free <= now) {
+            let first = self.due.first().filter(|(at, _, _)| *at <= now)?.clone();
+            self.due.remove(&first);
+            let key = first.2;
+            let Some(entry) = self.entries.get_mut(&key) else { continue };
+            entry.due = None;
+            let Some(value) = entry.waiting.take() else {
+                // Its interval is over and there is nothing to write: nothing is left to be known of it.
+                self.entries.remove(&key);
+                continue;
+            };
+            entry.busy = true;
+            entry.not_before = now + self.limits.interval;
+            self.in_flight += 1;
+            self.count(now);
+            return Some((key, value));
+        }
+        None
+    }
+
+    /// The write of `key` is done, or will never be.
+    pub(crate) fn succeeded(&mut self, key: &K) {
+        if let Some(entry) = self.finish(key) {
+            entry.failures = 0;
+            self.schedule(key);
+        }
+    }
+
+    /// The write of `key` has to be tried again: with `value`, unless a newer one waits.
+    pub(crate) fn failed(&mut self, key: &K, value: V, now: Instant) {
+        let backoff = self.limits.backoff;
+        if let Some(entry) = self.finish(key) {
+            entry.waiting.get_or_insert(value);
+            entry.not_before = entry.not_before.max(now + backoff.after(entry.failures));
+            entry.failures = entry.failures.saturating_add(1);
+            self.schedule(key);
+        }
+    }
+
+    /// When [`poll_write`](Self::poll_write) may have something; `None` if only after another call.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        if self.in_flight >= self.limits.at_once {
+            return None;
+        }
+        let (at, _, _) = self.due.first()?;
+        Some(self.free_at().map_or(*at, |free| free.max(*at)))
+    }
+
+    fn finish(&mut self, key: &K) -> Option<&mut Entry<V>> {
+        let entry = self.entries.get_mut(key).filter(|entry| entry.busy)?;
+        entry.busy = false;
+        self.in_flight -= 1;
+        Some(entry)
+    }
+
+    fn schedule(&mut self, key: &K) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        if entry.busy {
+            return;
+        }
+        if let Some((at, number)) = entry.due {
+            if at >= entry.not_before {
+                return;
+            }
+            self.due.remove(&(at, number, key.clone()));
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        entry.due = Some((entry.not_before, number));
+        self.due.insert((entry.not_before, number, key.clone()));
+    }
+
+    /// When the cap on all writes lets the next one begin.
+    fn free_at(&self) -> Option<Instant> {
+        self.limits.per_second?;
+        self.spaced_until?.checked_sub(Duration::from_secs(1))
+    }
+
+    fn count(&mut self, now: Instant) {
+        if let Some(per_second) = self.limits.per_second {
+            let step = Duration::from_secs(1) / per_second.get();
+            self.spaced_until = Some(self.spaced_until.map_or(now, |until| until.max(now)) + step);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writes(limits: impl FnOnce(&mut Limits)) -> Writes<&'static str, u32> {
+        let mut all = Limits {
+            at_once: 16,
+            interval: Duration::ZERO,
+            per_second: None,
+            backoff: Backoff { first: Duration::from_secs(1), max: Duration::from_secs(4) },
+        };
+        limits(&mut all);
+        Writes::new(all)
+    }
+
+    #[test]
+    fn the_newest_value_of_a_key_wins_and_waits_for_the_one_in_flight() {
+        let now = Instant::now();
+        let mut writes = writes(|_| {});
+        assert_eq!(writes.put("a", 1, now), None);
+        assert_eq!(writes.put("a", 2, now), Some(1));
+        assert_eq!(writes.poll_write(now), Some(("a", 2)));
+        writes.put("a", 3, now);
+        assert_eq!(writes.poll_write(now), None);
+        writes.succeeded(&"a");
+        assert_eq!(writes.poll_write(now), Some(("a", 3)));
+        writes.succeeded(&"a");
+        assert_eq!(writes.poll_write(now), None);
+        assert!(writes.entries.is_empty(), "a key with nothing to write costs nothing");
+    }
+
+    #[test]
+    fn a_failed_write_waits_longer_each_time_and_does_not_block_other_keys() {
+        let start = Instant::now();
+        let mut writes = writes(|_| {});
+        writes.put("a", 1, start);
+        let mut now = start;
+        for wait in [1, 2, 4, 4] {
+            assert_eq!(writes.poll_write(now), Some(("a", 1)));
+            writes.failed(&"a", 1, now);
+            writes.put("b", 9, now);
+            assert_eq!(writes.poll_write(now), Some(("b", 9)));
+            writes.succeeded(&"b");
+            assert_eq!(writes.poll_write(now), None);
+            now += Duration::from_secs(wait);
+            assert_eq!(writes.poll_timeout(), Some(now));
+        }
+        writes.put("a", 2, now);
+        assert_eq!(writes.poll_write(now), Some(("a", 2)), "the retry writes the newest");
+    }
+
+    #[test]
+    fn a_value_that_came_during_a_write_that_failed_is_not_replaced_by_the_older() {
+        let now = Instant::now();
+        let mut writes = writes(|_| {});
+        writes.put("a", 1, now);
+        writes.poll_write(now);
+        writes.put("a", 2, now);
+        writes.failed(&"a", 1, now);
+        assert_eq!(writes.poll_write(now + Duration::from_secs(1)), Some(("a", 2)));
+    }
+
+    #[test]
+    fn a_key_is_written_at_once_and_then_once_per_interval_with_the_newest_at_its_end() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut writes = writes(|limits| limits.interval = second);
+        for value in 0..30 {
+            let now = start + second * value / 10;
+            writes.put("a", value, now);
+            if let Some((_, written)) = writes.poll_write(now) {
+                assert_eq!(written % 10, 0, "at 0 s, 1 s and 2 s");
+                writes.succeeded(&"a");
+            }
+        }
+        assert_eq!(writes.poll_write(start + 3 * second), Some(("a", 29)));
+    }
+
+    #[test]
+    fn all_writes_together_stay_under_the_cap_and_under_the_number_at_once() {
+        let start = Instant::now();
+        let mut writes = Writes::new(Limits {
+            at_once: 100,
+            interval: Duration::ZERO,
+            per_second: NonZeroU32::new(10),
+            backoff: Backoff { first: Duration::from_secs(1), max: Duration::from_secs(1) },
+        });
+        for key in 0..100 {
+            writes.put(key, (), start);
+        }
+        let mut now = start;
+        let mut count = 0;
+        while now < start + Duration::from_secs(3) {
+            while let Some((key, ())) = writes.poll_write(now) {
+                count += 1;
+                writes.succeeded(&key);
+            }
+            now = writes.poll_timeout().unwrap().max(now + Duration::from_millis(1));
+        }
+        assert!((39..=41).contains(&count), "10 at once, then 10 per second for 3 s: {count}");
+
+        let mut few = Writes::new(Limits {
+            at_once: 2,
+            interval: Duration::ZERO,
+            per_second: None,
+            backoff: Backoff { first: Duration::from_secs(1), max: Duration::from_secs(1) },
+        });
+        for key in 0..3 {
+            few.put(key, (), start);
+        }
+        assert!(few.poll_write(start).is_some() && few.poll_write(start).is_some());
+        assert_eq!((few.poll_write(start), few.poll_timeout()), (None, None));
+        few.succeeded(&0);
+        assert_eq!(few.poll_write(start), Some((2, ())));
+    }
+}

@@ -1,0 +1,116 @@
+use futures::{
+    FutureExt, StreamExt,
+    future::BoxFuture,
+    stream::{BoxStream, FuturesUnordered, SelectAll},
+};
+use kubeedge_core::{
+    id::NodeName,
+    message::Object,
+    pipe::{Call, Replier},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    DeviceController, Inbox, Outbox,
+    state::{DEVICES, Job, Output, State, WATCHED},
+};
+use crate::controller::{
+    Backoff, Change, Outcome, Timing,
+    api::{Api, Place},
+    now, sleep_until, watch,
+};
+
+/// How many questions for a snapshot wait for the first lists; each edge asks again after its deadline.
+const WAITING_AT_ONCE: usize = 65_536;
+
+/// The loop that performs what the state asks.
+pub(super) struct Driver {
+    api: Api,
+    inbox: Inbox,
+    outbox: Outbox,
+    state: State,
+    changes: SelectAll<BoxStream<'static, Change>>,
+    writing: FuturesUnordered<BoxFuture<'static, (Job, Outcome)>>,
+    waiting: Vec<(NodeName, Replier<Vec<Object>>)>,
+}
+
+impl Driver {
+    pub(super) fn new(part: DeviceController) -> Self {
+        let DeviceController { config, client, inbox, outbox } = part;
+        let backoff = Backoff { first: config.retry_first, max: config.retry_max };
+        let timing = Timing { backoff, ..Timing::default() };
+        let changes = WATCHED.map(|kind| watch(client.clone(), kind, timing).boxed());
+        Self {
+            api: Api::new(client),
+            inbox,
+            outbox,
+            state: State::new(&config),
+            changes: SelectAll::from_iter(changes),
+            writing: FuturesUnordered::new(),
+            waiting: Vec::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        loop {
+            self.perform();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(change) = self.changes.next() => self.state.handle_change(change),
+                Some(report) = self.inbox.reports.recv() => self.state.handle_report(report, now()),
+                Some(call) = self.inbox.snapshots.recv() => self.handle_snapshot(call),
+                Some((job, outcome)) = self.writing.next() => self.state.handle_written(job, outcome, now()),
+                () = sleep_until(self.state.poll_timeout()) => {}
+            }
+        }
+    }
+
+    /// Does all that the state wants done now. A pipe whose other end is gone is no error here: who stops first
+    /// when all stop is a matter of chance.
+    fn perform(&mut self) {
+        while let Some(job) = self.state.poll_write(now()) {
+            let api = self.api.clone();
+            self.writing.push(write(api, job).boxed());
+        }
+        // After the writes, because a report that is dropped is acknowledged when its write is asked for.
+        while let Some(output) = self.state.poll_output() {
+            let sent = match output {
+                Output::Downstream(event) => self.outbox.downstream.send(event),
+                Output::Acked(acked) => self.outbox.acked.send(acked),
+            };
+            if let Err(closed) = sent {
+                tracing::trace!(%closed, "nobody listens");
+            }
+        }
+        self.answer_waiting();
+    }
+
+    fn handle_snapshot(&mut self, call: Call<NodeName, Vec<Object>>) {
+        if self.waiting.len() >= WAITING_AT_ONCE {
+            self.waiting.retain(|(_, reply)| !reply.is_withdrawn());
+        }
+        if self.waiting.len() < WAITING_AT_ONCE {
+            self.waiting.push(call.split());
+        }
+    }
+
+    /// Answers once it is known what exists: an empty snapshot would delete everything at the edge.
+    fn answer_waiting(&mut self) {
+        if self.state.is_complete() {
+            for (node, reply) in self.waiting.drain(..) {
+                reply.answer(self.state.snapshot(&node));
+            }
+        }
+    }
+}
+
+async fn write(api: Api, job: Job) -> (Job, Outcome) {
+    let (_, device) = &job.key;
+    let place = Place { kind: DEVICES, namespace: device.namespace(), name: device.name() };
+    let outcome = match api.merge(place, "", &job.patch).await {
+        Ok(_) => Outcome::Done,
+        Err(error) if error.is_missing() => Outcome::Done,
+        Err(error) => error.into(),
+    };
+    (job, outcome)
+}

@@ -1,0 +1,249 @@
+use std::{
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
+
+use kubeedge_core::{
+    id::{DeviceId, NodeName, Uid},
+    message::{
+        Acked, Delivered, Delivery, DeviceReport, FromNode, Object, ObjectEvent, Report, ToNode, TwinReport,
+        TwinValue,
+    },
+};
+use serde_json::{Value, json};
+
+use super::super::{
+    Config,
+    state::{DEVICES, MODELS, Output, State},
+};
+use crate::controller::{
+    Change, Outcome,
+    testing::{node, object},
+};
+
+fn device(name: &str, uid: &str, on: &str, model: &str) -> Object {
+    object(&json!({
+        "apiVersion": "devices.kubeedge.io/v1beta1", "kind": "Device",
+        "metadata": { "namespace": "default", "name": name, "uid": uid },
+        "spec": { "nodeName": on, "deviceModelRef": { "name": model } },
+    }))
+}
+
+fn model(name: &str, uid: &str, unit: &str) -> Object {
+    object(&json!({
+        "apiVersion": "devices.kubeedge.io/v1beta1", "kind": "DeviceModel",
+        "metadata": { "namespace": "default", "name": name, "uid": uid },
+        "spec": { "properties": [{ "name": "temperature", "unit": unit }] },
+    }))
+}
+
+fn listed(config: &Config, objects: &[&Object]) -> State {
+    let mut state = State::new(config);
+    for kind in [MODELS, DEVICES] {
+        state.handle_change(Change::Began(kind));
+        for object in objects.iter().filter(|object| object.reference.kind() == kind.kind) {
+            state.handle_change(Change::Applied((*object).clone()));
+        }
+        state.handle_change(Change::Listed(kind));
+    }
+    state
+}
+
+fn told(state: &mut State) -> Vec<String> {
+    let mut told = Vec::new();
+    while let Some(output) = state.poll_output() {
+        let Output::Downstream(ToNode { node, message }) = output else { panic!("{output:?}") };
+        let sign = if matches!(message, ObjectEvent::Applied(_)) { '+' } else { '-' };
+        told.push(format!("{node} {sign}{} {}", message.key().kind(), message.key().name()));
+    }
+    told
+}
+
+fn acked(state: &mut State) -> Vec<(NodeName, u64)> {
+    let mut acked = Vec::new();
+    while let Some(output) = state.poll_output() {
+        if let Output::Acked(ToNode { node, message: Acked { delivery, .. } }) = output {
+            acked.push((node, delivery.number));
+        }
+    }
+    acked
+}
+
+fn value(text: &str, timestamp_ms: u64) -> TwinValue {
+    let metadata = [("type".to_owned(), "int".to_owned())].into();
+    TwinValue { value: text.to_owned(), version: 1, timestamp_ms, metadata }
+}
+
+fn report(from: &str, number: u64, name: &str, uid: &str, temperature: &str) -> FromNode<Delivered<Report>> {
+    let report = DeviceReport {
+        device: DeviceId::new("default", name).unwrap(),
+        uid: Uid::new(uid),
+        twins: vec![TwinReport {
+            property: "temperature".to_owned(),
+            reported: Some(value(temperature, 1700)),
+            observed_desired: None,
+        }],
+        state: Some("online".to_owned()),
+        last_online: Some("2026-01-01T00:00:00Z".to_owned()),
+    };
+    let delivery = Delivery { session: 1, number };
+    FromNode { node: node(from), message: Delivered { delivery, message: Report::Device(report) } }
+}
+
+fn written(state: &mut State, now: Instant, outcome: Outcome) -> Option<Value> {
+    let job = state.poll_write(now)?;
+    let value = job.patch["status"]["twins"][0]["reported"]["value"].clone();
+    state.handle_written(job, outcome, now);
+    Some(value)
+}
+
+#[test]
+fn a_device_goes_to_its_node_behind_its_model_which_leaves_with_the_last_device() {
+    let config = Config::default();
+    let (one, two) = (device("one", "d1", "edge-1", "meter"), device("two", "d2", "edge-1", "meter"));
+    let mut state = listed(&config, &[&one, &two, &model("meter", "m1", "C"), &model("unused", "m2", "C")]);
+    assert_eq!(told(&mut state), ["edge-1 +DeviceModel meter", "edge-1 +Device one", "edge-1 +Device two"]);
+    assert_eq!(state.snapshot(&node("edge-1")).len(), 3);
+
+    state.handle_change(Change::Applied(device("one", "d1", "edge-2", "meter")));
+    assert_eq!(
+        told(&mut state),
+        ["edge-2 +DeviceModel meter", "edge-1 -Device one", "edge-2 +Device one"],
+        "the model stays where another device uses it"
+    );
+    state.handle_change(Change::Applied(device("two", "d2", "", "meter")));
+    assert_eq!(told(&mut state), ["edge-1 -Device two", "edge-1 -DeviceModel meter"]);
+}
+
+#[test]
+fn a_changed_model_goes_to_every_node_that_uses_it() {
+    let config = Config::default();
+    let (one, two) = (device("one", "d1", "edge-1", "meter"), device("two", "d2", "edge-2", "meter"));
+    let mut state = listed(&config, &[&one, &two, &model("meter", "m1", "C")]);
+    told(&mut state);
+    state.handle_change(Change::Applied(model("meter", "m1", "F")));
+    assert_eq!(told(&mut state), ["edge-1 +DeviceModel meter", "edge-2 +DeviceModel meter"]);
+}
+
+#[test]
+fn a_status_that_comes_back_by_the_watch_does_not_go_down() {
+    let one = device("one", "d1", "edge-1", "meter");
+    let mut state = listed(&Config::default(), &[&one]);
+    told(&mut state);
+    let mut json: Value = serde_json::from_slice(&one.json).unwrap();
+    json["status"] = json!({ "twins": [{ "propertyName": "temperature" }] });
+    json["metadata"]["resourceVersion"] = "9".into();
+    state.handle_change(Change::Applied(object(&json)));
+    assert_eq!(told(&mut state), [""; 0]);
+}
+
+#[test]
+fn a_report_becomes_the_status_of_the_device() {
+    let now = Instant::now();
+    let mut state = listed(&Config::default(), &[&device("one", "d1", "edge-1", "meter")]);
+    state.handle_report(report("edge-1", 1, "one", "d1", "21"), now);
+    let expected = json!({
+        "metadata": { "uid": "d1" },
+        "status": {
+            "twins": [{
+                "propertyName": "temperature",
+                "reported": { "value": "21", "metadata": { "timestamp": "1700", "type": "int" } },
+            }],
+            "state": "online",
+            "lastOnlineTime": "2026-01-01T00:00:00Z",
+        },
+    });
+    assert_eq!(state.poll_write(now).unwrap().patch, expected);
+}
+
+#[test]
+fn a_fast_device_is_written_at_once_and_then_once_per_interval_with_its_newest() {
+    let start = Instant::now();
+    let mut state = listed(&Config::default(), &[&device("one", "d1", "edge-1", "meter")]);
+    told(&mut state);
+    let mut writes = Vec::new();
+    for tenth in 0..=20 {
+        let now = start + Duration::from_millis(100) * tenth;
+        state.handle_report(report("edge-1", tenth.into(), "one", "d1", &tenth.to_string()), now);
+        writes.extend(written(&mut state, now, Outcome::Done));
+    }
+    assert_eq!(writes, ["0", "10", "20"]);
+    let numbers: Vec<u64> = acked(&mut state).into_iter().map(|(_, number)| number).collect();
+    assert_eq!(numbers, [0, 10, 20], "each acknowledges the reports before it");
+}
+
+#[test]
+fn all_devices_together_stay_under_the_cap() {
+    let start = Instant::now();
+    let config = Config {
+        writes_per_second: NonZeroU32::new(5).unwrap(),
+        writes_at_once: 1000.try_into().unwrap(),
+        ..Config::default()
+    };
+    let devices: Vec<Object> =
+        (0..100).map(|n| device(&format!("d{n}"), &format!("u{n}"), "edge-1", "meter")).collect();
+    let mut state = listed(&config, &devices.iter().collect::<Vec<_>>());
+    for n in 0..100 {
+        state.handle_report(report("edge-1", n, &format!("d{n}"), &format!("u{n}"), "1"), start);
+    }
+    let mut count = 0;
+    for millis in 0..=2000 {
+        while written(&mut state, start + Duration::from_millis(millis), Outcome::Done).is_some() {
+            count += 1;
+        }
+    }
+    assert!((15..=16).contains(&count), "5 at once, then 5 per second for 2 s: {count}");
+}
+
+#[test]
+fn what_the_api_already_says_is_acknowledged_and_not_written_again() {
+    let mut now = Instant::now();
+    let mut state = listed(&Config::default(), &[&device("one", "d1", "edge-1", "meter")]);
+    told(&mut state);
+    state.handle_report(report("edge-1", 1, "one", "d1", "21"), now);
+    assert!(written(&mut state, now, Outcome::Done).is_some());
+    now += Duration::from_secs(1);
+    state.handle_report(report("edge-1", 2, "one", "d1", "21"), now);
+    assert_eq!(written(&mut state, now, Outcome::Done), None);
+    assert_eq!(acked(&mut state), [(node("edge-1"), 1), (node("edge-1"), 2)]);
+
+    now += Duration::from_secs(1);
+    state.handle_change(Change::Deleted(device("one", "d1", "edge-1", "meter")));
+    state.handle_change(Change::Applied(device("one", "d2", "edge-1", "meter")));
+    state.handle_report(report("edge-1", 3, "one", "d2", "21"), now);
+    assert!(written(&mut state, now, Outcome::Done).is_some(), "a recreated device has no status yet");
+}
+
+#[test]
+fn a_status_that_failed_is_written_later_and_only_then_acknowledged() {
+    let now = Instant::now();
+    let mut state = listed(&Config::default(), &[&device("one", "d1", "edge-1", "meter")]);
+    told(&mut state);
+    state.handle_report(report("edge-1", 1, "one", "d1", "21"), now);
+    assert!(written(&mut state, now, Outcome::Retry("503".to_owned())).is_some());
+    assert_eq!(acked(&mut state), []);
+    let later = state.poll_timeout().unwrap();
+    assert!(written(&mut state, later, Outcome::Done).is_some());
+    assert_eq!(acked(&mut state), [(node("edge-1"), 1)]);
+}
+
+#[test]
+fn a_report_of_another_nodes_device_or_of_an_earlier_one_is_dropped_and_acknowledged() {
+    let now = Instant::now();
+    let mut state = listed(&Config::default(), &[&device("one", "d2", "edge-1", "meter")]);
+    told(&mut state);
+    state.handle_report(report("edge-2", 1, "one", "d2", "21"), now);
+    state.handle_report(report("edge-1", 2, "one", "d1", "21"), now);
+    state.handle_report(report("edge-1", 3, "none", "d3", "21"), now);
+    assert_eq!(written(&mut state, now, Outcome::Done), None);
+    assert_eq!(acked(&mut state), [(node("edge-2"), 1), (node("edge-1"), 2), (node("edge-1"), 3)]);
+}
+
+#[test]
+fn a_report_waits_until_it_is_known_which_devices_exist() {
+    let now = Instant::now();
+    let mut state = State::new(&Config::default());
+    state.handle_report(report("edge-1", 1, "one", "d1", "21"), now);
+    assert!(state.poll_write(now).is_none());
+    assert_eq!((acked(&mut state), state.poll_timeout(), state.is_complete()), (vec![], None, false));
+}

@@ -1,0 +1,93 @@
+//! What a pod refers to: the ConfigMaps and Secrets that its node needs to run it.
+
+use std::collections::BTreeSet;
+
+use kubeedge_core::message::{Object, ObjectRef};
+use serde_json::Value;
+
+use crate::controller::Placed;
+
+/// Reads which node a Pod is on and what it refers to. A pod that cannot be read is on no node.
+pub(super) fn place(pod: &Object) -> Placed {
+    let Ok(json) = serde_json::from_slice::<Value>(&pod.json) else { return Placed::default() };
+    let spec = &json["spec"];
+    let node = spec["nodeName"].as_str().and_then(|name| name.parse().ok());
+    let mut found = Found { namespace: pod.reference.namespace(), references: BTreeSet::new() };
+    found.in_spec(spec);
+    Placed { node, references: found.references }
+}
+
+struct Found<'a> {
+    namespace: &'a str,
+    references: BTreeSet<ObjectRef>,
+}
+
+/// Members of a volume source that name a Secret to reach the storage with, as the core v1 API lists them.
+const STORAGE_SECRETS: [(&str, &str); 7] = [
+    ("cephfs", "secretRef"),
+    ("csi", "nodePublishSecretRef"),
+    ("flexVolume", "secretRef"),
+    ("iscsi", "secretRef"),
+    ("rbd", "secretRef"),
+    ("scaleIO", "secretRef"),
+    ("storageos", "secretRef"),
+];
+
+impl Found<'_> {
+    fn in_spec(&mut self, spec: &Value) {
+        for secret in items(&spec["imagePullSecrets"]) {
+            self.secret(&secret["name"]);
+        }
+        for volume in items(&spec["volumes"]) {
+            self.in_volume(volume);
+        }
+        for containers in ["initContainers", "containers", "ephemeralContainers"] {
+            for container in items(&spec[containers]) {
+                self.in_container(container);
+            }
+        }
+    }
+
+    fn in_volume(&mut self, volume: &Value) {
+        self.config_map(&volume["configMap"]["name"]);
+        self.secret(&volume["secret"]["secretName"]);
+        self.secret(&volume["azureFile"]["secretName"]);
+        for (source, member) in STORAGE_SECRETS {
+            self.secret(&volume[source][member]["name"]);
+        }
+        for source in items(&volume["projected"]["sources"]) {
+            self.config_map(&source["configMap"]["name"]);
+            self.secret(&source["secret"]["name"]);
+        }
+    }
+
+    fn in_container(&mut self, container: &Value) {
+        for variable in items(&container["env"]) {
+            let from = &variable["valueFrom"];
+            self.config_map(&from["configMapKeyRef"]["name"]);
+            self.secret(&from["secretKeyRef"]["name"]);
+        }
+        for from in items(&container["envFrom"]) {
+            self.config_map(&from["configMapRef"]["name"]);
+            self.secret(&from["secretRef"]["name"]);
+        }
+    }
+
+    fn config_map(&mut self, name: &Value) {
+        self.add(ObjectRef::config_map, name);
+    }
+
+    fn secret(&mut self, name: &Value) {
+        self.add(ObjectRef::secret, name);
+    }
+
+    fn add(&mut self, of: fn(String, String) -> ObjectRef, name: &Value) {
+        if let Some(name) = name.as_str().filter(|name| !name.is_empty()) {
+            self.references.insert(of(self.namespace.to_owned(), name.to_owned()));
+        }
+    }
+}
+
+fn items(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
+}

@@ -1,0 +1,179 @@
+//! How each write is made to the API.
+
+use jiff::Timestamp;
+use kubeedge_core::{
+    id::{NodeName, Uid},
+    message::{Answer, ObjectRef},
+};
+use serde_json::{Value, json};
+
+use super::{
+    Config,
+    state::{EVENTS, LEASES, NODES, PODS, Write},
+    status,
+};
+use crate::controller::{
+    Kind, Outcome,
+    api::{Api, Error, Place},
+};
+
+/// Where the Leases of nodes are (KEP-589).
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+
+/// Makes a write about `node`.
+pub(super) async fn write(api: &Api, node: &NodeName, write: &Write) -> Outcome {
+    let written = match write {
+        Write::Node(report) => match status::read_node(&report.json, node) {
+            Ok(report) => write_node(api, node, &report).await,
+            Err(why) => return Outcome::Refused(why),
+        },
+        Write::Away { since } => write_away(api, node, *since).await,
+        Write::PodStatus { pod, report, status } => {
+            let existing: Value = serde_json::from_slice(&pod.json).unwrap_or_default();
+            match status::pod_status(&existing, &report.uid, status, Timestamp::now()) {
+                Ok(patch) => api.merge(place(PODS, &report.reference), "status", &patch).await.map(drop),
+                Err(why) => return Outcome::Refused(why),
+            }
+        }
+        Write::PodGone { pod, uid, known_deleting } => delete_pod(api, pod, uid, *known_deleting).await,
+    };
+    match (written, write) {
+        (Ok(()), _) => Outcome::Done,
+        // What is gone needs no status and no deleting; a Node that is missing is created at the next attempt.
+        (Err(error), Write::Away { .. } | Write::PodStatus { .. } | Write::PodGone { .. })
+            if error.is_missing() =>
+        {
+            Outcome::Done
+        }
+        (Err(error), Write::Node(_)) if error.is_missing() => Outcome::Retry(error.to_string()),
+        (Err(error), _) => error.into(),
+    }
+}
+
+async fn write_node(api: &Api, node: &NodeName, report: &Value) -> Result<(), Error> {
+    let place = node_place(node);
+    let mut existing = match api.value(place).await {
+        Err(error) if error.is_missing() => {
+            tracing::info!(%node, "registering the node");
+            api.create(place, &status::node_to_create(report, node)).await?
+        }
+        other => other?,
+    };
+    if let Some(patch) = status::node_metadata(&existing, report) {
+        existing = api.merge(place, "", &patch).await?;
+    }
+    if let Some(patch) = status::node_status(&existing, report, Timestamp::now()) {
+        api.merge(place, "status", &patch).await?;
+    }
+    Ok(())
+}
+
+async fn write_away(api: &Api, node: &NodeName, since: Timestamp) -> Result<(), Error> {
+    let place = node_place(node);
+    let existing = api.value(place).await?;
+    if let Some(patch) = status::node_away(&existing, since, Timestamp::now()) {
+        tracing::info!(%node, %since, "the node is away: its state is set to Unknown, its pods stay");
+        api.merge(place, "status", &patch).await?;
+    }
+    Ok(())
+}
+
+async fn delete_pod(api: &Api, pod: &ObjectRef, uid: &Uid, known_deleting: bool) -> Result<(), Error> {
+    if known_deleting || is_deleting(api, pod, uid.as_str()).await? {
+        api.delete(place(PODS, pod), uid).await?;
+    }
+    Ok(())
+}
+
+/// Asks the API itself whether the pod is to be deleted: the watch may be behind. An edge that says a pod is gone
+/// of which nobody asked the deletion must not delete it.
+async fn is_deleting(api: &Api, pod: &ObjectRef, uid: &str) -> Result<bool, Error> {
+    let existing = api.value(place(PODS, pod)).await?;
+    let (same, deleting) =
+        (existing["metadata"]["uid"] == uid, existing["metadata"]["deletionTimestamp"].is_string());
+    if same && !deleting {
+        tracing::warn!(%pod, "the edge says that the pod is gone, but nobody asked to delete it; it stays");
+    }
+    Ok(same && deleting)
+}
+
+/// Renews the node's Lease, or creates it.
+pub(super) async fn renew(api: &Api, node: &NodeName, config: &Config) -> Outcome {
+    let place = Place { kind: LEASES, namespace: LEASE_NAMESPACE, name: node.as_str() };
+    let now = status::micros(Timestamp::now());
+    let mut spec = json!({
+        "holderIdentity": node.as_str(),
+        "leaseDurationSeconds": config.lease_duration.as_secs(),
+        "renewTime": now,
+    });
+    let renewed = match api.merge(place, "", &json!({ "spec": spec })).await {
+        Err(error) if error.is_missing() => {
+            spec["acquireTime"] = now.into();
+            create_lease(api, node, place, spec).await
+        }
+        other => other.map(drop),
+    };
+    match renewed {
+        Ok(()) => Outcome::Done,
+        // The Node, or the namespace, will exist later.
+        Err(error) if error.is_missing() => Outcome::Retry(error.to_string()),
+        Err(error) => error.into(),
+    }
+}
+
+async fn create_lease(api: &Api, node: &NodeName, place: Place<'_>, spec: Value) -> Result<(), Error> {
+    let owner = api.get(node_place(node)).await?;
+    let lease = json!({
+        "apiVersion": LEASES.api_version,
+        "kind": LEASES.kind,
+        "metadata": {
+            "name": place.name,
+            "namespace": place.namespace,
+            "ownerReferences": [{
+                "apiVersion": "v1", "kind": "Node", "name": node.as_str(), "uid": owner.uid.as_str(),
+            }],
+        },
+        "spec": spec,
+    });
+    api.create(place, &lease).await.map(drop)
+}
+
+/// Answers a node's question from the API.
+pub(super) async fn answer(api: &Api, kind: Kind, reference: &ObjectRef) -> Answer {
+    match api.get(place(kind, reference)).await {
+        Ok(object) => Answer::Object(object),
+        Err(error) if error.is_missing() => Answer::NotFound,
+        Err(error) => Answer::Refused(error.to_string()),
+    }
+}
+
+/// Records an event, or brings one of its name up to date. An event that fails is not worth a second attempt.
+pub(super) async fn record(api: &Api, node: &NodeName, mut event: Value) {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (namespace, name) = (text(&event["metadata"]["namespace"]), text(&event["metadata"]["name"]));
+    let place = Place { kind: EVENTS, namespace: &namespace, name: &name };
+    let recorded = match api.create(place, &event).await {
+        Err(error) if error.is_conflict() => {
+            event["metadata"] = json!({});
+            api.merge(place, "", &event).await
+        }
+        other => other,
+    };
+    if let Err(error) = recorded {
+        tracing::debug!(%node, event = %name, %error, "an event of the edge was lost");
+    }
+}
+
+/// The names of all edge nodes.
+pub(super) async fn edge_nodes(api: &Api) -> Result<Vec<NodeName>, Error> {
+    let names = api.names(NODES, status::EDGE_LABEL).await?;
+    Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
+}
+
+fn node_place(node: &NodeName) -> Place<'_> {
+    Place { kind: NODES, namespace: "", name: node.as_str() }
+}
+
+fn place(kind: Kind, reference: &ObjectRef) -> Place<'_> {
+    Place { kind, namespace: reference.namespace(), name: reference.name() }
+}

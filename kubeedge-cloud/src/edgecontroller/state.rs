@@ -1,0 +1,371 @@
+//! What EdgeController decides: what goes down, what is written to the API next, what is acknowledged. Pure.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use kubeedge_core::{
+    id::{NodeName, Uid, check_subdomain},
+    message::{
+        Acked, Answer, Delivered, FromNode, NodeReport, Object, ObjectEvent, ObjectRef, PodReport, PodState,
+        Query, Report, ReportKey, SessionState, ToNode, UploadedEvent,
+    },
+};
+use serde_json::Value;
+
+use super::{Config, references};
+use crate::controller::{Backoff, Change, Kind, Limits, Outcome, Placement, Writes};
+
+/// Pods.
+pub(super) const PODS: Kind = Kind { api_version: "v1", kind: "Pod", plural: "pods", optional: false };
+/// ConfigMaps.
+pub(super) const CONFIG_MAPS: Kind =
+    Kind { api_version: "v1", kind: "ConfigMap", plural: "configmaps", optional: false };
+/// Secrets.
+pub(super) const SECRETS: Kind =
+    Kind { api_version: "v1", kind: "Secret", plural: "secrets", optional: false };
+/// Nodes.
+pub(super) const NODES: Kind = Kind { api_version: "v1", kind: "Node", plural: "nodes", optional: false };
+/// Events.
+pub(super) const EVENTS: Kind = Kind { api_version: "v1", kind: "Event", plural: "events", optional: false };
+/// Leases.
+pub(super) const LEASES: Kind =
+    Kind { api_version: "coordination.k8s.io/v1", kind: "Lease", plural: "leases", optional: false };
+
+/// The kinds that are watched.
+pub(super) const WATCHED: [Kind; 3] = [PODS, CONFIG_MAPS, SECRETS];
+
+/// What a write to the API is about; at most one is in flight for each.
+pub(super) type WriteKey = (NodeName, ReportKey);
+
+/// What the API should be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// What an edge reported.
+    Report(Delivered<Report>),
+    /// That the node has no session since then.
+    Away { since: Timestamp },
+}
+
+/// How to tell it to the API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Write {
+    /// Create the Node or bring it up to the report.
+    Node(NodeReport),
+    /// Set the Node's conditions to Unknown.
+    Away { since: Timestamp },
+    /// Set the pod's status; the pod as the API had it last comes along.
+    PodStatus { pod: Object, report: PodReport, status: bytes::Bytes },
+    /// Delete the pod, if it is being deleted.
+    PodGone { pod: ObjectRef, uid: Uid, known_deleting: bool },
+}
+
+/// A write that is to be done at once.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// What it is about.
+    pub(super) key: WriteKey,
+    /// What it is to tell, for [`State::handle_written`].
+    pub(super) wanted: Wanted,
+    /// What to do.
+    pub(super) write: Write,
+}
+
+/// What the driver is to send.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Output {
+    /// An object for a node.
+    Downstream(ToNode<ObjectEvent>),
+    /// The API has what the node reported.
+    Acked(ToNode<Acked<ReportKey>>),
+}
+
+/// How a question is answered.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// Like this.
+    Answer(Answer),
+    /// With what the API says of this object.
+    Ask(Kind, ObjectRef),
+}
+
+/// What became of a node's session, and what waits for it.
+#[derive(Debug)]
+struct Session {
+    online: bool,
+    /// A report that came after the session ended; it holds once there is a session again.
+    held: Option<Delivered<Report>>,
+}
+
+/// The state.
+#[derive(Debug)]
+pub(super) struct State {
+    placement: Placement,
+    sessions: BTreeMap<NodeName, Session>,
+    reports: Writes<WriteKey, Wanted>,
+    leases: Writes<NodeName, ()>,
+    lease_interval: Duration,
+    outputs: VecDeque<Output>,
+}
+
+impl State {
+    pub(super) fn new(config: &Config) -> Self {
+        let backoff = Backoff { first: config.retry_first, max: config.retry_max };
+        let at_once = config.writes_at_once.get();
+        let limits = Limits { at_once, interval: Duration::ZERO, per_second: None, backoff };
+        Self {
+            placement: Placement::new("Pod", &WATCHED, references::place),
+            sessions: BTreeMap::new(),
+            reports: Writes::new(limits),
+            leases: Writes::new(limits),
+            lease_interval: config.lease_interval,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Takes what the API tells of pods, ConfigMaps and Secrets.
+    pub(super) fn handle_change(&mut self, change: Change) {
+        self.placement.handle_change(change);
+    }
+
+    /// Takes what a node reports.
+    pub(super) fn handle_report(&mut self, from: FromNode<Delivered<Report>>, now: Instant) {
+        let FromNode { node, message } = from;
+        let session = self.sessions.get_mut(&node).filter(|session| !session.online);
+        match (&message.message, session) {
+            (Report::Node(_), Some(session)) => session.held = Some(message),
+            (Report::Node(_), None) | (Report::Pod(_), _) => {
+                let key = (node, message.message.key());
+                self.reports.put(key, Wanted::Report(message), now);
+            }
+            (Report::Device(report), _) => {
+                tracing::warn!(%node, device = %report.device, "a device report came to EdgeController");
+            }
+        }
+    }
+
+    /// Takes what became of a node's session, at the time `wall`.
+    pub(super) fn handle_session(&mut self, from: FromNode<SessionState>, now: Instant, wall: Timestamp) {
+        let FromNode { node, message } = from;
+        let key = (node.clone(), ReportKey::Node);
+        let waiting = self.reports.withdraw(&key);
+        let session = self.sessions.entry(node.clone()).or_insert(Session { online: false, held: None });
+        match message {
+            SessionState::Online => {
+                session.online = true;
+                let held = session.held.take().map(Wanted::Report);
+                let waiting = waiting.filter(|wanted| matches!(wanted, Wanted::Report(_)));
+                if let Some(wanted) = waiting.or(held) {
+                    self.reports.put(key, wanted, now);
+                }
+                self.leases.put(node, (), now);
+            }
+            SessionState::Offline => {
+                session.online = false;
+                if let Some(Wanted::Report(report)) = waiting {
+                    session.held = Some(report);
+                }
+                self.leases.withdraw(&node);
+                self.reports.put(key, Wanted::Away { since: wall }, now);
+            }
+        }
+    }
+
+    /// Takes the names of all edge nodes, some time after the start at `since`: those that never had a session
+    /// since are away.
+    pub(super) fn handle_edge_nodes(&mut self, nodes: Vec<NodeName>, since: Timestamp, now: Instant) {
+        for node in nodes {
+            if !self.sessions.contains_key(&node) {
+                self.reports.put((node, ReportKey::Node), Wanted::Away { since }, now);
+            }
+        }
+    }
+
+    /// Takes what became of a [`Job`].
+    pub(super) fn handle_written(&mut self, key: WriteKey, wanted: Wanted, outcome: Outcome, now: Instant) {
+        match outcome {
+            Outcome::Done => self.settle(key, wanted),
+            Outcome::Refused(why) => {
+                tracing::warn!(node = %key.0, what = ?key.1, %why, "the API refuses what the edge reports");
+                self.settle(key, wanted);
+            }
+            Outcome::Retry(why) => {
+                tracing::debug!(node = %key.0, what = ?key.1, %why, "a write to the API will be tried again");
+                let outdated = matches!(wanted, Wanted::Away { .. }) && self.is_online(&key.0);
+                if outdated {
+                    self.reports.succeeded(&key);
+                } else {
+                    self.reports.failed(&key, wanted, now);
+                }
+            }
+        }
+    }
+
+    /// Takes what became of a renewal.
+    pub(super) fn handle_renewed(&mut self, node: NodeName, outcome: Outcome, now: Instant) {
+        match outcome {
+            Outcome::Done => self.renew_again(node, now),
+            Outcome::Refused(why) => {
+                tracing::warn!(%node, %why, "the API refuses the node's lease");
+                self.renew_again(node, now);
+            }
+            Outcome::Retry(why) if self.is_online(&node) => {
+                tracing::debug!(%node, %why, "the node's lease will be tried again");
+                self.leases.failed(&node, (), now);
+            }
+            Outcome::Retry(_) => self.leases.succeeded(&node),
+        }
+    }
+
+    /// What to send next.
+    pub(super) fn poll_output(&mut self) -> Option<Output> {
+        self.placement.poll_output().map(Output::Downstream).or_else(|| self.outputs.pop_front())
+    }
+
+    /// What to write next, if it may be written at once.
+    pub(super) fn poll_write(&mut self, now: Instant) -> Option<Job> {
+        // Before everything is listed, a pod that is not known may exist all the same.
+        while self.placement.is_complete() {
+            let (key, wanted) = self.reports.poll_write(now)?;
+            match self.decide(&key.0, &wanted) {
+                Ok(write) => return Some(Job { key, wanted, write }),
+                Err(why) => {
+                    tracing::debug!(node = %key.0, what = ?key.1, why, "a report is dropped");
+                    self.settle(key, wanted);
+                }
+            }
+        }
+        None
+    }
+
+    /// Whose lease to renew next, if it may be done at once.
+    pub(super) fn poll_renewal(&mut self, now: Instant) -> Option<NodeName> {
+        self.leases.poll_write(now).map(|(node, ())| node)
+    }
+
+    /// When to ask [`poll_write`](Self::poll_write) and [`poll_renewal`](Self::poll_renewal) again.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let reports = if self.placement.is_complete() { self.reports.poll_timeout() } else { None };
+        [reports, self.leases.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Whether it is known what exists.
+    pub(super) fn is_complete(&self) -> bool {
+        self.placement.is_complete()
+    }
+
+    /// All objects of a node, as far as known.
+    pub(super) fn snapshot(&self, node: &NodeName) -> Vec<Object> {
+        self.placement.snapshot(node)
+    }
+
+    /// Decides how a node's question is answered: a node may read itself, its pods and what they refer to.
+    pub(super) fn plan(&self, from: &FromNode<Query>) -> Plan {
+        let (node, Query::Get(reference)) = (&from.node, &from.message);
+        if *reference == ObjectRef::node(node.as_str()) {
+            return Plan::Ask(NODES, reference.clone());
+        }
+        if !self.placement.belongs(node, reference) {
+            let why = format!("node {node} has no pod that refers to {reference}");
+            return Plan::Answer(Answer::Refused(why));
+        }
+        let known = self.placement.get(reference).cloned();
+        let kind = WATCHED.into_iter().find(|kind| kind.kind == reference.kind());
+        match (known, kind) {
+            (Some(object), _) => Plan::Answer(Answer::Object(object)),
+            (None, Some(kind)) => Plan::Ask(kind, reference.clone()),
+            (None, None) => Plan::Answer(Answer::NotFound),
+        }
+    }
+
+    /// Reads an event that a node recorded, if it is about the node or one of its pods.
+    pub(super) fn read_event(&self, from: &FromNode<UploadedEvent>) -> Result<Value, String> {
+        let mut event: Value =
+            serde_json::from_slice(&from.message.json).map_err(|error| format!("it is not JSON: {error}"))?;
+        let about = &event["involvedObject"];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (kind, namespace, name) = (text(&about["kind"]), text(&about["namespace"]), text(&about["name"]));
+        let own = match kind.as_str() {
+            "Pod" => {
+                let pod = self.placement.root(&ObjectRef::pod(namespace.as_str(), name.as_str()));
+                pod.is_some_and(|(_, node)| *node == from.node)
+                    && event["metadata"]["namespace"] == *namespace
+            }
+            "Node" => name == from.node.as_str() && event["metadata"]["namespace"] == "default",
+            _ => false,
+        };
+        if !own {
+            return Err(format!("it is about {kind} {namespace}/{name}, which is not of this node"));
+        }
+        check_subdomain("event name", event["metadata"]["name"].as_str().unwrap_or_default())
+            .map_err(|error| error.to_string())?;
+        event["apiVersion"] = "v1".into();
+        event["kind"] = "Event".into();
+        if !event["source"].is_object() {
+            event["source"] = Value::Object(serde_json::Map::new());
+        }
+        event["source"]["host"] = from.node.as_str().into();
+        Ok(event)
+    }
+
+    /// Decides how to write what is wanted; `Err` says why it is not written at all.
+    fn decide(&self, node: &NodeName, wanted: &Wanted) -> Result<Write, &'static str> {
+        let report = match wanted {
+            Wanted::Away { since } => return Ok(Write::Away { since: *since }),
+            Wanted::Report(delivered) => &delivered.message,
+        };
+        match report {
+            Report::Node(report) => Ok(Write::Node(report.clone())),
+            Report::Pod(report) => self.decide_pod(node, report),
+            Report::Device(_) => Err("devices are DeviceController's"),
+        }
+    }
+
+    fn decide_pod(&self, node: &NodeName, report: &PodReport) -> Result<Write, &'static str> {
+        let (pod, placed) = self.placement.root(&report.reference).ok_or("the pod does not exist")?;
+        if pod.uid != report.uid {
+            return Err("the pod was replaced by another of its name");
+        }
+        if placed != node {
+            tracing::warn!(%node, pod = %report.reference, of = %placed, "a node reports a pod of another node");
+            return Err("the pod is on another node");
+        }
+        Ok(match &report.state {
+            PodState::Status(status) => {
+                Write::PodStatus { pod: pod.clone(), report: report.clone(), status: status.clone() }
+            }
+            PodState::Gone => Write::PodGone {
+                pod: report.reference.clone(),
+                uid: report.uid.clone(),
+                known_deleting: is_deleting(pod),
+            },
+        })
+    }
+
+    fn settle(&mut self, key: WriteKey, wanted: Wanted) {
+        self.reports.succeeded(&key);
+        if let Wanted::Report(Delivered { delivery, .. }) = wanted {
+            let (node, key) = key;
+            self.outputs.push_back(Output::Acked(ToNode { node, message: Acked { key, delivery } }));
+        }
+    }
+
+    fn renew_again(&mut self, node: NodeName, now: Instant) {
+        self.leases.succeeded(&node);
+        if self.is_online(&node) {
+            self.leases.put_at(node, (), now + self.lease_interval, now);
+        }
+    }
+
+    fn is_online(&self, node: &NodeName) -> bool {
+        self.sessions.get(node).is_some_and(|session| session.online)
+    }
+}
+
+/// Whether the API was asked to delete the object.
+pub(super) fn is_deleting(object: &Object) -> bool {
+    let json: Result<Value, _> = serde_json::from_slice(&object.json);
+    json.is_ok_and(|json| json["metadata"]["deletionTimestamp"].is_string())
+}

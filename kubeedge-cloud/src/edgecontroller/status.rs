@@ -1,0 +1,178 @@
+//! What is written to the API of a node and of a pod: pure JSON in, JSON out.
+//!
+//! Everything is a merge patch (RFC 7396) that carries the resulting lists whole, computed from the object as the
+//! API has it. So it means the same to every API server, and conditions of other writers stay.
+
+use jiff::Timestamp;
+use kubeedge_core::id::{NodeName, Uid};
+use serde_json::{Map, Value, json};
+
+/// The label that makes a Node an edge node, with an empty value (KubeEdge's convention).
+pub(super) const EDGE_LABEL: &str = "node-role.kubernetes.io/edge";
+
+/// The reason that Kubernetes' own node lifecycle controller gives when it no longer hears of a node.
+const UNKNOWN_REASON: &str = "NodeStatusUnknown";
+
+/// The conditions that only the node can know of.
+const NODE_CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+
+/// Members of a pod's status that vanish from the API when the node no longer reports them.
+const POD_MESSAGES: [&str; 2] = ["message", "reason"];
+
+/// Takes a node's report, if it is of that node.
+pub(super) fn read_node(json: &[u8], node: &NodeName) -> Result<Value, String> {
+    let report: Value = serde_json::from_slice(json).map_err(|error| format!("it is not JSON: {error}"))?;
+    match report["metadata"]["name"].as_str() {
+        Some(name) if name == node.as_str() => Ok(report),
+        Some(other) => Err(format!("it is of another node: {other:?}")),
+        None => Err("it has no metadata.name".to_owned()),
+    }
+}
+
+/// The Node to create for a report. The API takes a status only afterwards.
+pub(super) fn node_to_create(report: &Value, node: &NodeName) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": node.as_str(),
+            "labels": labels(report),
+            "annotations": object_or_empty(&report["metadata"]["annotations"]),
+        },
+        "spec": { "taints": report["spec"]["taints"].as_array().cloned().unwrap_or_default() },
+    })
+}
+
+/// What to merge into the Node's metadata; `None` if it has all that is reported.
+pub(super) fn node_metadata(existing: &Value, report: &Value) -> Option<Value> {
+    let mut metadata = Map::new();
+    for (member, reported) in
+        [("labels", labels(report)), ("annotations", object_or_empty(&report["metadata"]["annotations"]))]
+    {
+        let has = &existing["metadata"][member];
+        let missing: Map<_, _> = reported.into_iter().filter(|(key, value)| has[key] != *value).collect();
+        if !missing.is_empty() {
+            metadata.insert(member.to_owned(), missing.into());
+        }
+    }
+    (!metadata.is_empty()).then(|| json!({ "metadata": metadata }))
+}
+
+/// What to merge into the Node's status; `None` if it has all that is reported.
+pub(super) fn node_status(existing: &Value, report: &Value, now: Timestamp) -> Option<Value> {
+    let mut status = object_or_empty(&report["status"]);
+    if let Some(Value::Array(reported)) = status.remove("conditions") {
+        let merged = merge_conditions(&existing["status"]["conditions"], reported, now);
+        status.insert("conditions".to_owned(), merged.into());
+    }
+    let has = &existing["status"];
+    status.retain(|member, value| has[member.as_str()] != *value);
+    (!status.is_empty()).then(|| at_version(existing, &status.into()))
+}
+
+/// What to merge into the status of a Node that was not heard of since `since`; `None` if it says so already.
+pub(super) fn node_away(existing: &Value, since: Timestamp, now: Timestamp) -> Option<Value> {
+    let mut conditions = existing["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    if !conditions.iter().any(|condition| condition["type"] == "Ready") {
+        conditions.push(json!({ "type": "Ready", "status": "" }));
+    }
+    let mut changed = false;
+    for condition in &mut conditions {
+        let of_node = condition["type"].as_str().is_some_and(|kind| NODE_CONDITIONS.contains(&kind));
+        if of_node && condition["status"] != "Unknown" {
+            condition["status"] = "Unknown".into();
+            condition["reason"] = UNKNOWN_REASON.into();
+            condition["message"] = format!("The edge has been away since {}.", seconds(since)).into();
+            condition["lastTransitionTime"] = seconds(now).into();
+            changed = true;
+        }
+    }
+    changed.then(|| at_version(existing, &json!({ "conditions": conditions })))
+}
+
+/// What to merge into the status of the pod of this UID.
+pub(super) fn pod_status(
+    existing: &Value,
+    uid: &Uid,
+    reported: &[u8],
+    now: Timestamp,
+) -> Result<Value, String> {
+    let mut status: Map<String, Value> =
+        serde_json::from_slice(reported).map_err(|error| format!("its status is no JSON object: {error}"))?;
+    if let Some(Value::Array(reported)) = status.remove("conditions") {
+        let merged = merge_conditions(&existing["status"]["conditions"], reported, now);
+        status.insert("conditions".to_owned(), merged.into());
+    }
+    for message in POD_MESSAGES {
+        if !existing["status"][message].is_null() {
+            status.entry(message).or_insert(Value::Null);
+        }
+    }
+    Ok(json!({ "metadata": { "uid": uid.as_str() }, "status": status }))
+}
+
+/// A time as Kubernetes writes it: RFC 3339 to the second, in UTC.
+pub(super) fn seconds(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// A time as a Lease has it: RFC 3339 to the microsecond.
+pub(super) fn micros(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+}
+
+/// The reported conditions, and behind them those of types that were not reported.
+///
+/// A condition that changes its status must not say that it did so before the status it replaces came to be: the
+/// edge does not know of the time it was away.
+fn merge_conditions(existing: &Value, reported: Vec<Value>, now: Timestamp) -> Vec<Value> {
+    let existing = existing.as_array().map(Vec::as_slice).unwrap_or_default();
+    let of = |list: &[Value], kind: &Value| list.iter().position(|condition| condition["type"] == *kind);
+    let kept: Vec<Value> =
+        existing.iter().filter(|old| of(&reported, &old["type"]).is_none()).cloned().collect();
+    let mut merged = reported;
+    for condition in &mut merged {
+        let Some(old) = of(existing, &condition["type"]).and_then(|at| existing.get(at)) else { continue };
+        let (was, is) = (old["lastTransitionTime"].as_str(), condition["lastTransitionTime"].as_str());
+        if old["status"] != condition["status"] && was >= is && condition.is_object() {
+            condition["lastTransitionTime"] = seconds(now).into();
+        }
+    }
+    merged.extend(kept);
+    merged
+}
+
+/// The patch only holds for the object as it was read: a change in between is a conflict, and it is read again.
+fn at_version(existing: &Value, status: &Value) -> Value {
+    json!({
+        "metadata": { "resourceVersion": existing["metadata"]["resourceVersion"] },
+        "status": status,
+    })
+}
+
+/// The labels that a node may give itself.
+fn labels(report: &Value) -> Map<String, Value> {
+    let mut labels = object_or_empty(&report["metadata"]["labels"]);
+    labels.retain(|label, _| may_label(label));
+    labels
+}
+
+/// Whether a node may set this label on itself: as the NodeRestriction admission has it, so that a node cannot
+/// draw pods to itself that were meant for others; besides them KubeEdge's own roles.
+fn may_label(label: &str) -> bool {
+    let (prefix, name) = label.split_once('/').unwrap_or(("", label));
+    let of = |domain: &str| prefix == domain || prefix.strip_suffix(domain).is_some_and(|p| p.ends_with('.'));
+    match prefix {
+        "node-role.kubernetes.io" => matches!(name, "edge" | "agent"),
+        "kubernetes.io" | "beta.kubernetes.io" => {
+            matches!(name, "hostname" | "arch" | "os" | "instance-type")
+        }
+        "topology.kubernetes.io" | "failure-domain.beta.kubernetes.io" => matches!(name, "region" | "zone"),
+        _ if of("node.kubernetes.io") || of("kubelet.kubernetes.io") => true,
+        _ => !of("kubernetes.io") && !of("k8s.io"),
+    }
+}
+
+fn object_or_empty(value: &Value) -> Map<String, Value> {
+    value.as_object().cloned().unwrap_or_default()
+}

@@ -1,0 +1,446 @@
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use kubeedge_core::{
+    id::{NodeName, Uid},
+    message::{
+        Acked, Answer, Delivered, Delivery, FromNode, NodeReport, Object, ObjectEvent, ObjectRef, PodReport,
+        PodState, Query, Report, ReportKey, SessionState, ToNode, UploadedEvent,
+    },
+};
+use serde_json::{Value, json};
+
+use super::super::{
+    Config,
+    state::{CONFIG_MAPS, Job, Output, PODS, Plan, SECRETS, State, Wanted, Write},
+};
+use crate::controller::{
+    Change, Outcome,
+    testing::{node, object},
+};
+
+fn pod(name: &str, uid: &str, on: &str, maps: &[&str]) -> Object {
+    let env: Vec<Value> = maps.iter().map(|map| json!({ "configMapRef": { "name": map } })).collect();
+    object(&json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "namespace": "default", "name": name, "uid": uid, "resourceVersion": "1" },
+        "spec": { "nodeName": on, "containers": [{ "name": "main", "envFrom": env }] },
+    }))
+}
+
+fn changed(object: &Object, change: impl FnOnce(&mut Value)) -> Object {
+    let mut json: Value = serde_json::from_slice(&object.json).unwrap();
+    change(&mut json);
+    Object::from_json(json.to_string()).unwrap()
+}
+
+fn map(name: &str, uid: &str, value: &str) -> Object {
+    object(&json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "namespace": "default", "name": name, "uid": uid },
+        "data": { "key": value },
+    }))
+}
+
+fn listed(objects: &[&Object]) -> State {
+    let mut state = State::new(&Config::default());
+    list(&mut state, objects);
+    state
+}
+
+fn list(state: &mut State, objects: &[&Object]) {
+    for kind in [PODS, CONFIG_MAPS, SECRETS] {
+        state.handle_change(Change::Began(kind));
+        for object in objects.iter().filter(|object| object.reference.kind() == kind.kind) {
+            state.handle_change(Change::Applied((*object).clone()));
+        }
+        state.handle_change(Change::Listed(kind));
+    }
+}
+
+/// What goes down, as `node +kind name uid` or `node -kind name uid`.
+fn told(state: &mut State) -> Vec<String> {
+    let mut told = Vec::new();
+    while let Some(output) = state.poll_output() {
+        let Output::Downstream(ToNode { node, message }) = output else { panic!("{output:?}") };
+        let sign = if matches!(message, ObjectEvent::Applied(_)) { '+' } else { '-' };
+        let key = message.key();
+        told.push(format!("{node} {sign}{} {} {}", key.kind(), key.name(), message.uid()));
+    }
+    told
+}
+
+#[test]
+fn a_pod_goes_to_its_node_and_what_it_refers_to_goes_before_it() {
+    let mut state = listed(&[]);
+    state.handle_change(Change::Applied(map("settings", "c1", "1")));
+    state.handle_change(Change::Applied(map("unused", "c2", "1")));
+    state.handle_change(Change::Applied(pod("web", "p1", "edge-1", &["settings", "later"])));
+    assert_eq!(told(&mut state), ["edge-1 +ConfigMap settings c1", "edge-1 +Pod web p1"]);
+
+    state.handle_change(Change::Applied(map("later", "c3", "1")));
+    assert_eq!(told(&mut state), ["edge-1 +ConfigMap later c3"], "it is sent when it appears");
+}
+
+#[test]
+fn every_way_to_refer_to_a_config_map_or_a_secret_counts() {
+    let pod = object(&json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "namespace": "default", "name": "web", "uid": "p1" },
+        "spec": {
+            "nodeName": "edge-1",
+            "imagePullSecrets": [{ "name": "s-pull" }],
+            "volumes": [
+                { "configMap": { "name": "c-volume" } },
+                { "secret": { "secretName": "s-volume" } },
+                { "projected": { "sources": [
+                    { "configMap": { "name": "c-projected" } }, { "secret": { "name": "s-projected" } },
+                    { "serviceAccountToken": { "path": "token" } },
+                ] } },
+                { "csi": { "nodePublishSecretRef": { "name": "s-csi" } } },
+                { "emptyDir": {} },
+            ],
+            "initContainers": [{ "env": [
+                { "name": "A", "valueFrom": { "configMapKeyRef": { "name": "c-init", "key": "a" } } },
+                { "name": "B", "value": "b" },
+            ] }],
+            "containers": [
+                { "env": [{ "name": "A", "valueFrom": { "secretKeyRef": { "name": "s-env", "key": "a" } } }] },
+                { "envFrom": [{ "secretRef": { "name": "s-from" } }, { "configMapRef": { "name": "c-from" } }] },
+            ],
+            "ephemeralContainers": null,
+        },
+    }));
+    let placed = super::super::references::place(&pod);
+    assert_eq!(placed.node, Some(node("edge-1")));
+    let names: Vec<_> = placed.references.iter().map(ObjectRef::name).collect();
+    let expected = [
+        "c-from",
+        "c-init",
+        "c-projected",
+        "c-volume",
+        "s-csi",
+        "s-env",
+        "s-from",
+        "s-projected",
+        "s-pull",
+        "s-volume",
+    ];
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn a_config_map_is_withdrawn_with_the_last_reference_to_it() {
+    let (web, api) =
+        (pod("web", "p1", "edge-1", &["shared"]), pod("api", "p2", "edge-1", &["shared", "own"]));
+    let mut state = listed(&[&web, &api, &map("shared", "c1", "1"), &map("own", "c2", "1")]);
+    told(&mut state);
+    state.handle_change(Change::Applied(pod("api", "p2", "edge-1", &["shared"])));
+    assert_eq!(told(&mut state), ["edge-1 +Pod api p2", "edge-1 -ConfigMap own c2"]);
+    state.handle_change(Change::Deleted(web));
+    assert_eq!(told(&mut state), ["edge-1 -Pod web p1"]);
+    state.handle_change(Change::Deleted(api));
+    assert_eq!(told(&mut state), ["edge-1 -Pod api p2", "edge-1 -ConfigMap shared c1"]);
+    assert_eq!(state.snapshot(&node("edge-1")), []);
+}
+
+#[test]
+fn a_pod_without_a_node_goes_nowhere_until_it_is_given_one() {
+    let mut state = listed(&[&map("settings", "c1", "1")]);
+    state.handle_change(Change::Applied(pod("web", "p1", "", &["settings"])));
+    assert_eq!(told(&mut state), [""; 0]);
+    state.handle_change(Change::Applied(pod("web", "p1", "edge-1", &["settings"])));
+    assert_eq!(told(&mut state), ["edge-1 +ConfigMap settings c1", "edge-1 +Pod web p1"]);
+}
+
+#[test]
+fn a_pod_recreated_on_another_node_leaves_the_old_one_with_all_it_referred_to() {
+    let mut state = listed(&[&pod("web", "p1", "edge-1", &["settings"]), &map("settings", "c1", "1")]);
+    told(&mut state);
+    state.handle_change(Change::Applied(pod("web", "p2", "edge-2", &["settings"])));
+    let expected = [
+        "edge-2 +ConfigMap settings c1",
+        "edge-1 -Pod web p1",
+        "edge-2 +Pod web p2",
+        "edge-1 -ConfigMap settings c1",
+    ];
+    assert_eq!(told(&mut state), expected);
+}
+
+#[test]
+fn an_object_recreated_under_one_name_is_two_objects() {
+    let (old, web) = (map("settings", "c1", "1"), pod("web", "p1", "edge-1", &["settings"]));
+    let mut state = listed(&[&old, &web]);
+    told(&mut state);
+    state.handle_change(Change::Deleted(old.clone()));
+    state.handle_change(Change::Applied(map("settings", "c2", "1")));
+    assert_eq!(told(&mut state), ["edge-1 -ConfigMap settings c1", "edge-1 +ConfigMap settings c2"]);
+    state.handle_change(Change::Deleted(old));
+    assert_eq!(told(&mut state), [""; 0], "the deletion of the first does not touch the second");
+    state.handle_change(Change::Applied(pod("web", "p2", "edge-1", &["settings"])));
+    assert_eq!(told(&mut state), ["edge-1 -Pod web p1", "edge-1 +Pod web p2"], "the deletion was not seen");
+}
+
+#[test]
+fn a_status_write_does_not_go_down_and_a_label_does() {
+    let web = pod("web", "p1", "edge-1", &[]);
+    let mut state = listed(&[&web]);
+    told(&mut state);
+    let running = changed(&web, |json| {
+        json["status"] = json!({ "phase": "Running" });
+        json["metadata"]["resourceVersion"] = "7".into();
+    });
+    state.handle_change(Change::Applied(running.clone()));
+    assert_eq!(told(&mut state), [""; 0]);
+    assert_eq!(state.snapshot(&node("edge-1")), [running.clone()], "a snapshot has the newest all the same");
+    let labelled = changed(&running, |json| json["metadata"]["labels"] = json!({ "tier": "front" }));
+    state.handle_change(Change::Applied(labelled));
+    assert_eq!(told(&mut state), ["edge-1 +Pod web p1"]);
+}
+
+#[test]
+fn a_relist_finds_the_deletions_that_were_missed() {
+    let (web, api) = (pod("web", "p1", "edge-1", &["settings"]), pod("api", "p2", "edge-1", &[]));
+    let mut state = listed(&[&web, &api, &map("settings", "c1", "1")]);
+    told(&mut state);
+    list(&mut state, &[&api, &map("settings", "c1", "1")]);
+    assert_eq!(told(&mut state), ["edge-1 -Pod web p1", "edge-1 -ConfigMap settings c1"]);
+}
+
+#[test]
+fn a_list_that_began_again_halfway_deletes_nothing_that_the_second_attempt_tells() {
+    let web = pod("web", "p1", "edge-1", &[]);
+    let mut state = listed(&[&web]);
+    told(&mut state);
+    state.handle_change(Change::Began(PODS));
+    state.handle_change(Change::Began(PODS));
+    state.handle_change(Change::Applied(web));
+    state.handle_change(Change::Listed(PODS));
+    assert_eq!(told(&mut state), [""; 0]);
+}
+
+#[test]
+fn nothing_is_complete_before_all_kinds_were_listed() {
+    let mut state = State::new(&Config::default());
+    for kind in [PODS, CONFIG_MAPS, SECRETS] {
+        assert!(!state.is_complete());
+        state.handle_change(Change::Began(kind));
+        assert!(!state.is_complete());
+        state.handle_change(Change::Listed(kind));
+    }
+    assert!(state.is_complete());
+}
+
+// ------------------------------------------------------------------------------------------------- upstream
+
+fn delivered(number: u64, report: Report) -> Delivered<Report> {
+    Delivered { delivery: Delivery { session: 1, number }, message: report }
+}
+
+fn from(name: &str, number: u64, report: Report) -> FromNode<Delivered<Report>> {
+    FromNode { node: node(name), message: delivered(number, report) }
+}
+
+fn pod_report(name: &str, uid: &str, state: PodState) -> Report {
+    Report::Pod(PodReport { reference: ObjectRef::pod("default", name), uid: Uid::new(uid), state })
+}
+
+fn running() -> PodState {
+    PodState::Status(r#"{"phase":"Running"}"#.into())
+}
+
+fn node_report() -> Report {
+    Report::Node(NodeReport { json: r#"{"metadata":{"name":"edge-1"}}"#.into() })
+}
+
+fn acked(state: &mut State) -> Vec<(NodeName, u64)> {
+    let mut acked = Vec::new();
+    while let Some(output) = state.poll_output() {
+        if let Output::Acked(ToNode { node, message: Acked { delivery, .. } }) = output {
+            acked.push((node, delivery.number));
+        }
+    }
+    acked
+}
+
+fn finish(state: &mut State, job: Job, outcome: Outcome, now: Instant) {
+    state.handle_written(job.key, job.wanted, outcome, now);
+}
+
+#[test]
+fn a_status_is_acknowledged_when_the_api_has_it_and_not_before() {
+    let now = Instant::now();
+    let mut state = listed(&[&pod("web", "p1", "edge-1", &[])]);
+    state.handle_report(from("edge-1", 1, pod_report("web", "p1", running())), now);
+    let job = state.poll_write(now).unwrap();
+    assert!(matches!(&job.write, Write::PodStatus { .. }), "{job:?}");
+    assert_eq!(acked(&mut state), []);
+    finish(&mut state, job, Outcome::Done, now);
+    assert_eq!(acked(&mut state), [(node("edge-1"), 1)]);
+}
+
+#[test]
+fn a_failed_write_is_tried_again_with_the_newest_and_does_not_hold_up_others() {
+    let now = Instant::now();
+    let mut state = listed(&[&pod("web", "p1", "edge-1", &[]), &pod("api", "p2", "edge-1", &[])]);
+    state.handle_report(from("edge-1", 1, pod_report("web", "p1", running())), now);
+    let job = state.poll_write(now).unwrap();
+    finish(&mut state, job, Outcome::Retry("503".to_owned()), now);
+    state.handle_report(from("edge-1", 2, pod_report("api", "p2", running())), now);
+    state.handle_report(from("edge-1", 3, pod_report("web", "p1", running())), now);
+    let job = state.poll_write(now).unwrap();
+    finish(&mut state, job, Outcome::Done, now);
+    assert_eq!(acked(&mut state), [(node("edge-1"), 2)]);
+    assert!(state.poll_write(now).is_none());
+
+    let later = state.poll_timeout().unwrap();
+    assert_eq!(later, now + Duration::from_secs(1));
+    let job = state.poll_write(later).unwrap();
+    finish(&mut state, job, Outcome::Done, later);
+    assert_eq!(acked(&mut state), [(node("edge-1"), 3)]);
+}
+
+#[test]
+fn what_the_api_refuses_for_good_is_acknowledged_so_that_it_does_not_come_for_ever() {
+    let now = Instant::now();
+    let mut state = listed(&[&pod("web", "p1", "edge-1", &[])]);
+    state.handle_report(from("edge-1", 1, pod_report("web", "p1", running())), now);
+    let job = state.poll_write(now).unwrap();
+    finish(&mut state, job, Outcome::Refused("422".to_owned()), now);
+    assert_eq!(acked(&mut state), [(node("edge-1"), 1)]);
+}
+
+#[test]
+fn a_report_of_another_nodes_pod_or_of_an_earlier_pod_is_dropped_and_acknowledged() {
+    let now = Instant::now();
+    let mut state = listed(&[&pod("web", "p2", "edge-1", &[])]);
+    state.handle_report(from("edge-2", 1, pod_report("web", "p2", running())), now);
+    state.handle_report(from("edge-1", 2, pod_report("web", "p1", PodState::Gone)), now);
+    state.handle_report(from("edge-1", 3, pod_report("nothing", "p3", running())), now);
+    assert!(state.poll_write(now).is_none());
+    assert_eq!(acked(&mut state), [(node("edge-2"), 1), (node("edge-1"), 2), (node("edge-1"), 3)]);
+}
+
+#[test]
+fn a_report_waits_until_it_is_known_which_pods_exist() {
+    let now = Instant::now();
+    let mut state = State::new(&Config::default());
+    state.handle_report(from("edge-1", 1, pod_report("web", "p1", running())), now);
+    assert!(state.poll_write(now).is_none());
+    assert_eq!((acked(&mut state), state.poll_timeout()), (vec![], None));
+    list(&mut state, &[&pod("web", "p1", "edge-1", &[])]);
+    assert!(state.poll_write(now).is_some());
+}
+
+fn session(state: &mut State, message: SessionState, now: Instant) {
+    state.handle_session(FromNode { node: node("edge-1"), message }, now, Timestamp::UNIX_EPOCH);
+}
+
+#[test]
+fn the_lease_is_renewed_for_as_long_as_there_is_a_session() {
+    let mut now = Instant::now();
+    let mut state = listed(&[]);
+    session(&mut state, SessionState::Online, now);
+    for _ in 0..3 {
+        assert_eq!(state.poll_renewal(now), Some(node("edge-1")));
+        state.handle_renewed(node("edge-1"), Outcome::Done, now);
+        assert_eq!(state.poll_renewal(now), None);
+        now += Duration::from_secs(10);
+        assert_eq!(state.poll_timeout(), Some(now));
+    }
+    assert_eq!(state.poll_renewal(now), Some(node("edge-1")));
+    session(&mut state, SessionState::Offline, now);
+    state.handle_renewed(node("edge-1"), Outcome::Retry("503".to_owned()), now);
+    now += Duration::from_secs(60);
+    assert_eq!(state.poll_renewal(now), None, "not even a renewal that failed is tried again");
+}
+
+#[test]
+fn a_node_that_goes_is_set_unknown_and_its_pods_are_left_alone() {
+    let now = Instant::now();
+    let mut state = listed(&[&pod("web", "p1", "edge-1", &[])]);
+    told(&mut state);
+    session(&mut state, SessionState::Online, now);
+    session(&mut state, SessionState::Offline, now);
+    let job = state.poll_write(now).unwrap();
+    assert_eq!(job.write, Write::Away { since: Timestamp::UNIX_EPOCH });
+    finish(&mut state, job, Outcome::Done, now);
+    assert!(state.poll_write(now).is_none());
+    assert_eq!(told(&mut state), [""; 0]);
+}
+
+#[test]
+fn a_node_that_comes_back_at_once_is_not_set_unknown_any_more() {
+    let now = Instant::now();
+    let mut state = listed(&[]);
+    session(&mut state, SessionState::Offline, now);
+    let job = state.poll_write(now).unwrap();
+    session(&mut state, SessionState::Online, now);
+    finish(&mut state, job, Outcome::Retry("409".to_owned()), now);
+    assert!(state.poll_write(now + Duration::from_secs(60)).is_none(), "the failed attempt is forgotten");
+
+    session(&mut state, SessionState::Offline, now);
+    session(&mut state, SessionState::Online, now);
+    assert!(state.poll_write(now).is_none(), "what was not begun is withdrawn");
+}
+
+#[test]
+fn a_node_report_that_arrives_after_its_session_ended_waits_for_the_next_session() {
+    let now = Instant::now();
+    let mut state = listed(&[]);
+    session(&mut state, SessionState::Offline, now);
+    state.handle_report(from("edge-1", 1, node_report()), now);
+    let job = state.poll_write(now).unwrap();
+    assert!(matches!(job.wanted, Wanted::Away { .. }), "{job:?}");
+    finish(&mut state, job, Outcome::Done, now);
+    assert!(state.poll_write(now).is_none());
+    session(&mut state, SessionState::Online, now);
+    assert!(matches!(state.poll_write(now).unwrap().write, Write::Node(_)));
+}
+
+#[test]
+fn edge_nodes_that_never_connected_since_the_start_are_away() {
+    let now = Instant::now();
+    let mut state = listed(&[]);
+    session(&mut state, SessionState::Online, now);
+    state.handle_edge_nodes(vec![node("edge-1"), node("edge-2")], Timestamp::UNIX_EPOCH, now);
+    assert_eq!(state.poll_write(now).unwrap().key, (node("edge-2"), ReportKey::Node));
+    assert!(state.poll_write(now).is_none());
+}
+
+#[test]
+fn a_node_may_ask_for_itself_its_pods_and_what_they_refer_to_and_nothing_else() {
+    let web = pod("web", "p1", "edge-1", &["settings", "later"]);
+    let settings = map("settings", "c1", "1");
+    let state = listed(&[&web, &settings, &map("other", "c2", "1"), &pod("api", "p2", "edge-2", &[])]);
+    let plan = |reference| state.plan(&FromNode { node: node("edge-1"), message: Query::Get(reference) });
+    let refused = |reference| matches!(plan(reference), Plan::Answer(Answer::Refused(_)));
+    assert_eq!(plan(web.reference.clone()), Plan::Answer(Answer::Object(web.clone())));
+    assert_eq!(plan(settings.reference.clone()), Plan::Answer(Answer::Object(settings.clone())));
+    let later = ObjectRef::config_map("default", "later");
+    assert_eq!(plan(later.clone()), Plan::Ask(CONFIG_MAPS, later), "it may exist by now");
+    assert!(matches!(plan(ObjectRef::node("edge-1")), Plan::Ask(..)));
+    assert!(refused(ObjectRef::node("edge-2")));
+    assert!(refused(ObjectRef::config_map("default", "other")));
+    assert!(refused(ObjectRef::pod("default", "api")));
+    assert!(refused(ObjectRef::secret("default", "settings")));
+}
+
+#[test]
+fn an_event_is_taken_only_about_the_node_itself_and_its_pods() {
+    let state = listed(&[&pod("web", "p1", "edge-1", &[])]);
+    let read = |from: &str, kind: &str, name: &str, namespace: &str| {
+        let event = json!({
+            "metadata": { "name": "web.1", "namespace": namespace },
+            "involvedObject": { "kind": kind, "namespace": "default", "name": name },
+        });
+        let message = UploadedEvent { json: event.to_string().into() };
+        state.read_event(&FromNode { node: node(from), message })
+    };
+    assert_eq!(read("edge-1", "Pod", "web", "default").unwrap()["source"]["host"], "edge-1");
+    assert!(read("edge-1", "Node", "edge-1", "default").is_ok());
+    assert!(read("edge-2", "Pod", "web", "default").is_err());
+    assert!(read("edge-1", "Pod", "web", "kube-system").is_err());
+    assert!(read("edge-1", "Node", "edge-2", "default").is_err());
+    assert!(read("edge-1", "Secret", "web", "default").is_err());
+}

@@ -1,0 +1,126 @@
+use jiff::Timestamp;
+use kubeedge_core::id::Uid;
+use serde_json::{Value, json};
+
+use super::super::status::{node_away, node_metadata, node_status, node_to_create, pod_status, read_node};
+use crate::controller::testing::node;
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn report() -> Value {
+    json!({
+        "metadata": {
+            "name": "edge-1",
+            "labels": {
+                "node-role.kubernetes.io/edge": "", "kubernetes.io/arch": "arm64", "site": "north",
+                "node-role.kubernetes.io/control-plane": "", "node-restriction.kubernetes.io/secure": "yes",
+                "topology.kubernetes.io/zone": "a", "made-up.kubernetes.io/x": "",
+            },
+            "annotations": { "note": "1" },
+        },
+        "spec": { "taints": [{ "key": "edge", "effect": "NoSchedule" }], "podCIDR": "10.0.0.0/24" },
+        "status": {
+            "capacity": { "cpu": "4" },
+            "conditions": [
+                { "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" },
+            ],
+        },
+    })
+}
+
+#[test]
+fn a_report_that_names_another_node_is_refused() {
+    let json = report().to_string();
+    assert!(read_node(json.as_bytes(), &node("edge-1")).is_ok());
+    assert!(read_node(json.as_bytes(), &node("edge-2")).is_err());
+    assert!(read_node(b"{}", &node("edge-1")).is_err());
+    assert!(read_node(b"[", &node("edge-1")).is_err());
+}
+
+#[test]
+fn a_node_is_created_with_its_taints_and_with_the_labels_that_it_may_set() {
+    let created = node_to_create(&report(), &node("edge-1"));
+    let labels: Vec<_> = created["metadata"]["labels"].as_object().unwrap().keys().collect();
+    let expected =
+        ["kubernetes.io/arch", "node-role.kubernetes.io/edge", "site", "topology.kubernetes.io/zone"];
+    assert_eq!(labels, expected);
+    assert_eq!(created["spec"], json!({ "taints": [{ "key": "edge", "effect": "NoSchedule" }] }));
+}
+
+#[test]
+fn a_node_that_has_all_that_is_reported_is_not_written() {
+    let mut existing = report();
+    existing["metadata"]["labels"]["of-the-user"] = "kept".into();
+    let now = at("2026-02-01T00:00:00Z");
+    assert_eq!(node_metadata(&existing, &report()), None);
+    assert_eq!(node_status(&existing, &report(), now), None);
+    existing["metadata"]["labels"]["site"] = "south".into();
+    assert_eq!(
+        node_metadata(&existing, &report()),
+        Some(json!({ "metadata": { "labels": { "site": "north" } } }))
+    );
+}
+
+#[test]
+fn conditions_of_other_writers_stay_and_a_transition_is_not_older_than_the_one_before() {
+    let existing = json!({
+        "metadata": { "resourceVersion": "5" },
+        "status": { "conditions": [
+            { "type": "Ready", "status": "Unknown", "lastTransitionTime": "2026-01-09T00:00:00Z" },
+            { "type": "NetworkUnavailable", "status": "False" },
+        ] },
+    });
+    let patch = node_status(&existing, &report(), at("2026-01-10T00:00:00Z")).unwrap();
+    let expected = json!({
+        "metadata": { "resourceVersion": "5" },
+        "status": {
+            "capacity": { "cpu": "4" },
+            "conditions": [
+                { "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-10T00:00:00Z" },
+                { "type": "NetworkUnavailable", "status": "False" },
+            ],
+        },
+    });
+    assert_eq!(patch, expected);
+}
+
+#[test]
+fn a_node_that_is_away_is_unknown_since_then_and_says_so_once() {
+    let mut existing = report();
+    existing["status"]["conditions"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({ "type": "Custom", "status": "True" }));
+    let patch = node_away(&existing, at("2026-01-02T03:04:05.678Z"), at("2026-01-02T03:05:00Z")).unwrap();
+    let conditions = &patch["status"]["conditions"];
+    let ready = json!({
+        "type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown",
+        "message": "The edge has been away since 2026-01-02T03:04:05Z.",
+        "lastTransitionTime": "2026-01-02T03:05:00Z",
+    });
+    assert_eq!(conditions[0], ready);
+    assert_eq!(conditions[1]["status"], "True", "another's condition is not touched");
+    existing["status"]["conditions"] = conditions.clone();
+    assert_eq!(node_away(&existing, at("2026-01-03T00:00:00Z"), at("2026-01-03T00:00:00Z")), None);
+}
+
+#[test]
+fn a_pod_status_keeps_conditions_of_others_and_clears_an_old_message() {
+    let existing = json!({ "status": {
+        "message": "old", "qosClass": "Burstable",
+        "conditions": [{ "type": "PodScheduled", "status": "True" }],
+    } });
+    let reported = br#"{"phase":"Running","conditions":[{"type":"Ready","status":"True"}]}"#;
+    let patch = pod_status(&existing, &Uid::new("p1"), reported, Timestamp::UNIX_EPOCH).unwrap();
+    let expected = json!({
+        "metadata": { "uid": "p1" },
+        "status": {
+            "phase": "Running", "message": null,
+            "conditions": [{ "type": "Ready", "status": "True" }, { "type": "PodScheduled", "status": "True" }],
+        },
+    });
+    assert_eq!(patch, expected);
+    assert!(pod_status(&existing, &Uid::new("p1"), b"[]", Timestamp::UNIX_EPOCH).is_err());
+}
