@@ -127,6 +127,12 @@ impl Lanes {
         .await
     }
 
+    /// Whether nothing waits.
+    #[cfg(feature = "websocket")]
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().queues.iter().all(|queue| queue.frames.is_empty())
+    }
+
     async fn take<T>(
         &self,
         mut take: impl FnMut(&mut State) -> Option<T>,

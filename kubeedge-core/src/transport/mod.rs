@@ -15,6 +15,8 @@ mod address;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod fallback;
+#[cfg(any(feature = "quic", feature = "websocket"))]
+mod handshakes;
 mod lanes;
 pub mod memory;
 #[cfg(feature = "quic")]

@@ -5,19 +5,14 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use quinn::crypto::rustls::QuicServerConfig;
 use rustls_pki_types::CertificateDer;
-use tokio::{
-    sync::Mutex,
-    task::{JoinError, JoinSet},
-    time::timeout,
-};
-use tracing::{info, warn};
+use tokio::sync::Mutex;
 
 use super::{ALPN, QuicConnection, code, connection::reason, outgoing, transport_config};
 use crate::{
     id::NodeName,
     message::Lane,
     tls,
-    transport::{Connection, Listener, Peer, TransportError},
+    transport::{Connection, Listener, Peer, TransportError, handshakes::Handshakes},
 };
 
 /// How many connection attempts wait before handshakes begin; more are turned away by QUIC itself.
@@ -58,13 +53,7 @@ impl Default for QuicListenerConfig {
 pub struct QuicListener {
     endpoint: quinn::Endpoint,
     config: QuicListenerConfig,
-    handshakes: Mutex<JoinSet<Result<QuicConnection, Failed>>>,
-}
-
-/// A handshake that came to nothing.
-struct Failed {
-    from: SocketAddr,
-    reason: String,
+    handshakes: Mutex<Handshakes<QuicConnection>>,
 }
 
 impl QuicListener {
@@ -95,23 +84,17 @@ impl QuicListener {
             .incoming_buffer_size_total(BACKLOG_BYTES.1);
         let endpoint = quinn::Endpoint::server(server, address)
             .map_err(|error| TransportError::Config(format!("cannot listen on UDP {address}: {error}")))?;
-        Ok(Self { endpoint, config, handshakes: Mutex::new(JoinSet::new()) })
+        Ok(Self { endpoint, config, handshakes: Mutex::default() })
     }
 
-    fn begin(&self, incoming: quinn::Incoming, handshakes: &mut JoinSet<Result<QuicConnection, Failed>>) {
+    fn begin(&self, incoming: quinn::Incoming, handshakes: &mut Handshakes<QuicConnection>) {
         let crowded = handshakes.len() >= self.config.handshakes_max / 4;
         if crowded && !incoming.remote_address_validated() && incoming.may_retry() {
             // It fails only for one that may not retry.
             drop(incoming.retry());
             return;
         }
-        let limit = self.config.handshake_timeout;
-        handshakes.spawn(async move {
-            let from = incoming.remote_address();
-            let done = timeout(limit, handshake(incoming)).await;
-            done.unwrap_or_else(|_| Err(format!("the handshake took longer than {limit:?}")))
-                .map_err(|reason| Failed { from, reason })
-        });
+        handshakes.begin(incoming.remote_address(), self.config.handshake_timeout, handshake(incoming));
     }
 }
 
@@ -121,11 +104,9 @@ impl Listener for QuicListener {
         let mut handshakes = self.handshakes.lock().await;
         loop {
             tokio::select! {
-                Some(done) = handshakes.join_next() => {
-                    if let Some(connection) = admitted(done) {
-                        return Ok(Box::new(connection));
-                    }
-                }
+                Some(done) = handshakes.next() => if let Some(connection) = done {
+                    return Ok(Box::new(connection));
+                },
                 incoming = self.endpoint.accept(), if handshakes.len() < self.config.handshakes_max => {
                     let gone = || TransportError::Closed("the QUIC endpoint is closed".to_owned());
                     self.begin(incoming.ok_or_else(gone)?, &mut handshakes);
@@ -142,20 +123,6 @@ impl Listener for QuicListener {
 impl fmt::Debug for QuicListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("QuicListener").field("address", &self.local_address()).finish_non_exhaustive()
-    }
-}
-
-fn admitted(done: Result<Result<QuicConnection, Failed>, JoinError>) -> Option<QuicConnection> {
-    match done {
-        Ok(Ok(connection)) => Some(connection),
-        Ok(Err(failed)) => {
-            info!(from = %failed.from, reason = failed.reason, "a connection was refused");
-            None
-        }
-        Err(error) => {
-            warn!(%error, "a handshake ended in an unexpected way");
-            None
-        }
     }
 }
 
