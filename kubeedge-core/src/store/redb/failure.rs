@@ -28,6 +28,11 @@ impl Failure {
         self.kind == Kind::Full
     }
 
+    /// Whether opening the file again may help.
+    pub(super) fn is_unavailable(&self) -> bool {
+        self.kind == Kind::Unavailable
+    }
+
     /// Widens to the port's error.
     pub(super) fn during(self, what: String) -> StoreError {
         let source = self.message.into();
