@@ -295,7 +295,7 @@ impl MetaStore for RedbStore {
         if batch.is_empty() {
             return Ok(());
         }
-        let stopped = || Failure::closed(&self.shared.name).during("commit".to_owned());
+        let stopped = || Failure::panicked(&self.shared.name).during("commit".to_owned());
         let (answer, answered) = oneshot::channel();
         // Until it is in the queue nothing is applied; from then on all of it is, even if nobody waits.
         let requests = self.requests.as_ref().ok_or_else(stopped)?;
