@@ -46,7 +46,7 @@ where
     a_scan_may_be_left_half_read(&make().await).await;
     a_value_of_any_size_and_content_comes_back(&make().await).await;
     a_dropped_commit_is_whole_or_absent(&make().await).await;
-    a_dropped_commit_does_not_hold_up_the_next(&make().await).await;
+    a_dropped_commit_is_not_applied_after_a_later_one(&make().await).await;
     commits_at_once_are_each_whole(Arc::new(make().await)).await;
 }
 
@@ -227,7 +227,7 @@ async fn a_dropped_commit_is_whole_or_absent(store: &impl MetaStore) {
     }
 }
 
-async fn a_dropped_commit_does_not_hold_up_the_next(store: &impl MetaStore) {
+async fn a_dropped_commit_is_not_applied_after_a_later_one(store: &impl MetaStore) {
     for _ in 0..300 {
         let mut batch = Batch::new();
         batch.put(text("a"), "dropped");

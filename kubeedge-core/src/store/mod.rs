@@ -27,7 +27,8 @@ pub trait MetaStore: fmt::Debug + Send + Sync + 'static {
     fn scan(&self, prefix: &Prefix) -> BoxStream<'static, Result<(Key, Bytes), StoreError>>;
 
     /// Applies all changes or none, in the batch's order. When this returns `Ok`, they survive power loss, and
-    /// every later `get` and `scan` sees them. If the future is dropped, they are applied whole or not at all.
+    /// every later `get` and `scan` sees them. If the future is dropped, they are applied whole or not at all, and
+    /// never after those of a commit that was called later.
     ///
     /// # Errors
     /// If nothing was applied: the store is full, read-only, or broken.

@@ -27,7 +27,10 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     pin::Pin,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     thread::JoinHandle,
 };
@@ -64,7 +67,7 @@ pub struct RedbConfig {
     /// default is 64: a node has fewer parts than that.
     pub queue: usize,
     /// Reads the whole file at each start and verifies its checksums, so that flash that has rotted is noticed
-    /// then and not in the middle of the work. On by default: files are small.
+    /// then and not, by a panic of redb, in the middle of the work. On by default: files are small.
     pub check_at_open: bool,
     /// Writes more with each commit (and syncs twice) so that opening after a crash need not walk the file. Off
     /// by default: walking a few MiB is quick, and flash wears.
@@ -137,6 +140,8 @@ pub struct RedbStore {
 struct Shared {
     /// For messages.
     name: String,
+    /// A read failed, so the writing thread should open the file again: redb does not recover by itself.
+    suspect: AtomicBool,
     /// Absent while the file cannot be opened. Readers hold the lock only to begin, so reopening never waits long.
     database: RwLock<Option<Database>>,
 }
@@ -180,7 +185,11 @@ impl RedbStore {
         opener: Opener,
         config: &RedbConfig,
     ) -> Result<Self, OpenError> {
-        let shared = Arc::new(Shared { name: name.clone(), database: RwLock::new(Some(database)) });
+        let shared = Arc::new(Shared {
+            name: name.clone(),
+            suspect: AtomicBool::new(false),
+            database: RwLock::new(Some(database)),
+        });
         let (requests, queue) = mpsc::channel(config.queue.max(1));
         let writer = Writer::new(shared.clone(), opener, queue, config.quick_repair);
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.run());
@@ -190,6 +199,19 @@ impl RedbStore {
             source: error.into(),
         })?;
         Ok(Self { shared, recovery, requests: Some(requests), writer: Some(thread) })
+    }
+
+    /// Has the file opened again after a read failed, so that later reads succeed even if nobody commits.
+    fn heal(&self, failure: Failure) -> Failure {
+        if failure.is_unavailable() {
+            self.shared.suspect.store(true, Ordering::Relaxed);
+            if let Some(requests) = &self.requests {
+                let (answer, _) = oneshot::channel();
+                // A full queue wakes the thread just as well.
+                let _ = requests.try_send(Request { batch: Batch::new(), answer });
+            }
+        }
+        failure
     }
 
     /// What opening found, and did about it.
@@ -258,13 +280,13 @@ impl Shared {
 #[async_trait]
 impl MetaStore for RedbStore {
     async fn get(&self, key: &Key) -> Result<Option<Bytes>, StoreError> {
-        self.shared.get(key).map_err(|failure| failure.during(format!("get {key}")))
+        self.shared.get(key).map_err(|failure| self.heal(failure).during(format!("get {key}")))
     }
 
     fn scan(&self, prefix: &Prefix) -> BoxStream<'static, Result<(Key, Bytes), StoreError>> {
         let state = match self.shared.scan(prefix) {
             Ok(range) => ScanState::Reading(Box::new(range)),
-            Err(failure) => ScanState::Failed(failure),
+            Err(failure) => ScanState::Failed(self.heal(failure)),
         };
         Box::pin(Scan { state, prefix: prefix.clone(), in_a_row: 0 })
     }
@@ -273,7 +295,7 @@ impl MetaStore for RedbStore {
         if batch.is_empty() {
             return Ok(());
         }
-        let stopped = || Failure::closed(&self.shared.name).during("commit".to_owned());
+        let stopped = || Failure::panicked(&self.shared.name).during("commit".to_owned());
         let (answer, answered) = oneshot::channel();
         // Until it is in the queue nothing is applied; from then on all of it is, even if nobody waits.
         let requests = self.requests.as_ref().ok_or_else(stopped)?;

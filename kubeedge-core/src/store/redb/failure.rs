@@ -23,9 +23,20 @@ impl Failure {
         Self { kind: Kind::Unavailable, message: format!("{name} is not open") }
     }
 
+    /// The writing thread is gone while the store is not: redb panics on pages that are not what it wrote. Trying
+    /// again cannot help, opening the store anew does.
+    pub(super) fn panicked(name: &str) -> Self {
+        Self { kind: Kind::Corrupt, message: format!("the writing thread of {name} has panicked") }
+    }
+
     /// Whether trying again at once is of no use, because only room would help.
     pub(super) fn is_full(&self) -> bool {
         self.kind == Kind::Full
+    }
+
+    /// Whether opening the file again may help.
+    pub(super) fn is_unavailable(&self) -> bool {
+        self.kind == Kind::Unavailable
     }
 
     /// Widens to the port's error.

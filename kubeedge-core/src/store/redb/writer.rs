@@ -1,5 +1,5 @@
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -74,8 +74,14 @@ impl Writer {
     /// The second try also settles whether a commit whose sync failed had been applied: its changes are written
     /// again, and so are durable when it succeeds.
     fn commit(&mut self, group: &[Request]) -> Result<(), Failure> {
+        if self.shared.suspect.swap(false, Ordering::Relaxed) && self.retry_at.is_none() {
+            self.retry_at = Some(Instant::now());
+        }
         if self.retry_at.is_some() {
             self.reopen()?;
+        }
+        if group.iter().all(|request| request.batch.is_empty()) {
+            return Ok(());
         }
         let Err(failure) = self.shared.with(|database| apply(database, group, self.quick_repair)) else {
             return Ok(());

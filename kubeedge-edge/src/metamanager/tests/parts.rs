@@ -20,9 +20,13 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn start(store: &MemoryStore) -> Self {
+        Self::start_over(Arc::new(store.clone()))
+    }
+
+    pub(super) fn start_over(store: Arc<dyn MetaStore>) -> Self {
         let (inbox, outbox, outside) = pipes();
         let stop = CancellationToken::new();
-        let part = MetaManager::new(Config::default(), Arc::new(store.clone()), inbox, outbox);
+        let part = MetaManager::new(Config::default(), store, inbox, outbox);
         Self { outside, part: tokio::spawn(part.run(stop.clone())), stop }
     }
 

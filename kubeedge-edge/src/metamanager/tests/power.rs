@@ -1,8 +1,15 @@
 //! The power goes between any two commits.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
-use kubeedge_core::{message::ObjectEvent::Applied, store::memory::MemoryStore};
+use kubeedge_core::{
+    message::ObjectEvent::Applied,
+    store::{
+        memory::MemoryStore,
+        redb::{RedbConfig, RedbStore},
+    },
+};
+use tokio::time::timeout;
 
 use super::{parts::Running, *};
 
@@ -80,4 +87,26 @@ async fn a_power_cut_after_any_commit_loses_nothing_that_was_acknowledged() {
         assert_eq!(running.held().await, held, "sent again after {commits} commits");
         running.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_process_killed_after_any_acknowledgement_finds_it_all_in_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.redb");
+    let open = |path| Arc::new(RedbStore::open(path, RedbConfig::default()).unwrap());
+    let mut running = Running::start_over(open(path.clone()));
+    let mut model = Model::new();
+    for (number, event) in script().into_iter().enumerate() {
+        running.send(number as u64, event.clone());
+        timeout(Duration::from_secs(30), running.outside.acked.recv()).await.unwrap().unwrap();
+        apply(&mut model, &event);
+        // What a killed process leaves: the file as it is, not closed.
+        let killed = directory.path().join(format!("{number}.redb"));
+        fs::copy(&path, &killed).unwrap();
+        let restarted = Running::start_over(open(killed));
+        let held: Vec<_> = model.keys().map(ToString::to_string).collect();
+        assert_eq!(restarted.held().await, held, "after {number}");
+        restarted.stop().await;
+    }
+    running.stop().await;
 }
