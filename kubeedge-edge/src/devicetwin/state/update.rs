@@ -86,6 +86,10 @@ impl State {
             return self.refuse(&topic, event_id, now, BAD_REQUEST, reason);
         }
         let (mut results, mut documents) = (BTreeMap::new(), BTreeMap::new());
+        let desires = |change: &Option<TwinChange>| change.as_ref().is_none_or(|change| change.expected.is_some());
+        if changes.values().any(desires) {
+            self.to_assign.insert(id.clone());
+        }
         for (key, change) in changes {
             let Some((result, document)) = self.change_twin(id, &key, change, now) else { continue };
             if let Some(result) = result {
@@ -96,7 +100,6 @@ impl State {
         let base = self.base(event_id, now);
         if !results.is_empty() {
             self.to_report.insert(id.clone());
-            self.to_assign.insert(id.clone());
         }
         self.publish(&topic, &TwinResult { base, twin: results });
         self.publish_document(id, event_id, documents, now);
@@ -118,11 +121,6 @@ impl State {
                 Some(twin) => twin.value_type.as_str(),
                 None => new_type(change),
             };
-            payload::check_type(value_type, "0").or_else(|error| match value_type {
-                // Only an unknown type refuses a number that every known one but boolean takes.
-                "boolean" => Ok(()),
-                _ => Err(error),
-            })?;
             for (name, slot) in [("expected", &change.expected), ("actual", &change.actual)] {
                 let Some(slot) = slot else { continue };
                 let Some(value) = &slot.value else {
@@ -151,6 +149,7 @@ impl State {
     ) -> Option<(Option<Changed>, BeforeAndAfter)> {
         let known = self.devices.get(id)?.twins.get(key);
         let last = known.and_then(Twin::shown);
+        let begins = known.is_none_or(|twin| twin.deleted);
         match (known, change) {
             // KubeEdge has nothing to delete either, and says so in the document only.
             (None, None) => Some((None, BeforeAndAfter { last: None, current: None })),
@@ -165,7 +164,7 @@ impl State {
             (_, Some(change)) => {
                 self.mark_twin(id, key);
                 let twin = self.twin_or_new(id, key)?;
-                let shown = write(twin, change, now);
+                let shown = write(twin, begins, change, now);
                 Some((Some(Changed::Written(shown)), before_and_after(last, twin)))
             }
         }
@@ -289,9 +288,8 @@ fn is_change(twin: &Twin, change: &TwinChange) -> bool {
         || change.metadata.as_ref().and_then(|metadata| metadata.r#type.as_ref()).is_some_and(|t| *t != twin.value_type)
 }
 
-/// Writes a checked change. Returns what of the twin the result shows.
-fn write(twin: &mut Twin, change: TwinChange, now: Now) -> TwinShown {
-    let begins = twin.deleted || twin.is_new();
+/// Writes a checked change of a twin that may begin, or begin again. Returns what of it the result shows.
+fn write(twin: &mut Twin, begins: bool, change: TwinChange, now: Now) -> TwinShown {
     if begins {
         twin.begin(new_type(&change).to_owned());
     }
