@@ -8,7 +8,8 @@ use std::{
 
 use kubeedge_core::{
     device::{
-        AccessMode, DeviceAssignment, DeviceError, DeviceSpec, PropertySpec, PropertyType, Reading, ReadingContent,
+        AccessMode, DeviceAssignment, DeviceError, DeviceSpec, PropertySpec, PropertyType, Reading,
+        ReadingContent,
     },
     id::DeviceId,
 };
@@ -151,7 +152,8 @@ impl State {
             }
         }
         if let Some(state) = device.told.filter(|_| device.told != told) {
-            self.readings.push(Reading { device: id.clone(), content: ReadingContent::State(state.to_owned()) });
+            self.readings
+                .push(Reading { device: id.clone(), content: ReadingContent::State(state.to_owned()) });
         }
         device.phase == Phase::Idle
     }
@@ -209,7 +211,8 @@ impl Device {
     /// The next desired value to write.
     fn write(&mut self, spec: &DeviceSpec) -> Option<Action> {
         for property in readable(spec).filter(|property| property.access == AccessMode::ReadWrite) {
-            let (Some(known), Some(desired)) = (self.properties.get_mut(&property.name), &property.desired) else {
+            let (Some(known), Some(desired)) = (self.properties.get_mut(&property.name), &property.desired)
+            else {
                 continue;
             };
             if known.settled.as_ref() == Some(desired) {

@@ -192,7 +192,11 @@ fn text(temperature: f64, value_type: PropertyType) -> String {
     let decimals = if value_type == PropertyType::Int { 0 } else { 1 };
     let text = format!("{temperature:.decimals$}");
     // A rounded -0.04 is no temperature that people write.
-    if text.trim_start_matches(['-', '0', '.']).is_empty() { text.trim_start_matches('-').to_owned() } else { text }
+    if text.trim_start_matches(['-', '0', '.']).is_empty() {
+        text.trim_start_matches('-').to_owned()
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]
@@ -256,6 +260,9 @@ mod tests {
             let written = handle.write(spec.property("target").unwrap(), bad).await;
             assert!(matches!(written, Err(DeviceError::Rejected(_))), "{bad}");
         }
-        assert!(matches!(protocol.open(&self::spec(r#"{"noise":"much"}"#)).await, Err(DeviceError::Invalid(_))));
+        assert!(matches!(
+            protocol.open(&self::spec(r#"{"noise":"much"}"#)).await,
+            Err(DeviceError::Invalid(_))
+        ));
     }
 }

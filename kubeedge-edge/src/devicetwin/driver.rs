@@ -263,7 +263,10 @@ impl Driver {
                 Err(SendError::Full(_)) => {
                     self.publishes_dropped += 1;
                     if !self.publishes_full {
-                        tracing::warn!(dropped = self.publishes_dropped, "MQTT messages for applications are dropped");
+                        tracing::warn!(
+                            dropped = self.publishes_dropped,
+                            "MQTT messages for applications are dropped"
+                        );
                     }
                     self.publishes_full = true;
                 }

@@ -10,8 +10,8 @@ use kubeedge_core::{
 
 use super::{
     super::payload::{
-        self, BeforeAndAfter, Changes, Delta, Document, Members, Request, StateRequest, StateResult, TwinChange,
-        TwinResult, TwinShown, UpdateRequest,
+        self, BeforeAndAfter, Changes, Delta, Document, Members, Request, StateRequest, StateResult,
+        TwinChange, TwinResult, TwinShown, UpdateRequest,
     },
     Now, State,
     device::Device,
@@ -30,7 +30,9 @@ impl State {
             Err(error) => return tracing::debug!(%error, "a message was ignored"),
         };
         match topic {
-            Topic::Device { device, event } => self.handle_device_message(&device, event, &message.payload, now),
+            Topic::Device { device, event } => {
+                self.handle_device_message(&device, event, &message.payload, now)
+            }
             Topic::Node { node, event: NodeTopic::MembershipGet } if node == self.config.node => {
                 self.list_members(&message.payload, now);
             }
@@ -67,7 +69,13 @@ impl State {
             && let Ok((request, _)) = UpdateRequest::parse(&message.payload)
         {
             let topic = DeviceTopic::TwinUpdateResult.of(&device);
-            self.refuse(&topic, request.event_id(), now, NOT_SAVED, "the update could not be saved; try again");
+            self.refuse(
+                &topic,
+                request.event_id(),
+                now,
+                NOT_SAVED,
+                "the update could not be saved; try again",
+            );
         }
     }
 
@@ -86,7 +94,8 @@ impl State {
             return self.refuse(&topic, event_id, now, BAD_REQUEST, reason);
         }
         let (mut results, mut documents) = (BTreeMap::new(), BTreeMap::new());
-        let desires = |change: &Option<TwinChange>| change.as_ref().is_none_or(|change| change.expected.is_some());
+        let desires =
+            |change: &Option<TwinChange>| change.as_ref().is_none_or(|change| change.expected.is_some());
         if changes.values().any(desires) {
             self.to_assign.insert(id.clone());
         }
@@ -285,7 +294,11 @@ fn is_change(twin: &Twin, change: &TwinChange) -> bool {
         || change.expected.is_some()
         || change.actual.is_some()
         || (twin.optional && change.optional == Some(false))
-        || change.metadata.as_ref().and_then(|metadata| metadata.r#type.as_ref()).is_some_and(|t| *t != twin.value_type)
+        || change
+            .metadata
+            .as_ref()
+            .and_then(|metadata| metadata.r#type.as_ref())
+            .is_some_and(|t| *t != twin.value_type)
 }
 
 /// Writes a checked change of a twin that may begin, or begin again. Returns what of it the result shows.

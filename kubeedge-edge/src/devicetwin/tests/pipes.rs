@@ -53,7 +53,10 @@ impl Running {
     }
 
     async fn next_publish(&mut self) -> Publish {
-        timeout(Duration::from_secs(60), self.outside.publishes.recv()).await.expect("an answer comes").unwrap()
+        timeout(Duration::from_secs(60), self.outside.publishes.recv())
+            .await
+            .expect("an answer comes")
+            .unwrap()
     }
 
     async fn twins(&mut self) -> Value {
@@ -136,7 +139,9 @@ async fn while_the_store_fails_applications_are_told_and_the_clouds_wishes_wait(
     let answer = running.ask("twin/update", actual("a", "2"), "twin/update/result").await;
     assert_eq!((&answer["code"], &answer["event_id"]), (&json!(500), &json!("2")));
     assert_eq!(running.twins().await["a"]["actual"]["value"], "1", "what could not be saved is not told");
-    let bad = running.ask("twin/update", json!({"event_id": "x", "twin": {"a": {"actual": {}}}}), "twin/update/result").await;
+    let bad = running
+        .ask("twin/update", json!({"event_id": "x", "twin": {"a": {"actual": {}}}}), "twin/update/result")
+        .await;
     assert_eq!(bad["code"], 400);
     assert!(running.outside.reports.try_recv().is_none_or(|report| {
         let Report::Device(report) = report else { unreachable!() };
@@ -197,7 +202,12 @@ async fn everything_is_reported_again_when_a_link_begins() {
 async fn applications_that_do_not_listen_hold_up_nothing() {
     let mut running = Running::with_thermometer(&MemoryStore::new()).await;
     for number in 0..3_000 {
-        while running.outside.device_messages.send(message("twin/update", &actual("a", &number.to_string()))).is_err() {
+        while running
+            .outside
+            .device_messages
+            .send(message("twin/update", &actual("a", &number.to_string())))
+            .is_err()
+        {
             tokio::task::yield_now().await;
         }
     }

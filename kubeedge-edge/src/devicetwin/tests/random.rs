@@ -13,7 +13,8 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
         "[0-9]{1,3}".prop_map(|text| json!({"value": text, "metadata": {"timestamp": 1}})),
         Just(json!({"value": null, "metadata": null})),
     ];
-    let type_name = prop_oneof![Just("int"), Just("string"), Just("boolean"), Just("deleted"), Just("Updated")];
+    let type_name =
+        prop_oneof![Just("int"), Just("string"), Just("boolean"), Just("deleted"), Just("Updated")];
     let change = (value.clone(), value, proptest::option::of(type_name), any::<Option<bool>>()).prop_map(
         |(expected, actual, value_type, optional)| {
             json!({"expected": expected, "actual": actual, "optional": optional, "metadata": {"type": value_type}})
@@ -21,7 +22,9 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
     );
     let change = prop_oneof![change, Just(Value::Null), Just(json!({})), Just(json!(1))];
     let update = (proptest::collection::btree_map("[a-c]|\\PC{0,3}", change, 0..4), any::<Option<u8>>())
-        .prop_map(|(twin, event)| json!({"event_id": event.map(|e| e.to_string()), "twin": twin}).to_string());
+        .prop_map(|(twin, event)| {
+            json!({"event_id": event.map(|e| e.to_string()), "twin": twin}).to_string()
+        });
     prop_oneof![
         4 => update.clone().prop_map(String::into_bytes),
         1 => proptest::collection::vec(any::<u8>(), 0..40),

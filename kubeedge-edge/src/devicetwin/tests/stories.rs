@@ -49,7 +49,10 @@ fn an_update_shows_only_the_parts_that_it_changed_and_ignores_another_type() {
 #[test]
 fn all_twins_can_be_asked_for() {
     let mut twin = Twin::thermometer();
-    twin.send("twin/update", json!({"twin": {"a": {"actual": {"value": "1"}}, "b": {"actual": {"value": "2"}}}}));
+    twin.send(
+        "twin/update",
+        json!({"twin": {"a": {"actual": {"value": "1"}}, "b": {"actual": {"value": "2"}}}}),
+    );
     twin.send("twin/update", json!({"twin": {"b": null}}));
     let answers = twin.send("twin/get", json!({"event_id": "e2", "timestamp": 1}));
     assert_eq!(
@@ -72,10 +75,15 @@ fn what_cannot_be_read_is_answered_on_the_topic_of_no_device() {
     let mut refused = |payload: &[u8]| {
         let told = twin.publish(&Publish { topic: topic("twin/update"), payload: payload.to_vec().into() });
         let [(topic, answer)] = shown(told).try_into().unwrap();
-        assert_eq!((topic.as_str(), &answer["event_id"], &answer["code"]), (nowhere, &json!(""), &json!(400)));
+        assert_eq!(
+            (topic.as_str(), &answer["event_id"], &answer["code"]),
+            (nowhere, &json!(""), &json!(400))
+        );
         answer["reason"].as_str().unwrap().to_owned()
     };
-    for bad in ["", "\u{1}", "[]", "null", "7", "{", "[\"e\",1]", r#"{"event_id":1,"twin":{}}"#, r#"{"twin":[]}"#] {
+    for bad in
+        ["", "\u{1}", "[]", "null", "7", "{", "[\"e\",1]", r#"{"event_id":1,"twin":{}}"#, r#"{"twin":[]}"#]
+    {
         assert_eq!(refused(bad.as_bytes()), unreadable, "{bad}");
     }
     for bad in [json!([]), json!({"actual": []}), json!({"actual": "1"}), json!({"actual": {"value": 1}})] {
@@ -112,7 +120,8 @@ fn a_value_that_is_absent_is_refused_where_kubeedge_crashes() {
 #[test]
 fn a_device_that_is_not_there_is_answered_with_404() {
     let mut twin = Twin::new();
-    let answers = twin.send("twin/update", json!({"event_id": "e", "twin": {"a": {"actual": {"value": "1"}}}}));
+    let answers =
+        twin.send("twin/update", json!({"event_id": "e", "twin": {"a": {"actual": {"value": "1"}}}}));
     assert_eq!(answers[0].0, "twin/update/result");
     assert_eq!(
         answers[0].1,
@@ -135,7 +144,9 @@ fn garbage_is_answered_on_every_topic_that_answers_and_changes_nothing() {
     };
     assert_eq!(send(&topic("twin/get"))[0].1["code"], 400);
     assert_eq!(send("$hw/events/node/edge-1/membership/get")[0].1["code"], 400);
-    for silent in ["state/update", "state/get", "twin/cloud_updated", "twin/update/result", "updated", "twin/nonsense"] {
+    for silent in
+        ["state/update", "state/get", "twin/cloud_updated", "twin/update/result", "updated", "twin/nonsense"]
+    {
         assert!(send(&topic(silent)).is_empty(), "{silent}");
     }
     assert!(send("$hw/events/node/edge-2/membership/get").is_empty());
@@ -148,7 +159,10 @@ fn values_are_checked_by_the_type_of_their_twin() {
     let mut twin = Twin::thermometer();
     let update = |twin: &mut Twin, value: &str, value_type: &str| {
         let twin_change = json!({"actual": {"value": value}, "metadata": {"type": value_type}});
-        let answers = twin.send("twin/update", json!({"event_id": "e", "twin": {"n": twin_change, "a": {"actual": {"value": "1"}}}}));
+        let answers = twin.send(
+            "twin/update",
+            json!({"event_id": "e", "twin": {"n": twin_change, "a": {"actual": {"value": "1"}}}}),
+        );
         answers[0].1.get("code").cloned()
     };
     assert_eq!(update(&mut twin, "warm", "int"), Some(json!(400)));
@@ -163,7 +177,8 @@ fn values_are_checked_by_the_type_of_their_twin() {
 fn a_twin_is_deleted_if_it_is_optional_and_its_versions_go_on() {
     let mut twin = Twin::thermometer();
     twin.send("twin/update", json!({"twin": {"a": {"actual": {"value": "1"}, "metadata": {"type": "int"}}, "b": {"actual": {"value": "1"}, "optional": false}}}));
-    let answers = twin.send("twin/update", json!({"event_id": "d", "twin": {"a": null, "b": null, "c": null}}));
+    let answers =
+        twin.send("twin/update", json!({"event_id": "d", "twin": {"a": null, "b": null, "c": null}}));
     assert_eq!(answers[0].1["twin"], json!({"a": null}));
     let documents = answers[1].1["twin"].as_object().unwrap();
     assert_eq!(documents["a"]["current"], Value::Null);
@@ -218,7 +233,8 @@ fn the_nodes_devices_can_be_asked_for_and_coming_and_going_is_told() {
     };
     let answers = shown(twin.publish(&get));
     assert_eq!(answers[0].0, "$hw/events/node/edge-1/membership/get/result");
-    let member = json!({"id": "default/t-1", "name": "t-1", "state": "online", "last_online": "2026-11-23T00:50:48Z"});
+    let member =
+        json!({"id": "default/t-1", "name": "t-1", "state": "online", "last_online": "2026-11-23T00:50:48Z"});
     assert_eq!(answers[0].1, json!({"event_id": "e1", "timestamp": MIDNIGHT_MS, "devices": [member]}));
     let answers = shown(twin.hear(&deleted("u")));
     assert_eq!(answers[0].1["removed_devices"], json!([{"id": "default/t-1", "name": "t-1"}]));
@@ -253,8 +269,10 @@ fn an_application_may_desire_too_until_the_cloud_desires_something_else() {
     let mut twin = Twin::new();
     twin.hear(&model(1));
     twin.hear(&thermometer("u", 1, Some("20")));
-    let desired = |told: &Told| told.assignments[0].spec.as_ref().unwrap().property("target").unwrap().desired.clone();
-    let told = twin.publish(&message("twin/update", &json!({"twin": {"target": {"expected": {"value": "22"}}}})));
+    let desired =
+        |told: &Told| told.assignments[0].spec.as_ref().unwrap().property("target").unwrap().desired.clone();
+    let told =
+        twin.publish(&message("twin/update", &json!({"twin": {"target": {"expected": {"value": "22"}}}})));
     assert_eq!(desired(&told).as_deref(), Some("22"));
     // The same wish of the cloud again, as after a restart or another change of the object, is not a wish anew.
     let mut twin = twin.after_power_cut();
@@ -270,7 +288,10 @@ fn an_application_may_desire_too_until_the_cloud_desires_something_else() {
 #[test]
 fn a_device_created_again_begins_anew() {
     let mut twin = Twin::thermometer();
-    twin.send("twin/update", json!({"twin": {"target": {"expected": {"value": "22"}}, "a": {"actual": {"value": "1"}}}}));
+    twin.send(
+        "twin/update",
+        json!({"twin": {"target": {"expected": {"value": "22"}}, "a": {"actual": {"value": "1"}}}}),
+    );
     assert!(twin.hear(&deleted("another")).publishes.is_empty(), "another device of this name is meant");
     let told = twin.hear(&thermometer("u2", 9, None));
     assert!(told.reports.is_empty());
@@ -328,7 +349,9 @@ fn versions_never_repeat_whenever_the_power_goes() {
         writes += twin.writes;
         twin = twin.after_power_cut();
         let replayed = twin.hear(&thermometer("u", 1, None));
-        if let Some((_, version)) = replayed.reports.first().and_then(|report| reported(report, "temperature")) {
+        if let Some((_, version)) =
+            replayed.reports.first().and_then(|report| reported(report, "temperature"))
+        {
             assert!(version <= newest, "an old value is not taken for a newer one");
         }
     }
@@ -345,7 +368,8 @@ fn the_cloud_hears_what_is_meant_for_it() {
     assert_eq!(report.twins.len(), 1);
     assert_eq!(report.twins[0].observed_desired.as_ref().unwrap().value, "20");
     // What an application writes goes to the cloud, as with KubeEdge.
-    let told = twin.publish(&message("twin/update", &json!({"twin": {"private": {"actual": {"value": "p"}}}})));
+    let told =
+        twin.publish(&message("twin/update", &json!({"twin": {"private": {"actual": {"value": "p"}}}})));
     assert_eq!(told.reports[0].twins.len(), 2);
     twin.state.handle_online();
     assert_eq!(twin.end_turn().reports.len(), 1);
@@ -385,12 +409,18 @@ fn a_turn_that_is_rolled_back_never_was() {
     twin.send("twin/update", json!({"twin": {"a": {"actual": {"value": "1"}}}}));
     let before = twin.send("twin/get", json!({}));
     let now = twin.now();
-    twin.state.handle_message(&message("twin/update", &json!({"twin": {"a": null, "b": {"actual": {"value": "2"}}}})), now);
+    twin.state.handle_message(
+        &message("twin/update", &json!({"twin": {"a": null, "b": {"actual": {"value": "2"}}}})),
+        now,
+    );
     twin.state.handle_object(&thermometer("u", 2, Some("9")), now);
     twin.state.handle_object(&deleted("u"), now);
     twin.state.rollback(now);
     assert!(twin.state.batch().unwrap().is_empty());
     assert_eq!(twin.send("twin/get", json!({})), before);
     let told = twin.hear(&thermometer("u", 2, Some("9")));
-    assert_eq!(told.assignments[0].spec.as_ref().unwrap().property("target").unwrap().desired.as_deref(), Some("9"));
+    assert_eq!(
+        told.assignments[0].spec.as_ref().unwrap().property("target").unwrap().desired.as_deref(),
+        Some("9")
+    );
 }
