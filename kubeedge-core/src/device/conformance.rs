@@ -45,7 +45,9 @@ pub async fn run<P: DeviceProtocol>(protocol: &P, spec: &DeviceSpec, writable: O
 async fn open<P: DeviceProtocol>(protocol: &P, spec: &DeviceSpec) -> Box<dyn DeviceHandle> {
     match in_time(protocol.open(spec)).await {
         Ok(handle) => handle,
-        Err(error) => panic!("a device that can be reached is opened, also again after a handle was dropped: {error}"),
+        Err(error) => {
+            panic!("a device that can be reached is opened, also again after a handle was dropped: {error}")
+        }
     }
 }
 
@@ -93,7 +95,9 @@ async fn a_read_that_is_dropped_leaves_the_handle_usable(handle: &mut dyn Device
 }
 
 async fn a_property_that_is_read_only_is_not_written(handle: &mut dyn DeviceHandle, spec: &DeviceSpec) {
-    let Some(property) = readable(spec).find(|property| property.access == AccessMode::ReadOnly) else { return };
+    let Some(property) = readable(spec).find(|property| property.access == AccessMode::ReadOnly) else {
+        return;
+    };
     let written = in_time(handle.write(property, "0")).await;
     assert!(
         matches!(written, Err(DeviceError::Rejected(_) | DeviceError::Invalid(_))),

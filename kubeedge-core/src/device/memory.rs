@@ -91,7 +91,9 @@ impl MemoryProtocol {
         let fault = self.with(device, |device| device.fault);
         match fault {
             Some(Fault::Unreachable) => Err(DeviceError::Unreachable("it is unplugged".to_owned())),
-            Some(Fault::Invalid) => Err(DeviceError::Invalid("the device is not of this protocol".to_owned())),
+            Some(Fault::Invalid) => {
+                Err(DeviceError::Invalid("the device is not of this protocol".to_owned()))
+            }
             Some(Fault::Hangs) => std::future::pending().await,
             Some(Fault::RejectsWrites) | None => Ok(fault),
         }

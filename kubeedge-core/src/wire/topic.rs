@@ -276,9 +276,8 @@ mod tests {
 
     fn any_topic() -> impl Strategy<Value = Topic> {
         let name = "[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?";
-        let device = (name, name, proptest::sample::select(DeviceTopic::ALL.to_vec())).prop_map(
-            |(namespace, name, event)| event.of(&DeviceId::new(namespace, name).unwrap()),
-        );
+        let device = (name, name, proptest::sample::select(DeviceTopic::ALL.to_vec()))
+            .prop_map(|(namespace, name, event)| event.of(&DeviceId::new(namespace, name).unwrap()));
         let node = (name, proptest::sample::select(NodeTopic::ALL.to_vec()))
             .prop_map(|(node, event)| event.of(&node.parse().unwrap()));
         prop_oneof![device, node, Just(Topic::UnreadableTwinUpdate)]

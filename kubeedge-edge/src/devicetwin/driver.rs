@@ -183,8 +183,8 @@ impl Driver {
             self.state.handle_timeout(now.at);
         }
         match self.commit().await? {
-            Ok(()) => {
-                self.next_pause = self.part.config.limits.retry_min;
+            Ok(wrote) => {
+                self.note_success(wrote);
                 let told = self.state.confirm();
                 self.tell(told);
             }
@@ -201,15 +201,25 @@ impl Driver {
         }
     }
 
-    async fn commit(&mut self) -> Result<Result<(), StoreError>, Error> {
+    /// Commits the turn, and says whether there was anything to commit.
+    async fn commit(&mut self) -> Result<Result<bool, StoreError>, Error> {
         let batch = match self.state.batch() {
-            Ok(batch) if batch.is_empty() => return Ok(Ok(())),
+            Ok(batch) if batch.is_empty() => return Ok(Ok(false)),
             Ok(batch) => batch,
             Err(error) => return Ok(Err(error)),
         };
         let deadline = self.part.config.limits.store_deadline;
         let committed = timeout(deadline, self.part.store.commit(batch)).await;
-        committed.map_err(|_| Error::Stuck { what: "commit twins", deadline })
+        let committed = committed.map_err(|_| Error::Stuck { what: "commit twins", deadline })?;
+        Ok(committed.map(|()| true))
+    }
+
+    /// The store works again: what waits to be done again need not wait longer.
+    fn note_success(&mut self, wrote: bool) {
+        if wrote {
+            self.next_pause = self.part.config.limits.retry_min;
+            self.pause = self.pause.map(|_| Instant::now());
+        }
     }
 
     /// Undoes a turn that could not be committed: applications are told, everything else is done again later.
@@ -253,7 +263,10 @@ impl Driver {
                 Err(SendError::Full(_)) => {
                     self.publishes_dropped += 1;
                     if !self.publishes_full {
-                        tracing::warn!(dropped = self.publishes_dropped, "MQTT messages for applications are dropped");
+                        tracing::warn!(
+                            dropped = self.publishes_dropped,
+                            "MQTT messages for applications are dropped"
+                        );
                     }
                     self.publishes_full = true;
                 }
@@ -275,7 +288,7 @@ impl Driver {
     async fn write_at_stop(&mut self) {
         self.state.write_all();
         let written = timeout(LAST_WRITE, self.commit()).await;
-        if !matches!(written, Ok(Ok(Ok(())))) {
+        if !matches!(written, Ok(Ok(Ok(_)))) {
             tracing::warn!("the last readings could not be written");
         }
     }

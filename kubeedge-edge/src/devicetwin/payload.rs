@@ -114,7 +114,9 @@ impl UpdateRequest {
             let values = change.iter().flat_map(|change| [&change.expected, &change.actual]).flatten();
             for value in values.filter_map(|value| value.value.as_deref()) {
                 if !value.is_empty() && !is_text(value, 512) {
-                    return Err(format!("A value of {key:?} must be at most 512 letters, digits or -_.,:/@#"));
+                    return Err(format!(
+                        "A value of {key:?} must be at most 512 letters, digits or -_.,:/@#"
+                    ));
                 }
             }
         }

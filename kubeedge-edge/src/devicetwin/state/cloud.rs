@@ -104,9 +104,10 @@ impl State {
     /// Takes over what the cloud desires, where that is something else than it desired before.
     fn apply_desired(&mut self, id: &DeviceId, seen: &Seen, now: Now) {
         let Some(device) = self.devices.get(id) else { return };
-        let dropped = device.twins.iter().filter(|(name, twin)| {
-            twin.cloud.is_some() && !seen.properties.contains_key(name.as_str())
-        });
+        let dropped = device
+            .twins
+            .iter()
+            .filter(|(name, twin)| twin.cloud.is_some() && !seen.properties.contains_key(name.as_str()));
         let mut wanted: BTreeMap<String, Option<String>> =
             dropped.map(|(name, _)| (name.clone(), None)).collect();
         for (name, property) in &seen.properties {
@@ -156,9 +157,10 @@ impl State {
     }
 
     fn apply_model(&mut self, object: &Object) {
-        let stale = self.models.get(&object.reference).is_some_and(|known| {
-            known.uid == object.uid && object.resource_version < known.resource_version
-        });
+        let stale = self
+            .models
+            .get(&object.reference)
+            .is_some_and(|known| known.uid == object.uid && object.resource_version < known.resource_version);
         if !stale {
             self.models.insert(object.reference.clone(), object.clone());
             self.merge_users(&object.reference);

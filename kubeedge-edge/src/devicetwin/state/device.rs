@@ -104,7 +104,8 @@ impl Device {
 /// Whether a twin goes to the cloud: `reportToCloud` decides on what a mapper reads. What an application writes
 /// goes, as KubeEdge has it.
 fn is_reported(seen: &Seen, name: &str, twin: &Twin) -> bool {
-    twin.actual.source == Source::Mqtt || seen.properties.get(name).is_none_or(|property| property.report_to_cloud)
+    twin.actual.source == Source::Mqtt
+        || seen.properties.get(name).is_none_or(|property| property.report_to_cloud)
 }
 
 // The parts of a Device that matter without its model.
@@ -159,7 +160,8 @@ impl Seen {
                 tracing::warn!(device = %object.reference, "a property without a name, or with one above {NAME_LIMIT} bytes, has no twin");
                 continue;
             }
-            let desired = property.desired.and_then(|desired| desired.value).filter(|value| !value.is_empty());
+            let desired =
+                property.desired.and_then(|desired| desired.value).filter(|value| !value.is_empty());
             properties.insert(property.name, Property { desired, report_to_cloud: property.report_to_cloud });
         }
         let model = spec.device_model_ref.unwrap_or_default().name;

@@ -150,11 +150,6 @@ impl Twin {
         }
     }
 
-    /// Whether nothing was ever written to it.
-    pub(super) fn is_new(&self) -> bool {
-        self.expected.version == 0 && self.newest() == 0
-    }
-
     /// Begins it, or begins it again, with a type.
     pub(super) fn begin(&mut self, value_type: String) {
         self.deleted = false;

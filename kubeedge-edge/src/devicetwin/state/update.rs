@@ -10,8 +10,8 @@ use kubeedge_core::{
 
 use super::{
     super::payload::{
-        self, BeforeAndAfter, Changes, Delta, Document, Members, Request, StateRequest, StateResult, TwinChange,
-        TwinResult, TwinShown, UpdateRequest,
+        self, BeforeAndAfter, Changes, Delta, Document, Members, Request, StateRequest, StateResult,
+        TwinChange, TwinResult, TwinShown, UpdateRequest,
     },
     Now, State,
     device::Device,
@@ -30,7 +30,9 @@ impl State {
             Err(error) => return tracing::debug!(%error, "a message was ignored"),
         };
         match topic {
-            Topic::Device { device, event } => self.handle_device_message(&device, event, &message.payload, now),
+            Topic::Device { device, event } => {
+                self.handle_device_message(&device, event, &message.payload, now)
+            }
             Topic::Node { node, event: NodeTopic::MembershipGet } if node == self.config.node => {
                 self.list_members(&message.payload, now);
             }
@@ -67,7 +69,13 @@ impl State {
             && let Ok((request, _)) = UpdateRequest::parse(&message.payload)
         {
             let topic = DeviceTopic::TwinUpdateResult.of(&device);
-            self.refuse(&topic, request.event_id(), now, NOT_SAVED, "the update could not be saved; try again");
+            self.refuse(
+                &topic,
+                request.event_id(),
+                now,
+                NOT_SAVED,
+                "the update could not be saved; try again",
+            );
         }
     }
 
@@ -86,6 +94,11 @@ impl State {
             return self.refuse(&topic, event_id, now, BAD_REQUEST, reason);
         }
         let (mut results, mut documents) = (BTreeMap::new(), BTreeMap::new());
+        let desires =
+            |change: &Option<TwinChange>| change.as_ref().is_none_or(|change| change.expected.is_some());
+        if changes.values().any(desires) {
+            self.to_assign.insert(id.clone());
+        }
         for (key, change) in changes {
             let Some((result, document)) = self.change_twin(id, &key, change, now) else { continue };
             if let Some(result) = result {
@@ -96,7 +109,6 @@ impl State {
         let base = self.base(event_id, now);
         if !results.is_empty() {
             self.to_report.insert(id.clone());
-            self.to_assign.insert(id.clone());
         }
         self.publish(&topic, &TwinResult { base, twin: results });
         self.publish_document(id, event_id, documents, now);
@@ -118,11 +130,6 @@ impl State {
                 Some(twin) => twin.value_type.as_str(),
                 None => new_type(change),
             };
-            payload::check_type(value_type, "0").or_else(|error| match value_type {
-                // Only an unknown type refuses a number that every known one but boolean takes.
-                "boolean" => Ok(()),
-                _ => Err(error),
-            })?;
             for (name, slot) in [("expected", &change.expected), ("actual", &change.actual)] {
                 let Some(slot) = slot else { continue };
                 let Some(value) = &slot.value else {
@@ -151,6 +158,7 @@ impl State {
     ) -> Option<(Option<Changed>, BeforeAndAfter)> {
         let known = self.devices.get(id)?.twins.get(key);
         let last = known.and_then(Twin::shown);
+        let begins = known.is_none_or(|twin| twin.deleted);
         match (known, change) {
             // KubeEdge has nothing to delete either, and says so in the document only.
             (None, None) => Some((None, BeforeAndAfter { last: None, current: None })),
@@ -165,7 +173,7 @@ impl State {
             (_, Some(change)) => {
                 self.mark_twin(id, key);
                 let twin = self.twin_or_new(id, key)?;
-                let shown = write(twin, change, now);
+                let shown = write(twin, begins, change, now);
                 Some((Some(Changed::Written(shown)), before_and_after(last, twin)))
             }
         }
@@ -286,12 +294,15 @@ fn is_change(twin: &Twin, change: &TwinChange) -> bool {
         || change.expected.is_some()
         || change.actual.is_some()
         || (twin.optional && change.optional == Some(false))
-        || change.metadata.as_ref().and_then(|metadata| metadata.r#type.as_ref()).is_some_and(|t| *t != twin.value_type)
+        || change
+            .metadata
+            .as_ref()
+            .and_then(|metadata| metadata.r#type.as_ref())
+            .is_some_and(|t| *t != twin.value_type)
 }
 
-/// Writes a checked change. Returns what of the twin the result shows.
-fn write(twin: &mut Twin, change: TwinChange, now: Now) -> TwinShown {
-    let begins = twin.deleted || twin.is_new();
+/// Writes a checked change of a twin that may begin, or begin again. Returns what of it the result shows.
+fn write(twin: &mut Twin, begins: bool, change: TwinChange, now: Now) -> TwinShown {
     if begins {
         twin.begin(new_type(&change).to_owned());
     }
