@@ -446,6 +446,45 @@ fn content(object: &Value) -> impl PartialEq {
     members.filter(|(name, _)| *name != "metadata" && *name != "status").collect::<Vec<_>>()
 }
 
+/// Gives a pod its node.
+pub(crate) fn bind(pod: &mut Value, node: &str, now: Timestamp) {
+    pod["spec"]["nodeName"] = node.into();
+    set_condition(pod, json!({ "type": "PodScheduled", "status": "True" }), now);
+}
+
+/// Sets the condition of its type. The time of transition moves only if the condition's status does.
+pub(crate) fn set_condition(pod: &mut Value, mut condition: Value, now: Timestamp) {
+    let Some(members) = pod.as_object_mut() else { return };
+    let status = super::json::object(members, "status");
+    let conditions = status.entry("conditions").or_insert_with(|| json!([]));
+    let Some(conditions) = conditions.as_array_mut() else { return };
+    condition["lastTransitionTime"] = seconds(now).into();
+    match conditions.iter_mut().find(|other| other.get("type") == condition.get("type")) {
+        Some(other) => {
+            if other.get("status") == condition.get("status") {
+                condition["lastTransitionTime"] = other["lastTransitionTime"].clone();
+            }
+            *other = condition;
+        }
+        None => conditions.push(condition),
+    }
+}
+
+/// Does what the scheduler does for a pod, at the request of another: `pods/binding`.
+pub(crate) fn binding(txn: &mut Txn<'_, '_>, target: &Target, binding: &Value) -> Result<(), Failure> {
+    let mut pod = target.read(txn)?;
+    let node = text(binding, &["target", "name"]);
+    if node.is_empty() {
+        return Err(Failure::bad_request("target.name: Required value: a binding names a node"));
+    }
+    if !text(&pod, &["spec", "nodeName"]).is_empty() {
+        let why = format!("pod {} is already assigned to node {:?}", target.name, pod["spec"]["nodeName"]);
+        return Err(target.conflict(&why));
+    }
+    bind(&mut pod, node, txn.now);
+    txn.put(target.resource, pod).map(|_| ())
+}
+
 /// The namespaces that exist from the start, and their accounts.
 pub(crate) fn ensure_namespaces(txn: &mut Txn<'_, '_>) -> Result<(), Failure> {
     for name in ["default", "kube-node-lease", "kube-public", "kube-system", "kubeedge"] {
