@@ -12,3 +12,145 @@ pub(crate) fn node(name: &str) -> NodeName {
 pub(crate) fn object(json: &Value) -> Object {
     Object::from_json(json.to_string()).unwrap()
 }
+
+#[cfg(feature = "standalone")]
+pub(crate) use cluster::{Cluster, Gate, eventually};
+
+/// A real API server inside the test, which can be made to stall or fail.
+#[cfg(feature = "standalone")]
+mod cluster {
+    use std::{
+        convert::Infallible,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        time::Duration,
+    };
+
+    use http::{Request, Response};
+    use kube::{Client, client::Body};
+    use serde_json::Value;
+    use tokio::sync::watch;
+    use tower::Service;
+
+    use crate::{
+        controller::{
+            Kind,
+            api::{Api, Error, Place},
+        },
+        standalone::{ApiServer, Config},
+    };
+
+    /// The API, for the test itself.
+    pub(crate) struct Cluster {
+        server: ApiServer,
+        api: Api,
+    }
+
+    /// What a request of the part under test has to pass.
+    #[derive(Clone)]
+    pub(crate) struct Gate {
+        open: watch::Sender<bool>,
+        failures: Arc<AtomicUsize>,
+        writes: Arc<AtomicUsize>,
+    }
+
+    impl Gate {
+        /// Lets requests through that begin with this path and wait since [`Cluster::client_behind`].
+        pub(crate) fn open(&self) {
+            self.open.send_replace(true);
+        }
+
+        /// Answers so many of the following writes with 503.
+        pub(crate) fn fail(&self, writes: usize) {
+            self.failures.store(writes, Ordering::SeqCst);
+        }
+
+        /// How many writes were let through.
+        pub(crate) fn writes(&self) -> usize {
+            self.writes.load(Ordering::SeqCst)
+        }
+
+        fn fails(&self) -> bool {
+            let less = |failures: usize| failures.checked_sub(1);
+            self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok()
+        }
+    }
+
+    impl Cluster {
+        pub(crate) async fn start() -> Self {
+            let server = ApiServer::open(None, Config::default()).await.unwrap();
+            Self { api: Api::new(server.client()), server }
+        }
+
+        pub(crate) fn client(&self) -> Client {
+            self.server.client()
+        }
+
+        /// A client whose requests for paths that begin with `stalled` wait until the gate opens.
+        pub(crate) fn client_behind(&self, stalled: &'static str) -> (Client, Gate) {
+            let gate =
+                Gate { open: watch::Sender::new(false), failures: Arc::default(), writes: Arc::default() };
+            let (service, at) = (self.server.service(), gate.clone());
+            let service = tower::service_fn(move |request: Request<Body>| {
+                let (mut service, gate) = (service.clone(), at.clone());
+                async move {
+                    if request.uri().path().starts_with(stalled) {
+                        gate.open.subscribe().wait_for(|open| *open).await.unwrap();
+                    }
+                    if request.method() != "GET" {
+                        if gate.fails() {
+                            let down = http_body_util::Full::new("down".into());
+                            let down = http_body_util::BodyExt::boxed_unsync(down);
+                            return Ok(Response::builder().status(503).body(down).unwrap());
+                        }
+                        gate.writes.fetch_add(1, Ordering::SeqCst);
+                    }
+                    service.call(request).await as Result<_, Infallible>
+                }
+            });
+            (Client::new(service, "default"), gate)
+        }
+
+        pub(crate) async fn create(&self, kind: Kind, object: &Value) -> Value {
+            let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
+            let place = Place { kind, namespace, name: object["metadata"]["name"].as_str().unwrap() };
+            self.api.create(place, object).await.unwrap()
+        }
+
+        pub(crate) async fn merge(&self, kind: Kind, namespace: &str, name: &str, patch: &Value) {
+            self.api.merge(Place { kind, namespace, name }, "", patch).await.unwrap();
+        }
+
+        pub(crate) async fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
+            match self.api.value(Place { kind, namespace, name }).await {
+                Ok(value) => Some(value),
+                Err(error) if error.is_missing() => None,
+                Err(error) => panic!("{error}"),
+            }
+        }
+
+        /// Deletes an object as `kubectl delete` does: a pod is given its grace.
+        pub(crate) async fn delete(&self, kind: Kind, namespace: &str, name: &str) {
+            let path = kind.path_in(namespace);
+            let request = kube::core::Request::new(path).delete(name, &Default::default()).unwrap();
+            self.client().request_text(request).await.map_err(Error::Api).unwrap();
+        }
+    }
+
+    /// Waits until `check` gives something, for at most 10 s.
+    pub(crate) async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+        let waiting = async {
+            loop {
+                if let Some(found) = check().await {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), waiting)
+            .await
+            .unwrap_or_else(|_| panic!("never: {what}"))
+    }
+}

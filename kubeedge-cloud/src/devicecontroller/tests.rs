@@ -1,3 +1,5 @@
 //! DeviceController's behaviour: told through its state, and against an API server in `tests/api.rs`.
 
+#[cfg(feature = "standalone")]
+mod api;
 mod state;

@@ -1,4 +1,6 @@
 //! EdgeController's behaviour: told through its state, and against an API server in `tests/api.rs`.
 
+#[cfg(feature = "standalone")]
+mod api;
 mod state;
 mod status;
