@@ -1,1 +1,370 @@
-//! Not written yet.
+//! A runtime that only remembers: containers start at once and end as a test says.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+
+use super::{
+    ContainerConfig, ContainerId, ContainerLog, ContainerRuntime, ContainerState, Credentials, ImageId,
+    LogFormat, ObservedContainer, ObservedSandbox, RuntimeError, RuntimeInfo, SandboxConfig, SandboxId,
+};
+
+/// A [`ContainerRuntime`] in memory. Clones share everything, so a part that is built again over a clone
+/// finds what its predecessor started, as it would with a real runtime.
+///
+/// Containers are named `<pod uid>/<container name>` in the calls that script and count.
+///
+/// ```
+/// use kubeedge_core::runtime::{ContainerRuntime, memory::MemoryRuntime};
+/// # tokio_test(async {
+/// let runtime = MemoryRuntime::new();
+/// runtime.fail_pulls("nowhere/app:1", "no such host", 2);
+/// assert!(runtime.pull("nowhere/app:1", None).await.is_err());
+/// # });
+/// # fn tokio_test<F: Future>(f: F) {
+/// #     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(f);
+/// # }
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct MemoryRuntime {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    sandboxes: BTreeMap<SandboxId, Sandbox>,
+    images: BTreeMap<String, ImageId>,
+    not_ready: Vec<String>,
+    unavailable: Option<String>,
+    pull_failures: BTreeMap<String, (String, u32)>,
+    exits: BTreeMap<String, VecDeque<i32>>,
+    deaf: BTreeMap<String, bool>,
+    starts: BTreeMap<String, u32>,
+    pulls: BTreeMap<String, u32>,
+    observations: u64,
+}
+
+#[derive(Debug)]
+struct Sandbox {
+    observed: ObservedSandbox,
+    config: SandboxConfig,
+    configs: BTreeMap<ContainerId, ContainerConfig>,
+}
+
+impl MemoryRuntime {
+    /// Creates a runtime without sandboxes and images; every pull succeeds.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Puts an image in place, as if it had been pulled.
+    pub fn add_image(&self, image: &str) {
+        let mut state = self.lock();
+        state.images.insert(image.to_owned(), image_id(image));
+    }
+
+    /// Makes the next `times` pulls of `image` fail with `message`.
+    pub fn fail_pulls(&self, image: &str, message: &str, times: u32) {
+        self.lock().pull_failures.insert(image.to_owned(), (message.to_owned(), times));
+    }
+
+    /// Makes the next starts of `container` end at once, with these exit codes in turn. Later ones run on.
+    pub fn exit_at_start(&self, container: &str, codes: impl IntoIterator<Item = i32>) {
+        self.lock().exits.entry(container.to_owned()).or_default().extend(codes);
+    }
+
+    /// Makes `container` ignore the request to stop, so that stopping it takes its whole grace.
+    pub fn ignore_stop(&self, container: &str) {
+        self.lock().deaf.insert(container.to_owned(), true);
+    }
+
+    /// Ends the running instance of `container` with this exit code. Returns whether there was one.
+    pub fn exit(&self, container: &str, code: i32) -> bool {
+        let mut state = self.lock();
+        let mut found = false;
+        for sandbox in state.sandboxes.values_mut() {
+            let uid = sandbox.observed.uid.clone();
+            for one in &mut sandbox.observed.containers {
+                if format!("{uid}/{}", one.name) == container && is_running(&one.state) {
+                    end(&mut one.state, code);
+                    found = true;
+                }
+            }
+        }
+        found
+    }
+
+    /// Ends everything as a loss of power does: containers are dead and sandboxes not ready, but still known.
+    pub fn power_cycle(&self) {
+        for sandbox in self.lock().sandboxes.values_mut() {
+            sandbox.observed.ready = false;
+            sandbox.observed.ips.clear();
+            for one in sandbox.observed.containers.iter_mut().filter(|one| is_running(&one.state)) {
+                end(&mut one.state, 255);
+            }
+        }
+    }
+
+    /// Makes [`ContainerRuntime::info`] say that the runtime cannot run pods, for these reasons.
+    pub fn set_not_ready(&self, reasons: Vec<String>) {
+        self.lock().not_ready = reasons;
+    }
+
+    /// Makes every call fail with this message, until it is called with `None`.
+    pub fn set_unavailable(&self, message: Option<&str>) {
+        self.lock().unavailable = message.map(str::to_owned);
+    }
+
+    /// How often `container` was started, by anyone.
+    pub fn starts(&self, container: &str) -> u32 {
+        self.lock().starts.get(container).copied().unwrap_or(0)
+    }
+
+    /// How often `image` was pulled, failures included.
+    pub fn pulls(&self, image: &str) -> u32 {
+        self.lock().pulls.get(image).copied().unwrap_or(0)
+    }
+
+    /// How often the runtime was observed.
+    pub fn observations(&self) -> u64 {
+        self.lock().observations
+    }
+
+    /// What the newest instance of `container` was created from.
+    pub fn container_config(&self, container: &str) -> Option<ContainerConfig> {
+        let state = self.lock();
+        let configs = state.sandboxes.values().flat_map(|sandbox| {
+            sandbox.configs.values().map(move |config| (&sandbox.config.uid, config))
+        });
+        configs
+            .filter(|(uid, config)| format!("{uid}/{}", config.name) == container)
+            .max_by_key(|(_, config)| config.attempt)
+            .map(|(_, config)| config.clone())
+    }
+
+    /// What the sandboxes of this pod were created from.
+    pub fn sandbox_configs(&self, uid: &str) -> Vec<SandboxConfig> {
+        let state = self.lock();
+        let of_pod = state.sandboxes.values().filter(|sandbox| sandbox.config.uid.as_str() == uid);
+        of_pod.map(|sandbox| sandbox.config.clone()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self, what: &str) -> Result<MutexGuard<'_, State>, RuntimeError> {
+        let state = self.lock();
+        match &state.unavailable {
+            None => Ok(state),
+            Some(message) => {
+                Err(RuntimeError::Unavailable { what: what.to_owned(), message: message.clone() })
+            }
+        }
+    }
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn container(&mut self, id: &ContainerId) -> Option<(String, &mut ObservedContainer)> {
+        self.sandboxes.values_mut().find_map(|sandbox| {
+            let uid = sandbox.observed.uid.clone();
+            let found = sandbox.observed.containers.iter_mut().find(|one| one.id == *id)?;
+            Some((format!("{uid}/{}", found.name), found))
+        })
+    }
+}
+
+#[async_trait]
+impl ContainerRuntime for MemoryRuntime {
+    async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
+        let state = self.open("read the runtime's status")?;
+        Ok(RuntimeInfo { name: "memory".into(), version: "1".into(), not_ready: state.not_ready.clone() })
+    }
+
+    async fn image(&self, image: &str) -> Result<Option<ImageId>, RuntimeError> {
+        Ok(self.open("look for an image")?.images.get(image).cloned())
+    }
+
+    async fn pull(&self, image: &str, _: Option<&Credentials>) -> Result<ImageId, RuntimeError> {
+        let what = format!("pull image {image}");
+        let mut state = self.open(&what)?;
+        *state.pulls.entry(image.to_owned()).or_default() += 1;
+        if let Some((message, times)) = state.pull_failures.get_mut(image)
+            && *times > 0
+        {
+            *times -= 1;
+            return Err(RuntimeError::Unavailable { what, message: message.clone() });
+        }
+        Ok(state.images.entry(image.to_owned()).or_insert_with(|| image_id(image)).clone())
+    }
+
+    async fn run_sandbox(&self, sandbox: &SandboxConfig) -> Result<SandboxId, RuntimeError> {
+        let what = format!("run sandbox of pod {}/{}", sandbox.namespace, sandbox.name);
+        let mut state = self.open(&what)?;
+        let same = |other: &Sandbox| {
+            other.config.uid == sandbox.uid && other.config.attempt == sandbox.attempt
+        };
+        if state.sandboxes.values().any(same) {
+            let message = format!("attempt {} of this pod is there already", sandbox.attempt);
+            return Err(RuntimeError::Failed { what, message });
+        }
+        let number = state.number();
+        let id = SandboxId(format!("sandbox-{number}"));
+        let ips = if sandbox.host_network { vec![] } else { vec![format!("10.0.0.{}", number % 250 + 2)] };
+        let observed = ObservedSandbox {
+            id: id.clone(),
+            name: sandbox.name.clone(),
+            namespace: sandbox.namespace.clone(),
+            uid: sandbox.uid.clone(),
+            attempt: sandbox.attempt,
+            ready: true,
+            ips,
+            created_at_ms: now_ms(),
+            containers: Vec::new(),
+        };
+        let configs = BTreeMap::new();
+        state.sandboxes.insert(id.clone(), Sandbox { observed, config: sandbox.clone(), configs });
+        Ok(id)
+    }
+
+    async fn stop_sandbox(&self, id: &SandboxId) -> Result<(), RuntimeError> {
+        if let Some(sandbox) = self.open("stop a sandbox")?.sandboxes.get_mut(id) {
+            sandbox.observed.ready = false;
+            sandbox.observed.ips.clear();
+            for one in sandbox.observed.containers.iter_mut().filter(|one| is_running(&one.state)) {
+                end(&mut one.state, 137);
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove_sandbox(&self, id: &SandboxId) -> Result<(), RuntimeError> {
+        self.open("remove a sandbox")?.sandboxes.remove(id);
+        Ok(())
+    }
+
+    async fn create_container(
+        &self,
+        sandbox: &SandboxId,
+        container: &ContainerConfig,
+    ) -> Result<ContainerId, RuntimeError> {
+        let what = format!("create container {}", container.name);
+        let mut state = self.open(&what)?;
+        let number = state.number();
+        let Some(image_id) = state.images.get(&container.image).cloned() else {
+            let message = format!("image {}", container.image);
+            return Err(RuntimeError::NotFound { what, message });
+        };
+        let Some(sandbox) = state.sandboxes.get_mut(sandbox) else {
+            return Err(RuntimeError::NotFound { what, message: format!("sandbox {sandbox}") });
+        };
+        let same = |one: &ObservedContainer| one.name == container.name && one.attempt == container.attempt;
+        if sandbox.observed.containers.iter().any(same) {
+            let message = format!("attempt {} is there already", container.attempt);
+            return Err(RuntimeError::Failed { what, message });
+        }
+        let id = ContainerId(format!("container-{number}"));
+        sandbox.observed.containers.push(ObservedContainer {
+            id: id.clone(),
+            name: container.name.clone(),
+            attempt: container.attempt,
+            image: container.image.clone(),
+            image_id: image_id.0,
+            spec_hash: container.spec_hash.clone(),
+            state: ContainerState::Created,
+            log: Some(ContainerLog {
+                path: sandbox.config.log_directory.join(&container.log_path),
+                format: LogFormat::Cri,
+            }),
+        });
+        sandbox.configs.insert(id.clone(), container.clone());
+        Ok(id)
+    }
+
+    async fn start_container(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let what = format!("start container {id}");
+        let mut state = self.open(&what)?;
+        let Some((name, found)) = state.container(id) else {
+            return Err(RuntimeError::NotFound { what, message: "it is gone".into() });
+        };
+        if found.state != ContainerState::Created {
+            return Err(RuntimeError::Failed { what, message: "it was started before".into() });
+        }
+        found.state = ContainerState::Running { started_at_ms: now_ms() };
+        *state.starts.entry(name.clone()).or_default() += 1;
+        let code = state.exits.get_mut(&name).and_then(VecDeque::pop_front);
+        if let (Some(code), Some((_, found))) = (code, state.container(id)) {
+            end(&mut found.state, code);
+        }
+        Ok(())
+    }
+
+    async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<(), RuntimeError> {
+        let deaf = {
+            let mut state = self.open("stop a container")?;
+            let name = state.container(id).filter(|(_, one)| is_running(&one.state)).map(|(name, _)| name);
+            name.is_some_and(|name| state.deaf.contains_key(&name))
+        };
+        if deaf {
+            tokio::time::sleep(grace).await;
+        }
+        if let Some((_, found)) = self.open("stop a container")?.container(id) {
+            match found.state {
+                ContainerState::Running { .. } => end(&mut found.state, if deaf { 137 } else { 143 }),
+                ContainerState::Created => end(&mut found.state, 137),
+                ContainerState::Exited { .. } | ContainerState::Unknown => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove_container(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        for sandbox in self.open("remove a container")?.sandboxes.values_mut() {
+            sandbox.observed.containers.retain(|one| one.id != *id);
+            sandbox.configs.remove(id);
+        }
+        Ok(())
+    }
+
+    async fn observe(&self) -> Result<Vec<ObservedSandbox>, RuntimeError> {
+        let mut state = self.open("observe the runtime")?;
+        state.observations += 1;
+        Ok(state.sandboxes.values().map(|sandbox| sandbox.observed.clone()).collect())
+    }
+}
+
+fn image_id(image: &str) -> ImageId {
+    ImageId(format!("sha256:{image}"))
+}
+
+fn is_running(state: &ContainerState) -> bool {
+    matches!(state, ContainerState::Running { .. })
+}
+
+fn end(state: &mut ContainerState, code: i32) {
+    let started_at_ms = match state {
+        ContainerState::Running { started_at_ms } => *started_at_ms,
+        ContainerState::Created | ContainerState::Exited { .. } | ContainerState::Unknown => 0,
+    };
+    *state = ContainerState::Exited {
+        exit_code: Some(code),
+        reason: if code == 0 { "Completed" } else { "Error" }.to_owned(),
+        message: String::new(),
+        started_at_ms,
+        finished_at_ms: now_ms(),
+    };
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

@@ -171,6 +171,8 @@ pub struct SandboxConfig {
     pub cgroup_parent: Option<String>,
     /// The runtime's handler, from a RuntimeClass; empty means the default.
     pub handler: String,
+    /// Whether one of its containers runs with all privileges, which CRI wants to know beforehand.
+    pub privileged: bool,
 }
 
 /// What becomes `/etc/resolv.conf`.

@@ -1,1 +1,280 @@
-//! Not written yet.
+//! Edged: runs the pods of the node, and says how they and the node are.
+//!
+//! It takes Pods, ConfigMaps and Secrets as they come from MetaManager, compares them with what the runtime has,
+//! and takes one step after the other until both agree. It keeps no record of its own: after a restart, with
+//! or without a link, the runtime says what runs, and nothing that should run is touched.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use kubeedge_core::{id::NodeName, message::Connectivity, runtime::memory::MemoryRuntime};
+//! use kubeedge_edge::edged::{self, Config, Edged};
+//! use tokio_util::sync::CancellationToken;
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! # let directory = tempfile::tempdir().unwrap();
+//! let (inbox, outbox, mut outside) = edged::pipes();
+//! let node: NodeName = "edge-1".parse().unwrap();
+//! # let mut config = Config::new(node); config.root = directory.path().into(); config.logs = directory.path().join("logs");
+//! # let node: NodeName = "edge-1".parse().unwrap(); let _ =
+//! Config::new(node);
+//! let stop = CancellationToken::new();
+//! let running = tokio::spawn(Edged::new(config, Arc::new(MemoryRuntime::new()), inbox, outbox).run(stop.clone()));
+//!
+//! outside.connectivity.send_replace(Connectivity::Online);
+//! let report = outside.reports.recv().await; // the node itself, at once
+//! # assert!(report.is_some());
+//! stop.cancel();
+//! # running.await.unwrap().unwrap();
+//! # });
+//! ```
+//!
+//! What it does not do yet: probes, lifecycle hooks, tmpfs for Secrets and `emptyDir.medium: Memory` (both are
+//! plain directories), service account tokens (the file is left out), rotation of container logs.
+
+mod action;
+mod driver;
+mod files;
+mod host;
+mod logs;
+mod make;
+mod node;
+mod perform;
+mod pod;
+mod resolve;
+mod state;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use kubeedge_core::{
+    id::{NodeName, Uid},
+    message::{Connectivity, LogRequest, ObjectEvent, ObjectRef, Report, ReportKey, Response},
+    pipe::{self, Callee, Caller, LatestReceiver, LatestSender},
+    runtime::ContainerRuntime,
+};
+use serde::Deserialize;
+use tokio::sync::watch;
+
+/// Runs the pods of the node.
+#[derive(Debug)]
+pub struct Edged {
+    config: Config,
+    runtime: Arc<dyn ContainerRuntime>,
+    inbox: Inbox,
+    outbox: Outbox,
+}
+
+impl Edged {
+    /// Creates the part over a container runtime. Nothing happens before [`Edged::run`].
+    pub fn new(config: Config, runtime: Arc<dyn ContainerRuntime>, inbox: Inbox, outbox: Outbox) -> Self {
+        Self { config, runtime, inbox, outbox }
+    }
+}
+
+/// How Edged behaves. [`Config::new`] has the defaults.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The node's name.
+    pub node: NodeName,
+    /// Labels of the node besides the usual ones.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of the node.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// Taints that the node registers with.
+    #[serde(default)]
+    pub taints: Vec<Taint>,
+    /// Whether the scheduler may place pods here.
+    #[serde(default = "defaults::yes")]
+    pub register_schedulable: bool,
+    /// Where volumes of pods are kept.
+    #[serde(default = "defaults::root")]
+    pub root: PathBuf,
+    /// Where logs of containers are kept.
+    #[serde(default = "defaults::logs")]
+    pub logs: PathBuf,
+    /// The node's address; empty leaves it out of the node's and the pods' status.
+    #[serde(default)]
+    pub node_ip: String,
+    /// The version that the node reports as its kubelet's.
+    #[serde(default = "defaults::version")]
+    pub version: String,
+    /// How many pods the scheduler may place here. 110: the kubelet's default.
+    #[serde(default = "defaults::max_pods")]
+    pub max_pods: u32,
+    /// Name servers of the cluster for pods with `dnsPolicy: ClusterFirst`; empty means the node's own.
+    #[serde(default)]
+    pub cluster_dns: Vec<String>,
+    /// The domain of the cluster's names.
+    #[serde(default = "defaults::cluster_domain")]
+    pub cluster_domain: String,
+    /// How often the runtime is observed while there are pods. 1 s, as the kubelet's relist.
+    #[serde(default = "defaults::observe_interval")]
+    pub observe_interval: Duration,
+    /// How often the runtime is observed while there are none. 10 s: an idle node should sleep.
+    #[serde(default = "defaults::idle_interval")]
+    pub idle_interval: Duration,
+    /// How often the node's memory, disk and runtime are looked at. 10 s, as the kubelet. Nothing is sent
+    /// while nothing changes.
+    #[serde(default = "defaults::status_interval")]
+    pub status_interval: Duration,
+    /// How long a sandbox of no known pod is left alone, so that a pod which becomes known late is not killed.
+    #[serde(default = "defaults::orphan_grace")]
+    pub orphan_grace: Duration,
+    /// How many pods take a step towards running at once; the others wait, so that a small board survives a
+    /// reboot with many pods. Stopping is not limited.
+    #[serde(default = "defaults::parallel_starts")]
+    pub parallel_starts: usize,
+}
+
+/// A taint of the node.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Taint {
+    /// The key.
+    pub key: String,
+    /// The value; may be empty.
+    #[serde(default)]
+    pub value: String,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    pub effect: String,
+}
+
+mod defaults {
+    use std::{path::PathBuf, time::Duration};
+
+    pub(super) fn yes() -> bool {
+        true
+    }
+    pub(super) fn root() -> PathBuf {
+        PathBuf::from("/var/lib/edged")
+    }
+    pub(super) fn logs() -> PathBuf {
+        PathBuf::from("/var/log/pods")
+    }
+    pub(super) fn version() -> String {
+        // The Kubernetes minor version tells clients which API the node understands.
+        format!("v1.33.0-kubeedge-rs-{}", env!("CARGO_PKG_VERSION"))
+    }
+    pub(super) fn max_pods() -> u32 {
+        110
+    }
+    pub(super) fn cluster_domain() -> String {
+        "cluster.local".to_owned()
+    }
+    pub(super) fn observe_interval() -> Duration {
+        Duration::from_secs(1)
+    }
+    pub(super) fn idle_interval() -> Duration {
+        Duration::from_secs(10)
+    }
+    pub(super) fn status_interval() -> Duration {
+        Duration::from_secs(10)
+    }
+    pub(super) fn orphan_grace() -> Duration {
+        Duration::from_secs(10)
+    }
+    pub(super) fn parallel_starts() -> usize {
+        8
+    }
+}
+
+impl Config {
+    /// The defaults for the node of this name.
+    pub fn new(node: NodeName) -> Self {
+        Self {
+            node,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            taints: Vec::new(),
+            register_schedulable: true,
+            root: defaults::root(),
+            logs: defaults::logs(),
+            node_ip: String::new(),
+            version: defaults::version(),
+            max_pods: defaults::max_pods(),
+            cluster_dns: Vec::new(),
+            cluster_domain: defaults::cluster_domain(),
+            observe_interval: defaults::observe_interval(),
+            idle_interval: defaults::idle_interval(),
+            status_interval: defaults::status_interval(),
+            orphan_grace: defaults::orphan_grace(),
+            parallel_starts: defaults::parallel_starts(),
+        }
+    }
+
+    fn pod_directory(&self, uid: &Uid) -> PathBuf {
+        self.root.join("pods").join(uid.as_str())
+    }
+
+    fn pod_volumes(&self, uid: &Uid) -> PathBuf {
+        self.pod_directory(uid).join("volumes")
+    }
+
+    /// The kubelet's layout, which log collectors know.
+    fn pod_logs(&self, reference: &ObjectRef, uid: &Uid) -> PathBuf {
+        self.logs.join(format!("{}_{}_{}", reference.namespace(), reference.name(), uid))
+    }
+}
+
+/// What Edged receives.
+#[derive(Debug)]
+pub struct Inbox {
+    /// Pods, ConfigMaps and Secrets; at start all that the node has.
+    pub workloads: LatestReceiver<ObjectRef, ObjectEvent>,
+    /// Questions for logs of containers.
+    pub logs: Callee<LogRequest, Response>,
+    /// Whether there is a session.
+    pub connectivity: watch::Receiver<Connectivity>,
+}
+
+/// What Edged sends.
+#[derive(Debug)]
+pub struct Outbox {
+    /// The node's state, and each pod's.
+    pub reports: LatestSender<ReportKey, Report>,
+}
+
+/// The other ends of Edged's pipes.
+#[derive(Debug)]
+pub struct Outside {
+    /// To [`Inbox::workloads`].
+    pub workloads: LatestSender<ObjectRef, ObjectEvent>,
+    /// To [`Inbox::logs`].
+    pub logs: Caller<LogRequest, Response>,
+    /// To [`Inbox::connectivity`].
+    pub connectivity: watch::Sender<Connectivity>,
+    /// From [`Outbox::reports`].
+    pub reports: LatestReceiver<ReportKey, Report>,
+}
+
+/// Creates both sides of Edged's pipes, for tests and for running it alone.
+pub fn pipes() -> (Inbox, Outbox, Outside) {
+    let (workloads, workloads_rx) = pipe::latest("workloads", |event: &ObjectEvent| event.key().clone());
+    let (logs, logs_rx) = pipe::calls("logs", 16);
+    let (connectivity, connectivity_rx) = watch::channel(Connectivity::Offline);
+    let (reports_tx, reports) = pipe::latest("reports", Report::key);
+    (
+        Inbox { workloads: workloads_rx, logs: logs_rx, connectivity: connectivity_rx },
+        Outbox { reports: reports_tx },
+        Outside { workloads, logs, connectivity, reports },
+    )
+}
+
+/// Says why Edged cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The directory for pods cannot be used.
+    #[error("the directory {} cannot be used: {source}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,408 @@
+//! The members of a Pod that Edged acts on. Kubernetes' own types have ten times as many, and would be most
+//! of this program's size; what is not named here is left to later versions, never refused.
+
+use std::{collections::BTreeMap, fmt};
+
+use kubeedge_core::{
+    id::{Uid, check_subdomain},
+    message::{Object, ObjectRef},
+};
+use serde::{Deserialize, Deserializer};
+
+/// A Pod as Edged reads it.
+#[derive(Debug, Clone)]
+pub(crate) struct Pod {
+    pub(crate) reference: ObjectRef,
+    pub(crate) uid: Uid,
+    pub(crate) metadata: Metadata,
+    pub(crate) spec: PodSpec,
+    pub(crate) status: OldStatus,
+}
+
+/// Says why a Pod cannot be run at all.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the pod cannot be read: {0}")]
+pub(crate) struct InvalidPod(pub(crate) String);
+
+#[derive(Deserialize)]
+struct Whole {
+    metadata: Metadata,
+    spec: PodSpec,
+    #[serde(default, deserialize_with = "or_default")]
+    status: OldStatus,
+}
+
+impl Pod {
+    /// Reads a Pod, and checks every name of it that becomes a part of a path.
+    ///
+    /// # Errors
+    /// If the JSON is not a Pod's, or a name could lead out of the pod's directory.
+    pub(crate) fn parse(object: &Object) -> Result<Self, InvalidPod> {
+        let invalid = |error: &dyn fmt::Display| InvalidPod(error.to_string());
+        let whole: Whole = serde_json::from_slice(&object.json).map_err(|error| invalid(&error))?;
+        let names = [("namespace", object.reference.namespace()), ("name", object.reference.name())];
+        for (what, name) in names {
+            check_subdomain(what, name).map_err(|error| invalid(&error))?;
+        }
+        let uid = object.uid.as_str();
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if uid.is_empty() || uid.len() > 128 || !uid.chars().all(plain) {
+            return Err(InvalidPod(format!("uid {uid:?} is not one that Kubernetes gives")));
+        }
+        let containers = whole.spec.init_containers.iter().chain(&whole.spec.containers);
+        for name in containers.map(|container| &container.name) {
+            check_subdomain("container name", name).map_err(|error| invalid(&error))?;
+        }
+        for volume in &whole.spec.volumes {
+            check_subdomain("volume name", &volume.name).map_err(|error| invalid(&error))?;
+        }
+        if whole.spec.containers.is_empty() {
+            return Err(InvalidPod("it has no containers".to_owned()));
+        }
+        Ok(Self {
+            reference: object.reference.clone(),
+            uid: object.uid.clone(),
+            metadata: whole.metadata,
+            spec: whole.spec,
+            status: whole.status,
+        })
+    }
+
+    /// Whether the API server has been asked to delete it.
+    pub(crate) fn is_deleting(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+
+    /// How long its containers may take to stop: 30 s unless it says otherwise, which is Kubernetes' default.
+    pub(crate) fn grace_seconds(&self) -> u64 {
+        let asked = self.metadata.deletion_grace_period_seconds.filter(|_| self.is_deleting());
+        let seconds = asked.or(self.spec.termination_grace_period_seconds).unwrap_or(30);
+        u64::try_from(seconds).unwrap_or(0).min(24 * 3600)
+    }
+
+    /// Whether it ended for good as far as the API knows.
+    pub(crate) fn had_ended(&self) -> bool {
+        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+}
+
+/// `null` and absence mean the default, as in Kubernetes' own reading.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+macro_rules! members {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$attr:meta])* $field:ident: $type:ty),* $(,)? })*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Default, Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        pub(crate) struct $name {
+            $($(#[$attr])* #[serde(default, deserialize_with = "or_default")] pub(crate) $field: $type),*
+        }
+    )*};
+}
+
+members! {
+    Metadata {
+        labels: BTreeMap<String, String>,
+        annotations: BTreeMap<String, String>,
+        deletion_timestamp: Option<String>,
+        deletion_grace_period_seconds: Option<i64>,
+    }
+    PodSpec {
+        containers: Vec<Container>,
+        init_containers: Vec<Container>,
+        volumes: Vec<Volume>,
+        restart_policy: RestartPolicy,
+        termination_grace_period_seconds: Option<i64>,
+        hostname: String,
+        host_network: bool,
+        dns_policy: String,
+        dns_config: Option<PodDns>,
+        service_account_name: String,
+        image_pull_secrets: Vec<LocalReference>,
+        runtime_class_name: String,
+        security_context: PodSecurity,
+    }
+    PodSecurity {
+        run_as_user: Option<i64>,
+        run_as_group: Option<i64>,
+    }
+    PodDns {
+        nameservers: Vec<String>,
+        searches: Vec<String>,
+        options: Vec<DnsOption>,
+    }
+    DnsOption {
+        name: String,
+        value: Option<String>,
+    }
+    LocalReference {
+        name: String,
+    }
+    Container {
+        name: String,
+        image: String,
+        image_pull_policy: String,
+        command: Vec<String>,
+        args: Vec<String>,
+        working_dir: String,
+        env: Vec<EnvVar>,
+        env_from: Vec<EnvFrom>,
+        ports: Vec<Port>,
+        resources: Requirements,
+        volume_mounts: Vec<VolumeMount>,
+        security_context: Security,
+        restart_policy: String,
+        stdin: bool,
+        tty: bool,
+    }
+    Security {
+        privileged: bool,
+        run_as_user: Option<i64>,
+        run_as_group: Option<i64>,
+        read_only_root_filesystem: bool,
+    }
+    Port {
+        container_port: u16,
+        host_port: u16,
+        #[serde(rename = "hostIP")]
+        host_ip: String,
+        protocol: String,
+    }
+    Requirements {
+        requests: BTreeMap<String, Quantity>,
+        limits: BTreeMap<String, Quantity>,
+    }
+    EnvVar {
+        name: String,
+        value: String,
+        value_from: Option<ValueFrom>,
+    }
+    ValueFrom {
+        config_map_key_ref: Option<KeyReference>,
+        secret_key_ref: Option<KeyReference>,
+        field_ref: Option<FieldReference>,
+        resource_field_ref: Option<ResourceFieldReference>,
+    }
+    KeyReference {
+        name: String,
+        key: String,
+        optional: bool,
+    }
+    FieldReference {
+        field_path: String,
+    }
+    ResourceFieldReference {
+        container_name: String,
+        resource: String,
+        divisor: Option<Quantity>,
+    }
+    EnvFrom {
+        prefix: String,
+        config_map_ref: Option<NameReference>,
+        secret_ref: Option<NameReference>,
+    }
+    NameReference {
+        name: String,
+        optional: bool,
+    }
+    VolumeMount {
+        name: String,
+        mount_path: String,
+        sub_path: String,
+        read_only: bool,
+    }
+    Volume {
+        name: String,
+        config_map: Option<ConfigMapSource>,
+        secret: Option<SecretSource>,
+        projected: Option<Projected>,
+        #[serde(rename = "downwardAPI")]
+        downward_api: Option<DownwardApi>,
+        empty_dir: Option<EmptyDir>,
+        host_path: Option<HostPath>,
+    }
+    ConfigMapSource {
+        name: String,
+        items: Option<Vec<KeyToPath>>,
+        default_mode: Option<u32>,
+        optional: bool,
+    }
+    SecretSource {
+        secret_name: String,
+        items: Option<Vec<KeyToPath>>,
+        default_mode: Option<u32>,
+        optional: bool,
+    }
+    /// `secret` inside a projected volume says `name` where a Secret volume says `secretName`.
+    ProjectedSecret {
+        name: String,
+        items: Option<Vec<KeyToPath>>,
+        optional: bool,
+    }
+    Projected {
+        sources: Vec<ProjectedSource>,
+        default_mode: Option<u32>,
+    }
+    ProjectedSource {
+        config_map: Option<ConfigMapSource>,
+        secret: Option<ProjectedSecret>,
+        #[serde(rename = "downwardAPI")]
+        downward_api: Option<DownwardApi>,
+        service_account_token: Option<Token>,
+    }
+    Token {}
+    DownwardApi {
+        items: Vec<DownwardItem>,
+        default_mode: Option<u32>,
+    }
+    DownwardItem {
+        path: String,
+        mode: Option<u32>,
+        field_ref: Option<FieldReference>,
+        resource_field_ref: Option<ResourceFieldReference>,
+    }
+    KeyToPath {
+        key: String,
+        path: String,
+        mode: Option<u32>,
+    }
+    EmptyDir {}
+    HostPath {
+        path: String,
+        #[serde(rename = "type")]
+        kind: String,
+    }
+    /// What the API had of the pod's status: where times and a final phase come from after a restart.
+    OldStatus {
+        phase: String,
+        start_time: Option<String>,
+        conditions: Vec<OldCondition>,
+    }
+    OldCondition {
+        #[serde(rename = "type")]
+        kind: String,
+        status: String,
+        last_transition_time: Option<String>,
+    }
+}
+
+/// When a container that ended is started again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub(crate) enum RestartPolicy {
+    #[default]
+    Always,
+    OnFailure,
+    Never,
+}
+
+/// An amount such as `100m` or `64Mi`, in thousandths.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Quantity(i128);
+
+impl Quantity {
+    /// Reads a quantity in the API's notation.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '+' || c == '-'));
+        let (number, suffix) = text.split_at(digits.unwrap_or(text.len()));
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        let negative = whole.starts_with('-');
+        let whole: i128 = match whole.trim_start_matches(['+', '-']) {
+            "" => 0,
+            text => text.parse().ok()?,
+        };
+        if number.is_empty() || whole > 1 << 62 || fraction.len() > 18 {
+            return None;
+        }
+        // Nano is the smallest step of the API, so count in nano and round up to milli at the end.
+        let nano = if fraction.is_empty() {
+            0
+        } else {
+            fraction.parse::<i128>().ok()? * 1_000_000_000 / 10i128.checked_pow(fraction.len() as u32)?
+        };
+        let value = whole * 1_000_000_000 + nano;
+        let (times, per) = match suffix {
+            "n" => (1, 1_000_000_000),
+            "u" => (1, 1_000_000),
+            "m" => (1, 1000),
+            "" => (1, 1),
+            "k" => (1000, 1),
+            "M" => (1_000_000, 1),
+            "G" => (1_000_000_000, 1),
+            "T" => (1_000_000_000_000, 1),
+            "P" => (1_000_000_000_000_000, 1),
+            "Ki" => (1 << 10, 1),
+            "Mi" => (1 << 20, 1),
+            "Gi" => (1 << 30, 1),
+            "Ti" => (1 << 40, 1),
+            "Pi" => (1 << 50, 1),
+            _ => {
+                let exponent: u32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
+                (10i128.checked_pow(exponent.min(18))?, 1)
+            }
+        };
+        let milli = value.checked_mul(times)?.checked_div(per * 1_000_000)?;
+        Some(Self(if negative { -milli } else { milli }))
+    }
+
+    /// In thousandths: millicores of a CPU.
+    pub(crate) fn milli(self) -> i64 {
+        i64::try_from(self.0).unwrap_or(i64::MAX)
+    }
+
+    /// Whole units, rounded up: bytes of memory.
+    pub(crate) fn units(self) -> i64 {
+        i64::try_from((self.0 + 999).div_euclid(1000)).unwrap_or(i64::MAX)
+    }
+}
+
+impl<'de> Deserialize<'de> for Quantity {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Text(String),
+            Whole(i64),
+            Fraction(f64),
+        }
+        let text = match Form::deserialize(from)? {
+            Form::Text(text) => text,
+            Form::Whole(number) => number.to_string(),
+            Form::Fraction(number) => number.to_string(),
+        };
+        Self::parse(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no quantity")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_read_as_the_api_writes_them() {
+        let milli = |text| Quantity::parse(text).map(Quantity::milli);
+        assert_eq!(milli("100m"), Some(100));
+        assert_eq!(milli("1.5"), Some(1500));
+        assert_eq!(milli("64Mi").map(|milli| milli / 1000), Some(64 << 20));
+        assert_eq!(milli("1e3"), Some(1_000_000));
+        for wrong in ["", "x", "1x", "1.2.3", "99999999999999999999999999999999999999999"] {
+            assert_eq!(milli(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn names_that_lead_out_of_the_pods_directory_make_the_pod_invalid() {
+        let with = |uid: &str, container: &str| {
+            let json = format!(
+                r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"p","namespace":"d","uid":"{uid}"}},
+                     "spec":{{"containers":[{{"name":"{container}","image":"i"}}],"volumes":null}}}}"#
+            );
+            Pod::parse(&Object::from_json(json).unwrap())
+        };
+        assert!(with("u-1", "c").is_ok());
+        assert!(with("../u", "c").is_err());
+        assert!(with("u", "../c").is_err());
+        assert!(with("", "c").is_err());
+    }
+}

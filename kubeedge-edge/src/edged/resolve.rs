@@ -1,0 +1,430 @@
+//! From a Pod and the ConfigMaps and Secrets of the node: environment and volume contents. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::{Component, Path},
+};
+
+use kubeedge_core::message::{Object, ObjectRef};
+use serde::Deserialize;
+
+use super::pod::{
+    Container, DownwardItem, FieldReference, KeyToPath, Pod, ProjectedSource, Quantity, ResourceFieldReference,
+    Volume,
+};
+
+/// Everything a Pod may refer to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts<'a> {
+    /// ConfigMaps and Secrets.
+    pub(crate) objects: &'a BTreeMap<ObjectRef, Object>,
+    pub(crate) node_name: &'a str,
+    pub(crate) host_ip: &'a str,
+    /// The pod's addresses; empty until its sandbox runs.
+    pub(crate) pod_ips: &'a [String],
+    /// What limits default to.
+    pub(crate) cpu_milli: i64,
+    pub(crate) memory_bytes: i64,
+}
+
+/// Says what of a Pod's configuration is not there or cannot work, in words for its status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unresolved(pub(crate) String);
+
+/// A file in a volume.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct File {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) mode: u32,
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The content stays out: it may be a Secret.
+        write!(f, "File({} bytes, {:o})", self.bytes.len(), self.mode)
+    }
+}
+
+/// The files of one volume, by path below it.
+pub(crate) type Files = BTreeMap<String, File>;
+
+/// The ConfigMaps and Secrets that a Pod's volumes are made of.
+pub(crate) fn volume_references(pod: &Pod) -> BTreeSet<ObjectRef> {
+    let namespace = pod.reference.namespace();
+    let mut found = BTreeSet::new();
+        for volume in &pod.spec.volumes {
+        let projected = volume.projected.iter().flat_map(|projected| &projected.sources);
+        let maps = volume.config_map.iter().chain(projected.filter_map(|source| source.config_map.as_ref()));
+        found.extend(maps.map(|source| ObjectRef::config_map(namespace, &source.name)));
+    }
+    for volume in &pod.spec.volumes {
+        let projected = volume.projected.iter().flat_map(|projected| &projected.sources);
+        let names = volume.secret.iter().map(|source| &source.secret_name);
+        let names = names.chain(projected.filter_map(|source| source.secret.as_ref()).map(|source| &source.name));
+        found.extend(names.map(|name| ObjectRef::secret(namespace, name)));
+    }
+    found
+}
+
+/// The contents of all volumes of `pod` that are made of objects, by volume name.
+pub(crate) fn volumes(pod: &Pod, facts: &Facts<'_>) -> Result<BTreeMap<String, Files>, Unresolved> {
+    let mut all = BTreeMap::new();
+    for volume in &pod.spec.volumes {
+        if let Some(files) = files_of(volume, pod, facts)? {
+            all.insert(volume.name.clone(), files);
+        }
+    }
+    Ok(all)
+}
+
+/// 0644: the API's default for every kind of volume that has a `defaultMode`.
+const DEFAULT_MODE: u32 = 0o644;
+
+fn files_of(volume: &Volume, pod: &Pod, facts: &Facts<'_>) -> Result<Option<Files>, Unresolved> {
+    let mut files = Files::new();
+    if let Some(source) = &volume.config_map {
+        let reference = ObjectRef::config_map(pod.reference.namespace(), &source.name);
+        let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
+        add_object(&mut files, &reference, source.items.as_deref(), mode, source.optional, facts)?;
+    } else if let Some(source) = &volume.secret {
+        let reference = ObjectRef::secret(pod.reference.namespace(), &source.secret_name);
+        let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
+        add_object(&mut files, &reference, source.items.as_deref(), mode, source.optional, facts)?;
+    } else if let Some(downward) = &volume.downward_api {
+        let mode = downward.default_mode.unwrap_or(DEFAULT_MODE);
+        add_downward(&mut files, &downward.items, mode, pod, facts)?;
+    } else if let Some(projected) = &volume.projected {
+        let mode = projected.default_mode.unwrap_or(DEFAULT_MODE);
+        // The volume that Kubernetes adds to every pod has a token, which only the cloud can issue, and the
+        // cluster's CA beside it. A pod that never talks to the API server must start without them.
+        let with_token = projected.sources.iter().any(|source| source.service_account_token.is_some());
+        for source in &projected.sources {
+            add_projected(&mut files, source, mode, with_token, pod, facts)?;
+        }
+    } else {
+        return Ok(None);
+    }
+    Ok(Some(files))
+}
+
+fn add_projected(
+    files: &mut Files,
+    source: &ProjectedSource,
+    mode: u32,
+    lenient: bool,
+    pod: &Pod,
+    facts: &Facts<'_>,
+) -> Result<(), Unresolved> {
+    let namespace = pod.reference.namespace();
+    if let Some(map) = &source.config_map {
+        let reference = ObjectRef::config_map(namespace, &map.name);
+        add_object(files, &reference, map.items.as_deref(), mode, map.optional || lenient, facts)?;
+    }
+    if let Some(secret) = &source.secret {
+        let reference = ObjectRef::secret(namespace, &secret.name);
+        add_object(files, &reference, secret.items.as_deref(), mode, secret.optional, facts)?;
+    }
+    match &source.downward_api {
+        Some(downward) => add_downward(files, &downward.items, mode, pod, facts),
+        None => Ok(()),
+    }
+}
+
+fn add_object(
+    files: &mut Files,
+    reference: &ObjectRef,
+    items: Option<&[KeyToPath]>,
+    mode: u32,
+    optional: bool,
+    facts: &Facts<'_>,
+) -> Result<(), Unresolved> {
+    let Some(data) = data_of(reference, facts)? else {
+        return if optional { Ok(()) } else { Err(not_found(reference)) };
+    };
+    let Some(items) = items else {
+        for (key, bytes) in data {
+            add_file(files, &key, bytes, mode)?;
+        }
+        return Ok(());
+    };
+    for item in items {
+        match data.get(&item.key) {
+            Some(bytes) => add_file(files, &item.path, bytes.clone(), item.mode.unwrap_or(mode))?,
+            None if optional => {}
+            None => return Err(no_key(reference, &item.key)),
+        }
+    }
+    Ok(())
+}
+
+fn add_downward(
+    files: &mut Files,
+    items: &[DownwardItem],
+    mode: u32,
+    pod: &Pod,
+    facts: &Facts<'_>,
+) -> Result<(), Unresolved> {
+    for item in items {
+        let text = match (&item.field_ref, &item.resource_field_ref) {
+            (Some(field), _) => field_value(field, pod, facts)?,
+            (None, Some(resource)) => resource_value(resource, None, pod, facts)?,
+            (None, None) => String::new(),
+        };
+        add_file(files, &item.path, text.into_bytes(), item.mode.unwrap_or(mode))?;
+    }
+    Ok(())
+}
+
+fn add_file(files: &mut Files, path: &str, bytes: Vec<u8>, mode: u32) -> Result<(), Unresolved> {
+    if !is_inside(path) || path.starts_with("..") {
+        return Err(Unresolved(format!("path {path:?} leads out of its volume")));
+    }
+    files.insert(path.to_owned(), File { bytes, mode: mode & 0o777 });
+    Ok(())
+}
+
+/// Whether a path stays below where it begins.
+pub(crate) fn is_inside(path: &str) -> bool {
+    !path.is_empty()
+        && !path.contains('\0')
+        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+fn not_found(reference: &ObjectRef) -> Unresolved {
+    Unresolved(format!("{} \"{}\" not found", reference.kind().to_lowercase(), reference.name()))
+}
+
+fn no_key(reference: &ObjectRef, key: &str) -> Unresolved {
+    let (kind, namespace, name) = (reference.kind(), reference.namespace(), reference.name());
+    Unresolved(format!("couldn't find key {key} in {kind} {namespace}/{name}"))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Data {
+    #[serde(default)]
+    data: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    binary_data: Option<BTreeMap<String, String>>,
+}
+
+/// The bytes of a ConfigMap's or Secret's keys; `None` if the object is not here.
+pub(crate) fn data_of(
+    reference: &ObjectRef,
+    facts: &Facts<'_>,
+) -> Result<Option<BTreeMap<String, Vec<u8>>>, Unresolved> {
+    let Some(object) = facts.objects.get(reference) else { return Ok(None) };
+    let broken = || Unresolved(format!("{reference} cannot be read"));
+    let data: Data = serde_json::from_slice(&object.json).map_err(|_| broken())?;
+    let decode = |(key, text): (String, String)| {
+        base64(&text).map(|bytes| (key, bytes)).ok_or_else(broken)
+    };
+    let text = data.data.unwrap_or_default();
+    let binary = data.binary_data.unwrap_or_default().into_iter().map(decode);
+    if reference.kind() == "Secret" {
+        text.into_iter().map(decode).collect::<Result<_, _>>().map(Some)
+    } else {
+        let text = text.into_iter().map(|(key, text)| Ok((key, text.into_bytes())));
+        text.chain(binary).collect::<Result<_, _>>().map(Some)
+    }
+}
+
+/// Decodes base64 of RFC 4648 §4, which is what the API writes; white space is passed over.
+pub(crate) fn base64(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    let (mut held, mut bits) = (0u32, 0u32);
+    for c in text.bytes().filter(|c| !c.is_ascii_whitespace() && *c != b'=') {
+        let value = match c {
+            b'A'..=b'Z' => c - b'A',
+            b'a'..=b'z' => c - b'a' + 26,
+            b'0'..=b'9' => c - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        held = (held << 6 | u32::from(value)) & 0xffff;
+        bits += 6;
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push((held >> bits) as u8);
+        }
+    }
+    Some(bytes)
+}
+
+/// The environment of a container, in order: first `envFrom`, then `env`, whose entries may use earlier ones.
+pub(crate) fn environment(
+    container: &Container,
+    pod: &Pod,
+    facts: &Facts<'_>,
+) -> Result<Vec<(String, String)>, Unresolved> {
+    let mut env: Vec<(String, String)> = Vec::new();
+    let namespace = pod.reference.namespace();
+    for from in &container.env_from {
+        let map = from.config_map_ref.iter().map(|map| (ObjectRef::config_map(namespace, &map.name), map));
+        let secret = from.secret_ref.iter().map(|secret| (ObjectRef::secret(namespace, &secret.name), secret));
+        for (reference, source) in map.chain(secret) {
+            match data_of(&reference, facts)? {
+                None if source.optional => {}
+                None => return Err(not_found(&reference)),
+                Some(data) => {
+                    for (key, bytes) in data {
+                        set(&mut env, format!("{}{key}", from.prefix), lossy(bytes));
+                    }
+                }
+            }
+        }
+    }
+    for var in &container.env {
+        let value = match &var.value_from {
+            None => Some(expand(&var.value, &env)),
+            Some(from) => {
+                let map = from.config_map_key_ref.iter().map(|key| (ObjectRef::config_map(namespace, &key.name), key));
+                let secret = from.secret_key_ref.iter().map(|key| (ObjectRef::secret(namespace, &key.name), key));
+                if let Some((reference, key)) = map.chain(secret).next() {
+                    match data_of(&reference, facts)?.map(|mut data| data.remove(&key.key)) {
+                        Some(Some(bytes)) => Some(lossy(bytes)),
+                        None | Some(None) if key.optional => None,
+                        None => return Err(not_found(&reference)),
+                        Some(None) => return Err(no_key(&reference, &key.key)),
+                    }
+                } else if let Some(field) = &from.field_ref {
+                    Some(field_value(field, pod, facts)?)
+                } else if let Some(resource) = &from.resource_field_ref {
+                    Some(resource_value(resource, Some(container), pod, facts)?)
+                } else {
+                    None
+                }
+            }
+        };
+        if let Some(value) = value {
+            set(&mut env, var.name.clone(), value);
+        }
+    }
+    Ok(env)
+}
+
+fn lossy(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+fn set(env: &mut Vec<(String, String)>, name: String, value: String) {
+    env.retain(|(old, _)| *old != name);
+    env.push((name, value));
+}
+
+/// Puts the environment's values in place of `$(NAME)`; `$$` is a dollar, and what is not defined stays.
+pub(crate) fn expand(text: &str, env: &[(String, String)]) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            out.push('$');
+            rest = after;
+        } else if let Some((name, after)) = rest.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
+            match env.iter().find(|(known, _)| known == name) {
+                Some((_, value)) => out.push_str(value),
+                None => out.extend(["$(", name, ")"]),
+            }
+            rest = after;
+        } else {
+            out.push('$');
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+fn field_value(field: &FieldReference, pod: &Pod, facts: &Facts<'_>) -> Result<String, Unresolved> {
+    let path = field.field_path.as_str();
+    let keyed = |of: &str| {
+        let inner = path.strip_prefix(of)?.strip_prefix("['")?.strip_suffix("']")?;
+        Some(inner.to_owned())
+    };
+    if let Some(key) = keyed("metadata.labels") {
+        return Ok(pod.metadata.labels.get(&key).cloned().unwrap_or_default());
+    }
+    if let Some(key) = keyed("metadata.annotations") {
+        return Ok(pod.metadata.annotations.get(&key).cloned().unwrap_or_default());
+    }
+    Ok(match path {
+        "metadata.name" => pod.reference.name().to_owned(),
+        "metadata.namespace" => pod.reference.namespace().to_owned(),
+        "metadata.uid" => pod.uid.to_string(),
+        "metadata.labels" => lines(&pod.metadata.labels),
+        "metadata.annotations" => lines(&pod.metadata.annotations),
+        "spec.nodeName" => facts.node_name.to_owned(),
+        "spec.serviceAccountName" => pod.spec.service_account_name.clone(),
+        "status.hostIP" | "status.hostIPs" => facts.host_ip.to_owned(),
+        "status.podIP" => facts.pod_ips.first().cloned().unwrap_or_default(),
+        "status.podIPs" => facts.pod_ips.join(","),
+        _ => return Err(Unresolved(format!("unsupported fieldPath: {path}"))),
+    })
+}
+
+/// A map as the downward API writes it: one `key="value"` a line, sorted.
+fn lines(map: &BTreeMap<String, String>) -> String {
+    let lines: Vec<String> = map.iter().map(|(key, value)| format!("{key}={value:?}")).collect();
+    lines.join("\n")
+}
+
+fn resource_value(
+    field: &ResourceFieldReference,
+    own: Option<&Container>,
+    pod: &Pod,
+    facts: &Facts<'_>,
+) -> Result<String, Unresolved> {
+    let containers = || pod.spec.containers.iter().chain(&pod.spec.init_containers);
+    let container = match (field.container_name.as_str(), own) {
+        ("", Some(own)) => own,
+        (name, _) => containers()
+            .find(|container| container.name == name)
+            .ok_or_else(|| Unresolved(format!("container {name:?} of resourceFieldRef not found")))?,
+    };
+    let (kind, resource) = field.resource.split_once('.').unwrap_or(("", ""));
+    let set = match kind {
+        "limits" => container.resources.limits.get(resource),
+        "requests" => container.resources.requests.get(resource),
+        _ => return Err(Unresolved(format!("unsupported container resource: {}", field.resource))),
+    };
+    let divisor = field.divisor.map_or(1000, |divisor| divisor.milli().max(0));
+    let divisor = if divisor == 0 { 1000 } else { divisor };
+    let milli = match (set.copied().map(Quantity::milli), resource, kind) {
+        (Some(milli), _, _) => milli,
+        (None, "cpu", "limits") => facts.cpu_milli,
+        (None, "memory", "limits") => facts.memory_bytes.saturating_mul(1000),
+        (None, _, _) => 0,
+    };
+    Ok(milli.div_euclid(divisor).saturating_add(i64::from(milli % divisor != 0)).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_expand_as_the_api_says() {
+        let env = [("A".to_owned(), "1".to_owned())];
+        assert_eq!(expand("$(A)-$$(A)-$(B)-$A-$", &env), "1-$(A)-$(B)-$A-$");
+    }
+
+    #[test]
+    fn base64_reads_what_the_api_writes() {
+        assert_eq!(base64("aGVsbG8=").unwrap(), b"hello");
+        assert_eq!(base64("").unwrap(), b"");
+        assert_eq!(base64("/+8=").unwrap(), [0xff, 0xef]);
+        assert!(base64("a-b").is_none());
+    }
+
+    #[test]
+    fn no_path_leads_out_of_a_volume() {
+        for bad in ["", "/etc/passwd", "../x", "a/../../x", "..data", "..", ".", "./a", "a\0b"] {
+            let outcome = add_file(&mut Files::new(), bad, vec![], 0o644);
+            assert!(outcome.is_err(), "{bad:?}");
+        }
+        assert!(add_file(&mut Files::new(), "sub/dir.conf", vec![], 0o644).is_ok());
+    }
+}
