@@ -1,1 +1,215 @@
-//! Not written yet.
+//! CloudHub: the cloud's sessions with its nodes.
+//!
+//! It accepts connections, takes one session per node, compares what the node holds with what the controllers have
+//! for it, sends the difference and then every change, and brings the node's reports to the controllers. A node
+//! learns that a report has arrived when a controller says that the API has it.
+//! It decides nothing by itself: that is [`kubeedge_core::hub::NodeLink`], and this is its driver.
+//!
+//! ```no_run
+//! # async fn example(listener: Box<dyn kubeedge_core::transport::Listener>) -> Result<(), Box<dyn std::error::Error>> {
+//! use kubeedge_cloud::cloudhub::{self, CloudHub};
+//! use kubeedge_core::message::{Acked, ToNode};
+//! use tokio_util::sync::CancellationToken;
+//!
+//! let (inbox, outbox, mut outside) = cloudhub::pipes();
+//! let hub = CloudHub::new(cloudhub::Config::default(), vec![listener], inbox, outbox);
+//! tokio::spawn(hub.run(CancellationToken::new()));
+//!
+//! while let Some(from) = outside.statuses.recv().await {
+//!     // Write it to the API, then say so.
+//!     let message = Acked { key: from.message.message.key(), delivery: from.message.delivery };
+//!     outside.acked.send(ToNode { node: from.node, message })?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{sync::Arc, time::Duration};
+
+use kubeedge_core::{
+    hub::NodeConfig,
+    id::NodeName,
+    message::{
+        Acked, Answer, Delivered, FromNode, Object, ObjectEvent, ObjectRef, Query, Report, ReportKey,
+        Request, Response, SessionState, ToNode, Upload,
+    },
+    pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
+    transport::{Listener, TransportError},
+    wire::{Codec, Native},
+};
+use tokio_util::sync::CancellationToken;
+
+mod driver;
+mod session;
+#[cfg(test)]
+mod tests;
+
+/// The cloud's sessions with its nodes; see the [module](self).
+#[derive(Debug)]
+pub struct CloudHub {
+    config: Config,
+    listeners: Vec<Box<dyn Listener>>,
+    codec: Arc<dyn Codec>,
+    inbox: Inbox,
+    outbox: Outbox,
+}
+
+/// What CloudHub goes by.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How each session behaves: heartbeat, windows, limits.
+    pub link: NodeConfig,
+    /// At most so many nodes have a session; further ones are refused. One that has a session can always renew it.
+    pub max_sessions: usize,
+    /// How long a node that was refused because there are too many stays away.
+    pub retry_after: Duration,
+    /// How long a controller may take to say what it has for a node.
+    pub snapshot_timeout: Duration,
+    /// The pause before it is asked again. A controller that has just started needs seconds to list.
+    pub snapshot_retry: Duration,
+    /// How long a controller may take to answer a node's query.
+    pub query_timeout: Duration,
+    /// How long a node may take to answer a request.
+    pub request_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            link: NodeConfig::default(),
+            max_sessions: 10_000,
+            retry_after: Duration::from_secs(30),
+            snapshot_timeout: Duration::from_secs(10),
+            snapshot_retry: Duration::from_secs(1),
+            query_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What comes to CloudHub.
+#[derive(Debug)]
+pub struct Inbox {
+    /// What changed for a node. A change for a node without a session is dropped: its next session compares.
+    pub downstream: LatestReceiver<(NodeName, ObjectRef), ToNode<ObjectEvent>>,
+    /// Which reports the API has.
+    pub acked: LatestReceiver<(NodeName, ReportKey), ToNode<Acked<ReportKey>>>,
+    /// Questions for nodes.
+    pub requests: Callee<ToNode<Request>, Response>,
+}
+
+/// What goes out from CloudHub.
+#[derive(Debug)]
+pub struct Outbox {
+    /// Asks each controller what it has for a node, at each session's begin.
+    pub snapshots: Vec<Caller<NodeName, Vec<Object>>>,
+    /// What nodes and pods have come to.
+    pub statuses: LatestSender<(NodeName, ReportKey), FromNode<Delivered<Report>>>,
+    /// What devices have come to.
+    pub device_reports: LatestSender<(NodeName, ReportKey), FromNode<Delivered<Report>>>,
+    /// Which nodes have a session.
+    pub sessions: LatestSender<NodeName, FromNode<SessionState>>,
+    /// Questions of nodes.
+    pub queries: Caller<FromNode<Query>, Answer>,
+    /// What applications on nodes send up.
+    pub uploads: EventSender<FromNode<Upload>>,
+}
+
+/// The other ends of [`Inbox`] and [`Outbox`].
+#[derive(Debug)]
+pub struct Outside {
+    /// Feeds [`Inbox::downstream`].
+    pub downstream: LatestSender<(NodeName, ObjectRef), ToNode<ObjectEvent>>,
+    /// Feeds [`Inbox::acked`].
+    pub acked: LatestSender<(NodeName, ReportKey), ToNode<Acked<ReportKey>>>,
+    /// Feeds [`Inbox::requests`].
+    pub requests: Caller<ToNode<Request>, Response>,
+    /// Receives from the one pipe in [`Outbox::snapshots`].
+    pub snapshots: Callee<NodeName, Vec<Object>>,
+    /// Receives from [`Outbox::statuses`].
+    pub statuses: LatestReceiver<(NodeName, ReportKey), FromNode<Delivered<Report>>>,
+    /// Receives from [`Outbox::device_reports`].
+    pub device_reports: LatestReceiver<(NodeName, ReportKey), FromNode<Delivered<Report>>>,
+    /// Receives from [`Outbox::sessions`].
+    pub sessions: LatestReceiver<NodeName, FromNode<SessionState>>,
+    /// Receives from [`Outbox::queries`].
+    pub queries: Callee<FromNode<Query>, Answer>,
+    /// Receives from [`Outbox::uploads`].
+    pub uploads: EventReceiver<FromNode<Upload>>,
+}
+
+/// Creates all of CloudHub's pipes, for whoever embeds this part alone.
+pub fn pipes() -> (Inbox, Outbox, Outside) {
+    let report_key = |from: &FromNode<Delivered<Report>>| (from.node.clone(), from.message.message.key());
+    let (downstream_tx, downstream_rx) =
+        pipe::latest("downstream", |to: &ToNode<ObjectEvent>| (to.node.clone(), to.message.key().clone()));
+    let (acked_tx, acked_rx) =
+        pipe::latest("acked", |to: &ToNode<Acked<ReportKey>>| (to.node.clone(), to.message.key.clone()));
+    let (requests_tx, requests_rx) = pipe::calls("requests", 256);
+    // Nodes come back in crowds; a controller that cannot keep up is asked again.
+    let (snapshots_tx, snapshots_rx) = pipe::calls("snapshots", 1024);
+    let (statuses_tx, statuses_rx) = pipe::latest("statuses", report_key);
+    let (device_reports_tx, device_reports_rx) = pipe::latest("device_reports", report_key);
+    let (sessions_tx, sessions_rx) =
+        pipe::latest("sessions", |from: &FromNode<SessionState>| from.node.clone());
+    let (queries_tx, queries_rx) = pipe::calls("queries", 256);
+    let (uploads_tx, uploads_rx) = pipe::events("uploads", 1024);
+    (
+        Inbox { downstream: downstream_rx, acked: acked_rx, requests: requests_rx },
+        Outbox {
+            snapshots: vec![snapshots_tx],
+            statuses: statuses_tx,
+            device_reports: device_reports_tx,
+            sessions: sessions_tx,
+            queries: queries_tx,
+            uploads: uploads_tx,
+        },
+        Outside {
+            downstream: downstream_tx,
+            acked: acked_tx,
+            requests: requests_tx,
+            snapshots: snapshots_rx,
+            statuses: statuses_rx,
+            device_reports: device_reports_rx,
+            sessions: sessions_rx,
+            queries: queries_rx,
+            uploads: uploads_rx,
+        },
+    )
+}
+
+/// Says why CloudHub cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A listener accepts no connections any more.
+    #[error("no connections are accepted on {address} any more: {source}")]
+    Listener {
+        /// Where it listened.
+        address: String,
+        /// What the listener says.
+        source: TransportError,
+    },
+}
+
+impl CloudHub {
+    /// Creates the part.
+    pub fn new(config: Config, listeners: Vec<Box<dyn Listener>>, inbox: Inbox, outbox: Outbox) -> Self {
+        Self { config, listeners, codec: Arc::new(Native), inbox, outbox }
+    }
+
+    /// Speaks another wire format than [`Native`].
+    #[must_use]
+    pub fn with_codec(mut self, codec: Arc<dyn Codec>) -> Self {
+        self.codec = codec;
+        self
+    }
+
+    /// Runs until `stop`; then says goodbye to the nodes.
+    ///
+    /// # Errors
+    /// If a listener ends.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+        driver::Driver::new(self).run(stop).await
+    }
+}

@@ -21,6 +21,7 @@ use crate::{hub::Frame, message::Lane};
 #[allow(
     missing_docs,
     unreachable_pub,
+    unnameable_types,
     clippy::use_self,
     clippy::wildcard_enum_match_arm,
     reason = "prost-build made it from proto/link.proto"
@@ -28,11 +29,13 @@ use crate::{hub::Frame, message::Lane};
 #[rustfmt::skip]
 #[path = "kubeedge.link.v1.rs"]
 mod link;
+mod line;
 mod native;
 #[cfg(test)]
 mod tests;
 pub mod topic;
 
+pub use line::{Line, LineEvent, TooLong};
 pub use native::Native;
 
 /// Turns frames into bytes and back.

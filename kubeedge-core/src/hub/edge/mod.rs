@@ -292,6 +292,18 @@ impl EdgeLink {
         }
     }
 
+    /// What came from the cloud is no frame: the session ends, and the cloud is told why.
+    pub fn handle_garbled(&mut self, reason: impl Into<String>, now: Instant) {
+        match self.phase {
+            Phase::Pausing { .. } | Phase::Stopped => {}
+            Phase::Dialling
+            | Phase::Settling { .. }
+            | Phase::TakingStock { .. }
+            | Phase::Greeting { .. }
+            | Phase::Open { .. } => self.violation(reason.into(), now),
+        }
+    }
+
     /// The part is stopping: the cloud is told, and nothing is dialled any more.
     pub fn handle_stop(&mut self, now: Instant) {
         self.saying.last_words = Some(Frame::Goodbye { reason: "the edge is stopping".to_owned() });

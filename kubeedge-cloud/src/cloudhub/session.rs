@@ -1,0 +1,289 @@
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{
+    StreamExt as _,
+    future::{BoxFuture, join_all, pending},
+    stream::FuturesUnordered,
+};
+use kubeedge_core::{
+    hub::{NodeLink, NodeOutput},
+    id::NodeName,
+    message::{
+        Acked, Answer, Delivered, FromNode, Lane, Object, ObjectEvent, ObjectRef, Query, Report, ReportKey,
+        Request, Response, Upload,
+    },
+    pipe::{self, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender, Replier, SendError},
+    wire::{Line, LineEvent},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::{Config, Outbox};
+
+/// One connection of a node, from its hello to its end: performs what [`NodeLink`] decides.
+pub(super) struct Session {
+    config: Arc<Config>,
+    link: NodeLink,
+    line: Line,
+    outbox: Arc<Outbox>,
+    admission: mpsc::Sender<Admission>,
+    ends: Option<Ends>,
+    objects: LatestReceiver<ObjectRef, ObjectEvent>,
+    acked: LatestReceiver<ReportKey, Acked<ReportKey>>,
+    requests: EventReceiver<(Request, Replier<Response>)>,
+    replaced: CancellationToken,
+    snapshot: FuturesUnordered<BoxFuture<'static, Option<Vec<Object>>>>,
+    asked: FuturesUnordered<BoxFuture<'static, (u64, Answer)>>,
+    asking: BTreeMap<u64, Replier<Response>>,
+    /// Uploads for which their pipe had no room. They are not acknowledged, so the edge's window bounds them.
+    uploads: VecDeque<Delivered<Upload>>,
+    ended: Option<String>,
+}
+
+/// A session asks to become the one of its node.
+pub(super) struct Admission {
+    pub(super) node: NodeName,
+    pub(super) ends: Ends,
+    /// Dropped if a newer session of the node is there already.
+    pub(super) admitted: oneshot::Sender<()>,
+}
+
+/// How the hub reaches a session.
+pub(super) struct Ends {
+    pub(super) number: u64,
+    pub(super) objects: LatestSender<ObjectRef, ObjectEvent>,
+    pub(super) acked: LatestSender<ReportKey, Acked<ReportKey>>,
+    pub(super) requests: EventSender<(Request, Replier<Response>)>,
+    pub(super) replaced: CancellationToken,
+}
+
+/// How long a connection may take to close with its last words.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long an upload waits before its pipe is tried again.
+const UPLOAD_RETRY: Duration = Duration::from_millis(50);
+
+pub(super) fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+impl Session {
+    pub(super) fn new(
+        config: Arc<Config>,
+        link: NodeLink,
+        line: Line,
+        outbox: Arc<Outbox>,
+        admission: mpsc::Sender<Admission>,
+    ) -> Self {
+        let (objects_tx, objects) =
+            pipe::latest("session objects", |event: &ObjectEvent| event.key().clone());
+        let (acked_tx, acked) = pipe::latest("session acked", |acked: &Acked<ReportKey>| acked.key.clone());
+        let (requests_tx, requests) = pipe::events("session requests", config.link.calls_max);
+        let replaced = CancellationToken::new();
+        let ends = Ends {
+            number: link.session(),
+            objects: objects_tx,
+            acked: acked_tx,
+            requests: requests_tx,
+            replaced: replaced.clone(),
+        };
+        Self {
+            config,
+            link,
+            line,
+            outbox,
+            admission,
+            ends: Some(ends),
+            objects,
+            acked,
+            requests,
+            replaced,
+            snapshot: FuturesUnordered::new(),
+            asked: FuturesUnordered::new(),
+            asking: BTreeMap::new(),
+            uploads: VecDeque::new(),
+            ended: None,
+        }
+    }
+
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        loop {
+            self.perform_all();
+            if self.ended.is_some() {
+                break;
+            }
+            let timer = self.link.poll_timeout();
+            tokio::select! {
+                () = stop.cancelled() => self.link.handle_close("the cloud is stopping"),
+                () = self.replaced.cancelled() => self.link.handle_close("a newer connection of the node took over"),
+                event = self.line.next() => self.handle_line(event),
+                Some(snapshot) = self.snapshot.next() => match snapshot {
+                    Some(objects) => self.link.handle_snapshot(objects),
+                    None => self.link.handle_close("the node has a newer session, or the cloud has too many"),
+                },
+                Some((id, answer)) = self.asked.next() => self.link.handle_answer(id, answer),
+                Some(acked) = self.acked.recv() => self.link.handle_acked(&acked),
+                Some(event) = self.objects.recv() => self.link.handle_downstream(event),
+                Some((request, replier)) = self.requests.recv() => {
+                    let id = self.link.handle_request(request, self.config.request_timeout, now());
+                    self.asking.insert(id, replier);
+                }
+                () = sleep(UPLOAD_RETRY), if !self.uploads.is_empty() => self.pass_uploads(),
+                () = until(timer) => self.link.handle_timeout(now()),
+            }
+        }
+        self.close().await;
+    }
+
+    fn perform_all(&mut self) {
+        loop {
+            while let Some(output) = self.link.poll_output() {
+                self.perform(output);
+            }
+            if self.ended.is_some() || !self.transmit() {
+                return;
+            }
+        }
+    }
+
+    /// Whether a frame was too long, so that there may be more to perform and to send.
+    fn transmit(&mut self) -> bool {
+        let mut too_long = false;
+        for lane in Lane::ALL {
+            if self.line.is_free(lane)
+                && let Some(frame) = self.link.poll_transmit(lane, now())
+                && self.line.send(&frame).is_err()
+            {
+                self.link.handle_too_long(&frame);
+                too_long = true;
+            }
+        }
+        too_long
+    }
+
+    fn perform(&mut self, output: NodeOutput) {
+        let node = self.link.peer();
+        match output {
+            NodeOutput::NeedSnapshot => self.begin(),
+            NodeOutput::Deliver(delivered) => {
+                let pipe = match &delivered.message {
+                    Report::Node(_) | Report::Pod(_) => &self.outbox.statuses,
+                    Report::Device(_) => &self.outbox.device_reports,
+                };
+                // If the controller is gone, nothing is acknowledged, and the node sends it again.
+                let _ = pipe.send(FromNode { node: node.clone(), message: delivered });
+            }
+            NodeOutput::Upload(delivered) => {
+                self.uploads.push_back(delivered);
+                self.pass_uploads();
+            }
+            NodeOutput::Query { id, query } => self.ask(id, query),
+            NodeOutput::Responded { id, response } => {
+                if let Some(replier) = self.asking.remove(&id) {
+                    replier.answer(response);
+                }
+            }
+            NodeOutput::Synchronized => info!(%node, session = self.link.session(), "the node is in sync"),
+            NodeOutput::Undeliverable { what } => error!(%node, what, "too long for the link, given up"),
+            NodeOutput::Closed { reason } => self.ended = Some(reason),
+        }
+    }
+
+    fn handle_line(&mut self, event: LineEvent) {
+        match event {
+            LineEvent::Frame(frame) => self.link.handle_frame(frame, now()),
+            LineEvent::Garbled(error) => self.link.handle_close(error.to_string()),
+            LineEvent::Free(_) => {}
+            LineEvent::Lost(reason) => self.link.handle_disconnected(reason),
+        }
+    }
+
+    /// Becomes the node's session, so that changes come here, and only then asks for the snapshot: between the
+    /// two nothing can be missed.
+    fn begin(&mut self) {
+        let Some(ends) = self.ends.take() else { return };
+        let node = self.link.peer().clone();
+        info!(%node, session = ends.number, path = self.line.path(), "a node has connected");
+        let (admission, outbox, config) = (self.admission.clone(), self.outbox.clone(), self.config.clone());
+        self.snapshot.push(Box::pin(async move {
+            let (admitted, admission_given) = oneshot::channel();
+            admission.send(Admission { node: node.clone(), ends, admitted }).await.ok()?;
+            admission_given.await.ok()?;
+            let parts = outbox.snapshots.iter().map(|controller| snapshot(controller, &node, &config));
+            Some(join_all(parts).await.into_iter().flatten().collect())
+        }));
+    }
+
+    fn ask(&mut self, id: u64, query: Query) {
+        let (queries, deadline) = (self.outbox.queries.clone(), self.config.query_timeout);
+        let question = FromNode { node: self.link.peer().clone(), message: query };
+        self.asked.push(Box::pin(async move {
+            let answered = queries.call(question, deadline).await;
+            (id, answered.unwrap_or_else(|error| Answer::Refused(error.to_string())))
+        }));
+    }
+
+    /// Passes uploads on, in order, as far as there is room for them.
+    fn pass_uploads(&mut self) {
+        while let Some(Delivered { delivery, message }) = self.uploads.pop_front() {
+            let upload = FromNode { node: self.link.peer().clone(), message };
+            match self.outbox.uploads.send(upload) {
+                // With nobody to take uploads they end here; the node need not keep them.
+                Ok(()) | Err(SendError::Closed(_)) => self.link.handle_taken(delivery),
+                Err(SendError::Full(FromNode { message, .. })) => {
+                    self.uploads.push_front(Delivered { delivery, message });
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn close(mut self) {
+        let reason = self.ended.take().unwrap_or_default();
+        let node = self.link.peer();
+        if self.ends.is_none() {
+            info!(%node, session = self.link.session(), reason, "the node's session is over");
+        } else {
+            debug!(%node, reason, "a connection ended before its session began");
+        }
+        while let Some((_, replier)) = self.requests.try_recv() {
+            let message = format!("node {node} has disconnected");
+            replier.answer(Response::Failed { code: 503, message });
+        }
+        let last_words = std::iter::from_fn(|| self.link.poll_transmit(Lane::Heartbeat, now())).collect();
+        let _ = timeout(CLOSE_TIMEOUT, self.line.close(last_words, reason)).await;
+    }
+}
+
+/// Asks one controller until it says what it has for the node. The session's end ends the asking.
+async fn snapshot(
+    controller: &Caller<NodeName, Vec<Object>>,
+    node: &NodeName,
+    config: &Config,
+) -> Vec<Object> {
+    let mut told = false;
+    loop {
+        match controller.call(node.clone(), config.snapshot_timeout).await {
+            Ok(objects) => return objects,
+            Err(error) if told => debug!(%node, %error, "still no word on what the node should have"),
+            Err(error) => warn!(%node, %error, "no word on what the node should have; asking again"),
+        }
+        told = true;
+        sleep(config.snapshot_retry).await;
+    }
+}
+
+async fn until(at: Option<std::time::Instant>) {
+    match at {
+        Some(at) => sleep_until(Instant::from_std(at)).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,242 @@
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures::{
+    StreamExt as _,
+    future::{BoxFuture, pending},
+    stream::FuturesUnordered,
+};
+use kubeedge_core::{
+    hub::{EdgeLink, EdgeOutput},
+    message::{Answer, Inventory, Lane, Request, Response},
+    pipe::{CallError, Replier},
+    transport::{Connection, Peer, Transport, TransportError},
+    wire::{Codec, Line, LineEvent},
+};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::{Config, EdgeHub, Error, Inbox, Outbox};
+
+/// Performs what [`EdgeLink`] decides.
+pub(super) struct Driver {
+    config: Config,
+    transport: Arc<dyn Transport>,
+    codec: Arc<dyn Codec>,
+    inbox: Inbox,
+    outbox: Outbox,
+    link: EdgeLink,
+    line: Option<Line>,
+    dialling: FuturesUnordered<BoxFuture<'static, Result<Box<dyn Connection>, TransportError>>>,
+    closing: FuturesUnordered<BoxFuture<'static, ()>>,
+    inventory: FuturesUnordered<BoxFuture<'static, Result<Inventory, CallError>>>,
+    /// Requests of the cloud that parts of the node work on.
+    asked: FuturesUnordered<BoxFuture<'static, (u64, Response)>>,
+    /// Parts of the node that wait for the cloud's answer.
+    asking: BTreeMap<u64, Replier<Answer>>,
+    last_failure: Option<String>,
+}
+
+/// How long a connection may take to close with its last words.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+impl Driver {
+    pub(super) fn new(hub: EdgeHub) -> Self {
+        let EdgeHub { config, transport, codec, inbox, outbox } = hub;
+        let link = EdgeLink::new(config.link.clone(), config.node.clone(), config.seed, now());
+        Self {
+            config,
+            transport,
+            codec,
+            inbox,
+            outbox,
+            link,
+            line: None,
+            dialling: FuturesUnordered::new(),
+            closing: FuturesUnordered::new(),
+            inventory: FuturesUnordered::new(),
+            asked: FuturesUnordered::new(),
+            asking: BTreeMap::new(),
+            last_failure: None,
+        }
+    }
+
+    pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
+        loop {
+            self.perform_all();
+            let timer = self.link.poll_timeout();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                event = next_event(&mut self.line) => self.handle_line(event),
+                Some(dialled) = self.dialling.next() => self.handle_dialled(dialled)?,
+                Some(answer) = self.inventory.next() => match answer {
+                    Ok(inventory) => self.link.handle_inventory(&inventory, now()),
+                    Err(error) => self.link.handle_garbled(format!("nobody says what the node holds: {error}"), now()),
+                },
+                Some((id, response)) = self.asked.next() => self.link.handle_response(id, response),
+                Some(acked) = self.inbox.acked.recv() => self.link.handle_acked(&acked, now()),
+                Some(report) = self.inbox.reports.recv() => self.link.handle_report(report),
+                Some(upload) = self.inbox.uploads.recv(), if self.link.takes_uploads() => {
+                    self.link.handle_upload(upload);
+                }
+                Some(call) = self.inbox.queries.recv() => {
+                    let (query, replier) = call.split();
+                    self.asking.insert(self.link.handle_query(query, now()), replier);
+                }
+                Some(()) = self.closing.next() => {}
+                () = until(timer) => self.link.handle_timeout(now()),
+            }
+        }
+        self.link.handle_stop(now());
+        self.perform_all();
+        while self.closing.next().await.is_some() {}
+        Ok(())
+    }
+
+    /// Performs all that the link asks for, and gives every free lane its next frame.
+    fn perform_all(&mut self) {
+        loop {
+            while let Some(output) = self.link.poll_output() {
+                self.perform(output);
+            }
+            if !self.transmit() {
+                return;
+            }
+        }
+    }
+
+    /// Whether a frame was too long, so that there may be more to perform and to send.
+    fn transmit(&mut self) -> bool {
+        let Some(line) = &mut self.line else { return false };
+        let mut too_long = false;
+        for lane in Lane::ALL.into_iter().filter(|lane| line.is_free(*lane)).collect::<Vec<_>>() {
+            if let Some(frame) = self.link.poll_transmit(lane, now())
+                && line.send(&frame).is_err()
+            {
+                self.link.handle_too_long(&frame);
+                too_long = true;
+            }
+        }
+        too_long
+    }
+
+    fn perform(&mut self, output: EdgeOutput) {
+        match output {
+            EdgeOutput::Dial => self.dial(),
+            EdgeOutput::NeedInventory => {
+                let (caller, deadline) = (self.outbox.inventory.clone(), self.config.inventory_timeout);
+                self.inventory.push(Box::pin(async move { caller.call((), deadline).await }));
+            }
+            EdgeOutput::Deliver(delivered) => {
+                // If the part that stores is gone, nothing is acknowledged, and the cloud sends it again.
+                let _ = self.outbox.objects.send(delivered);
+            }
+            EdgeOutput::Answered { id, answer } => {
+                if let Some(replier) = self.asking.remove(&id) {
+                    replier.answer(answer);
+                }
+            }
+            EdgeOutput::Ask { id, deadline, request } => self.ask(id, deadline, request),
+            EdgeOutput::Connectivity(connectivity) => {
+                self.outbox.connectivity.send_replace(connectivity);
+            }
+            EdgeOutput::Welcomed { session } => {
+                self.last_failure = None;
+                let path = self.line.as_ref().map(Line::path).unwrap_or_default();
+                info!(node = %self.config.node, path, session, "connected to the cloud");
+            }
+            EdgeOutput::Closed { reason, retry_in } => self.close(reason, retry_in),
+            EdgeOutput::Undeliverable { what } => {
+                error!(node = %self.config.node, what, "too long for the link, given up");
+            }
+        }
+    }
+
+    fn dial(&mut self) {
+        let (transport, within) = (self.transport.clone(), self.config.dial_timeout);
+        self.dialling.push(Box::pin(async move {
+            timeout(within, transport.connect()).await.unwrap_or_else(|late| {
+                let to = transport.name().to_owned();
+                Err(TransportError::Unreachable { to, within, source: late.into() })
+            })
+        }));
+    }
+
+    fn handle_dialled(&mut self, dialled: Result<Box<dyn Connection>, TransportError>) -> Result<(), Error> {
+        match dialled {
+            Ok(connection) if *connection.peer() == Peer::Cloud => {
+                self.line = Some(Line::new(connection, self.codec.clone()));
+                self.link.handle_connected(now());
+            }
+            Ok(connection) => {
+                let reason = format!("the peer is {:?}, not the cloud", connection.peer());
+                self.link.handle_disconnected(reason, now());
+            }
+            Err(error) if error.is_retryable() => self.link.handle_disconnected(error.to_string(), now()),
+            Err(error) => return Err(Error::Transport(error)),
+        }
+        Ok(())
+    }
+
+    fn handle_line(&mut self, event: LineEvent) {
+        match event {
+            LineEvent::Frame(frame) => self.link.handle_frame(frame, now()),
+            LineEvent::Garbled(error) => self.link.handle_garbled(error.to_string(), now()),
+            LineEvent::Free(_) => {}
+            LineEvent::Lost(reason) => self.link.handle_disconnected(reason, now()),
+        }
+    }
+
+    /// Answers of parts to what an earlier session asked are of no use to the next.
+    fn close(&mut self, reason: String, retry_in: Duration) {
+        self.asked.clear();
+        self.inventory.clear();
+        self.dialling.clear();
+        let node = &self.config.node;
+        if self.last_failure.as_ref() == Some(&reason) {
+            debug!(%node, reason, ?retry_in, "still no connection to the cloud");
+        } else {
+            warn!(%node, reason, ?retry_in, "no connection to the cloud");
+        }
+        self.last_failure = Some(reason.clone());
+        if let Some(line) = self.line.take() {
+            let last_words = std::iter::from_fn(|| self.link.poll_transmit(Lane::Heartbeat, now())).collect();
+            self.closing.push(Box::pin(async move {
+                let _ = timeout(CLOSE_TIMEOUT, line.close(last_words, reason)).await;
+            }));
+        }
+    }
+
+    fn ask(&mut self, id: u64, deadline: Duration, request: Request) {
+        let (logs, services) = (self.outbox.logs.clone(), self.outbox.services.clone());
+        self.asked.push(Box::pin(async move {
+            let answered = match request {
+                Request::Logs(request) => logs.call(request, deadline).await,
+                Request::Service(request) => services.call(request, deadline).await,
+            };
+            let response = answered.unwrap_or_else(|error| Response::Failed {
+                code: if matches!(error, CallError::Late(..)) { 504 } else { 503 },
+                message: error.to_string(),
+            });
+            (id, response)
+        }));
+    }
+}
+
+async fn next_event(line: &mut Option<Line>) -> LineEvent {
+    match line {
+        Some(line) => line.next().await,
+        None => pending().await,
+    }
+}
+
+async fn until(at: Option<std::time::Instant>) {
+    match at {
+        Some(at) => sleep_until(Instant::from_std(at)).await,
+        None => pending().await,
+    }
+}
