@@ -170,15 +170,13 @@ pub(crate) fn replace(
     object: Value,
     options: &Options,
 ) -> Result<Written, Failure> {
-    let now = txn.now;
     // Kubernetes lets clients overwrite its own kinds blindly, and custom resources not.
     if !target.resource.built_in() && text(&object, &["metadata", "resourceVersion"]).is_empty() {
         let cause = Cause::invalid("metadata.resourceVersion", &json!(0), "must be specified for an update");
         return Err(Failure::invalid(target.resource.kind, target.resource.group, &target.name, &[cause]));
     }
-    update(txn, target, options, |old| {
-        Ok(patch::apply::note_update(old, object, options, target.status, now))
-    })
+    let writer = applier(target, options, txn.now);
+    update(txn, target, options, |old| Ok(patch::apply::note_update(old, object, &writer)))
 }
 
 /// Patches the object; a server-side apply creates it if it is absent.
@@ -188,20 +186,23 @@ pub(crate) fn patch(
     patch: &Patch,
     options: &Options,
 ) -> Result<Written, Failure> {
-    let now = txn.now;
+    let applier = applier(target, options, txn.now);
     let Patch::Apply(config) = patch else {
         return update(txn, target, options, |old| {
             let new = patch.apply_to(old.clone())?;
-            Ok(patch::apply::note_update(old, new, options, target.status, now))
+            Ok(patch::apply::note_update(old, new, &applier))
         });
     };
-    let applier = patch::apply::Applier { options, status: target.status, now };
     if !target.status && txn.get(target.resource, &target.namespace, &target.name)?.is_none() {
         let mut object = applier.create(config)?;
         metadata(&mut object).insert("name".into(), target.name.clone().into());
         return create(txn, target.clone(), object, options);
     }
     update(txn, target, options, |old| applier.apply(old, config))
+}
+
+fn applier<'a>(target: &Target, options: &'a Options, now: Timestamp) -> patch::apply::Applier<'a> {
+    patch::apply::Applier { options, status: target.status, built_in: target.resource.built_in(), now }
 }
 
 /// What a client asks of a deletion.
