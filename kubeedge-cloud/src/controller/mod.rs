@@ -18,6 +18,10 @@ pub(crate) use placement::{Placed, Placement};
 pub(crate) use watch::{Change, Kind, Timing, watch};
 pub(crate) use writes::{Backoff, Limits, Writes};
 
+/// After so many failures in a row an operator should know: with the back-off of the controllers that is some
+/// ten seconds, longer than a restart of one of several API servers is felt.
+pub(crate) const WORTH_A_WARNING: u32 = 4;
+
 use std::time::Instant;
 
 /// Waits until `at`; for ever if there is nothing to wait for.

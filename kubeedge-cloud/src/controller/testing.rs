@@ -14,7 +14,7 @@ pub(crate) fn object(json: &Value) -> Object {
 }
 
 #[cfg(feature = "standalone")]
-pub(crate) use cluster::{Cluster, Gate, eventually};
+pub(crate) use cluster::{Cluster, eventually};
 
 /// A real API server inside the test, which can be made to stall or fail.
 #[cfg(feature = "standalone")]

@@ -408,5 +408,6 @@ fn version_of(raw: &RawValue) -> Option<String> {
 }
 
 // The script is a tower service, which only the standalone API depends on.
-#[cfg(all(test, feature = "standalone"))]
+#[cfg(test)]
+#[cfg(feature = "standalone")]
 mod tests;

@@ -128,15 +128,17 @@ impl<K: Ord + Clone, V> Writes<K, V> {
         }
     }
 
-    /// The write of `key` has to be tried again: with `value`, unless a newer one waits.
-    pub(crate) fn failed(&mut self, key: &K, value: V, now: Instant) {
+    /// The write of `key` has to be tried again: with `value`, unless a newer one waits. Returns how often it
+    /// failed in a row.
+    pub(crate) fn failed(&mut self, key: &K, value: V, now: Instant) -> u32 {
         let backoff = self.limits.backoff;
-        if let Some(entry) = self.finish(key) {
-            entry.waiting.get_or_insert(value);
-            entry.not_before = entry.not_before.max(now + backoff.after(entry.failures));
-            entry.failures = entry.failures.saturating_add(1);
-            self.schedule(key);
-        }
+        let Some(entry) = self.finish(key) else { return 0 };
+        entry.waiting.get_or_insert(value);
+        entry.not_before = entry.not_before.max(now + backoff.after(entry.failures));
+        entry.failures = entry.failures.saturating_add(1);
+        let failures = entry.failures;
+        self.schedule(key);
+        failures
     }
 
     /// When [`poll_write`](Self::poll_write) may have something; `None` if only after another call.

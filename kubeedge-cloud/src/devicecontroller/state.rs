@@ -16,7 +16,7 @@ use kubeedge_core::{
 use serde_json::{Map, Value, json};
 
 use super::Config;
-use crate::controller::{Backoff, Change, Kind, Limits, Outcome, Placed, Placement, Writes};
+use crate::controller::{Backoff, Change, Kind, Limits, Outcome, Placed, Placement, WORTH_A_WARNING, Writes};
 
 /// Devices.
 pub(super) const DEVICES: Kind =
@@ -89,9 +89,16 @@ impl State {
 
     /// Takes what the API tells of devices and models.
     pub(super) fn handle_change(&mut self, change: Change) {
-        let may_be_gone = matches!(change, Change::Deleted(_) | Change::Listed(_));
+        let gone = match &change {
+            Change::Deleted(object) => object.reference.device_id().ok(),
+            Change::Began(_) | Change::Applied(_) | Change::Listed(_) => None,
+        };
+        let listed = matches!(change, Change::Listed(_));
         self.placement.handle_change(change);
-        if may_be_gone {
+        if let Some(device) = gone {
+            self.written.remove(&device);
+        }
+        if listed {
             let placement = &self.placement;
             self.written.retain(|device, _| placement.root(&ObjectRef::device(device)).is_some());
         }
@@ -123,8 +130,11 @@ impl State {
                 self.settle(key, &wanted);
             }
             Outcome::Retry(why) => {
-                tracing::debug!(node = %key.0, device = %key.1, %why, "the device's status will be written again");
-                self.statuses.failed(&key, wanted, now);
+                if self.statuses.failed(&key, wanted, now) == WORTH_A_WARNING {
+                    tracing::warn!(node = %key.0, device = %key.1, %why, "the device's status cannot be written");
+                } else {
+                    tracing::debug!(node = %key.0, device = %key.1, %why, "the device's status will be written again");
+                }
             }
         }
     }

@@ -16,7 +16,7 @@ use kubeedge_core::{
 use serde_json::Value;
 
 use super::{Config, references};
-use crate::controller::{Backoff, Change, Kind, Limits, Outcome, Placement, Writes};
+use crate::controller::{Backoff, Change, Kind, Limits, Outcome, Placement, WORTH_A_WARNING, Writes};
 
 /// Pods.
 pub(super) const PODS: Kind = Kind { api_version: "v1", kind: "Pod", plural: "pods", optional: false };
@@ -192,12 +192,17 @@ impl State {
                 self.settle(key, wanted);
             }
             Outcome::Retry(why) => {
-                tracing::debug!(node = %key.0, what = ?key.1, %why, "a write to the API will be tried again");
                 let outdated = matches!(wanted, Wanted::Away { .. }) && self.is_online(&key.0);
                 if outdated {
                     self.reports.succeeded(&key);
                 } else {
-                    self.reports.failed(&key, wanted, now);
+                    let failures = self.reports.failed(&key, wanted, now);
+                    let (node, what) = key;
+                    if failures == WORTH_A_WARNING {
+                        tracing::warn!(%node, ?what, %why, "what the edge reports cannot be written to the API");
+                    } else {
+                        tracing::debug!(%node, ?what, %why, "a write to the API will be tried again");
+                    }
                 }
             }
         }
@@ -212,8 +217,11 @@ impl State {
                 self.renew_again(node, now);
             }
             Outcome::Retry(why) if self.is_online(&node) => {
-                tracing::debug!(%node, %why, "the node's lease will be tried again");
-                self.leases.failed(&node, (), now);
+                if self.leases.failed(&node, (), now) == WORTH_A_WARNING {
+                    tracing::warn!(%node, %why, "the node's lease cannot be renewed");
+                } else {
+                    tracing::debug!(%node, %why, "the node's lease will be tried again");
+                }
             }
             Outcome::Retry(_) => self.leases.succeeded(&node),
         }
@@ -275,8 +283,11 @@ impl State {
         let kind = WATCHED.into_iter().find(|kind| kind.kind == reference.kind());
         match (known, kind) {
             (Some(object), _) => Plan::Answer(Answer::Object(object)),
-            (None, Some(kind)) => Plan::Ask(kind, reference.clone()),
-            (None, None) => Plan::Answer(Answer::NotFound),
+            // Whoever wrote the pod chose the name, and nothing has checked it.
+            (None, Some(kind)) if check_subdomain("object name", reference.name()).is_ok() => {
+                Plan::Ask(kind, reference.clone())
+            }
+            (None, _) => Plan::Answer(Answer::NotFound),
         }
     }
 

@@ -127,7 +127,7 @@ impl fmt::Debug for ObjectRef {
 
 /// Says of an object's content all that matters to the edge: equal fingerprints need no sending.
 ///
-/// The cloud computes it once, over the object without `status`, `managedFields` and `resourceVersion`, and
+/// The cloud computes it once, over the object without `status`, `managedFields`, `resourceVersion`, `apiVersion` and `kind`, and
 /// it travels with the object. So a status that the edge itself reported does not come back to it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -143,6 +143,9 @@ impl Fingerprint {
     pub fn of(json: &[u8]) -> Result<Self, serde_json::Error> {
         let mut object: BTreeMap<String, serde_json::Value> = serde_json::from_slice(json)?;
         object.remove("status");
+        // A watch sends these two and the items of a list may lack them; the reference has them in any case.
+        object.remove("apiVersion");
+        object.remove("kind");
         if let Some(serde_json::Value::Object(metadata)) = object.get_mut("metadata") {
             metadata.remove("managedFields");
             metadata.remove("resourceVersion");
@@ -410,6 +413,13 @@ mod tests {
         let label = of(r#"{"metadata":{"name":"a","labels":{"x":"y"}},"spec":{"b":1,"a":2}}"#);
         assert_eq!(base, status);
         assert_ne!(base, label);
+    }
+
+    #[test]
+    fn an_item_of_a_list_and_the_same_object_by_a_watch_have_one_fingerprint() {
+        let of = |text: &str| Fingerprint::of(text.as_bytes()).unwrap();
+        let item = of(r#"{"metadata":{"name":"a"}}"#);
+        assert_eq!(item, of(r#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"a"}}"#));
     }
 
     #[test]

@@ -192,7 +192,11 @@ fn a_status_write_does_not_go_down_and_a_label_does() {
     });
     state.handle_change(Change::Applied(running.clone()));
     assert_eq!(told(&mut state), [""; 0]);
-    assert_eq!(state.snapshot(&node("edge-1")), [running.clone()], "a snapshot has the newest all the same");
+    assert_eq!(
+        state.snapshot(&node("edge-1")),
+        std::slice::from_ref(&running),
+        "a snapshot has the newest all the same"
+    );
     let labelled = changed(&running, |json| json["metadata"]["labels"] = json!({ "tier": "front" }));
     state.handle_change(Change::Applied(labelled));
     assert_eq!(told(&mut state), ["edge-1 +Pod web p1"]);
@@ -424,6 +428,11 @@ fn a_node_may_ask_for_itself_its_pods_and_what_they_refer_to_and_nothing_else() 
     assert!(refused(ObjectRef::config_map("default", "other")));
     assert!(refused(ObjectRef::pod("default", "api")));
     assert!(refused(ObjectRef::secret("default", "settings")));
+
+    let odd = listed(&[&pod("web", "p1", "edge-1", &["../../nodes"])]);
+    let message = Query::Get(ObjectRef::config_map("default", "../../nodes"));
+    let plan = odd.plan(&FromNode { node: node("edge-1"), message });
+    assert_eq!(plan, Plan::Answer(Answer::NotFound), "a name that is no name does not reach a path");
 }
 
 #[test]
