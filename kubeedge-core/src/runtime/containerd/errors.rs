@@ -1,0 +1,72 @@
+//! From gRPC's codes to what a caller can do.
+
+use tonic::{Code, Status};
+
+use crate::runtime::RuntimeError;
+
+/// Words in messages of containerd's resolver that say what a code of `Unknown` does not.
+const UNREACHABLE: [&str; 8] = [
+    "no such host",
+    "connection refused",
+    "connection reset",
+    "i/o timeout",
+    "TLS handshake timeout",
+    "network is unreachable",
+    "no route to host",
+    "server misbehaving",
+];
+const FORBIDDEN: [&str; 4] = ["authorization failed", "pull access denied", "401 Unauthorized", "403 Forbidden"];
+
+/// Turns a status into an error that says what was being done.
+pub(super) fn explain(what: String, status: &Status) -> RuntimeError {
+    let mut message = status.message().to_owned();
+    if let Some(source) = std::error::Error::source(status) {
+        message = format!("{message}: {source}");
+    }
+    if message.contains("can't get final child's PID") {
+        message.push_str(
+            " (this often means that the kernel refused a negative oom_score_adj because the runtime lacks \
+             CAP_SYS_RESOURCE; containerd has `restrict_oom_score_adj = true` for that)",
+        );
+    }
+    let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    match status.code() {
+        Code::NotFound => RuntimeError::NotFound { what, message },
+        Code::InvalidArgument | Code::OutOfRange => RuntimeError::Invalid { what, message },
+        Code::PermissionDenied | Code::Unauthenticated => RuntimeError::Refused { what, message },
+        _ if says(&FORBIDDEN) => RuntimeError::Refused { what, message },
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
+            RuntimeError::Unavailable { what, message }
+        }
+        _ if says(&UNREACHABLE) => RuntimeError::Unavailable { what, message },
+        _ => RuntimeError::Failed { what, message },
+    }
+}
+
+/// Stopping or removing what is gone is success.
+pub(super) fn gone_is_success<T>(outcome: Result<T, RuntimeError>) -> Result<(), RuntimeError> {
+    match outcome {
+        Ok(_) | Err(RuntimeError::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_that_cannot_be_reached_is_told_from_one_that_refuses() {
+        let explain = |message: &str| explain("pull".into(), &Status::unknown(message));
+        let away = explain("failed to do request: dial tcp: lookup r: no such host");
+        assert!(matches!(away, RuntimeError::Unavailable { .. }));
+        let refused = explain("server message: insufficient_scope: authorization failed");
+        assert!(matches!(refused, RuntimeError::Refused { .. }));
+    }
+
+    #[test]
+    fn the_misleading_message_of_runc_is_explained() {
+        let error = explain("run".into(), &Status::unknown("can't get final child's PID from pipe: EOF"));
+        assert!(error.to_string().contains("oom_score_adj"), "{error}");
+    }
+}
