@@ -47,7 +47,11 @@ async fn main() -> Result<()> {
         runtime: Arc::new(MemoryRuntime::new()),
         protocol: Arc::new(MemoryProtocol::new("memory")),
         edgehub: edgehub::Config::new(node.clone()),
-        edged: edged::Config::new(node.clone(), root.path()),
+        edged: edged::Config {
+            root: root.path().join("root"),
+            logs: root.path().join("logs"),
+            ..edged::Config::new(node.clone())
+        },
         devicetwin: devicetwin::Config::new(node.clone()),
         eventbus: None,
         servicebus: None,

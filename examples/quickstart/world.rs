@@ -15,10 +15,15 @@ use kubeedge_cloud::{
     standalone::{self, ApiServer, Standalone},
 };
 use kubeedge_core::{
+    hub::NodeConfig,
     id::NodeName,
     message::Connectivity,
     pipe,
-    runtime::{ContainerRuntime, containerd::ContainerdRuntime, process},
+    runtime::{
+        ContainerRuntime,
+        containerd::{self, Containerd},
+        process::{self, Processes},
+    },
     store::redb::{RedbConfig, RedbStore},
     tls::{self, Identity},
     transport::{
@@ -96,7 +101,10 @@ impl World {
             CloudConfig {
                 client: client.clone(),
                 listeners: vec![Box::new(quic)],
-                cloudhub: cloudhub::Config { heartbeat: HEARTBEAT, ..cloudhub::Config::default() },
+                cloudhub: cloudhub::Config {
+                    link: NodeConfig { heartbeat: HEARTBEAT, ..NodeConfig::default() },
+                    ..cloudhub::Config::default()
+                },
                 edgecontroller: edgecontroller::Config::default(),
                 devicecontroller: devicecontroller::Config::default(),
             },
@@ -130,7 +138,7 @@ impl World {
             store: Arc::new(RedbStore::open(self.folder.join("edge/edgecore.redb"), RedbConfig::default())?),
             runtime: self.runtime.clone(),
             protocol: Arc::new(self.thermometer.clone()),
-            edgehub: edgehub::Config { heartbeat: HEARTBEAT, ..edgehub::Config::new(node.clone()) },
+            edgehub: edgehub::Config::new(node.clone()),
             edged: edged::Config {
                 root: self.folder.join("edge/root"),
                 logs: self.folder.join("edge/logs"),
@@ -219,7 +227,7 @@ impl World {
 
 async fn runtime(folder: &Path, containerd: Option<&Path>) -> Result<Arc<dyn ContainerRuntime>> {
     match containerd {
-        Some(socket) => Ok(Arc::new(ContainerdRuntime::new(containerd::Config::new(socket))?)),
+        Some(socket) => Ok(Arc::new(Containerd::new(containerd::Config { socket: socket.to_owned(), ..Default::default() })?)),
         None => Ok(Arc::new(ProcessRuntime::new(process::Config::new(folder.join("edge/processes")))?)),
     }
 }

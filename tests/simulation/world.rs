@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use kubeedge_cloud::cloudhub::{self, CloudHub};
 use kubeedge_core::{
     device::memory::MemoryProtocol,
+    hub::NodeConfig,
     id::{NodeName, Uid},
     message::{Object, ObjectRef, PodState},
     runtime::{ContainerRuntime, ContainerState, memory::MemoryRuntime},
@@ -59,7 +60,8 @@ impl World {
 
     fn start_cloud(&mut self) {
         let (inbox, outbox, outside) = cloudhub::pipes();
-        let config = cloudhub::Config { heartbeat: Duration::from_secs(2), ..cloudhub::Config::default() };
+        let link = NodeConfig { heartbeat: Duration::from_secs(2), ..NodeConfig::default() };
+        let config = cloudhub::Config { link, ..cloudhub::Config::default() };
         let hub = CloudHub::new(config, vec![Box::new(self.network.listen())], inbox, outbox);
         let delay = Duration::from_millis(self.seed % 7);
         self.cloud.spawn(self.api.clone().control(outside, delay));
@@ -72,12 +74,12 @@ impl World {
             store: Arc::new(self.store.clone()),
             runtime: Arc::new(self.runtime.clone()),
             protocol: self.protocol.clone(),
-            edgehub: edgehub::Config {
-                heartbeat: Duration::from_secs(2),
-                seed: self.seed,
-                ..edgehub::Config::new(self.node.clone())
+            edgehub: edgehub::Config { seed: self.seed, ..edgehub::Config::new(self.node.clone()) },
+            edged: edged::Config {
+                root: self.root.path().join("root"),
+                logs: self.root.path().join("logs"),
+                ..edged::Config::new(self.node.clone())
             },
-            edged: edged::Config::new(self.node.clone(), self.root.path()),
             devicetwin: devicetwin::Config::new(self.node.clone()),
             eventbus: None,
             servicebus: None,
