@@ -62,16 +62,23 @@ impl Identity {
 
     fn parse(chain: &[u8], key: &[u8], chain_source: &Source, key_source: &Source) -> Result<Self, Error> {
         let chain = certificates(chain, chain_source)?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
-            rustls_pki_types::pem::Error::NoItemsFound => key_source.invalid("there is no private key in it"),
-            error => key_source.invalid(error),
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| {
+            let nothing = matches!(error, rustls_pki_types::pem::Error::NoItemsFound);
+            key_source.invalid(if nothing {
+                "there is no private key in it".to_owned()
+            } else {
+                error.to_string()
+            })
         })?;
         let identity = Self { chain, key };
         CertifiedKey::from_der(identity.chain.clone(), identity.key.clone_key(), &ring::default_provider())
-            .map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => key_source
-                .invalid(format!("the key does not belong to the certificate in {}", chain_source.0)),
-            error => key_source.invalid(error),
+            .map_err(|error| {
+            let strangers = matches!(error, rustls::Error::InconsistentKeys(_));
+            key_source.invalid(if strangers {
+                format!("the key does not belong to the certificate in {}", chain_source.0)
+            } else {
+                error.to_string()
+            })
         })?;
         Ok(identity)
     }

@@ -26,7 +26,7 @@ use crate::message::Lane;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a send must wait until the suite says that its lane is full.
-const FULL: Duration = Duration::from_millis(300);
+const FULL: Duration = Duration::from_millis(500);
 
 /// The size of the frames that fill a lane.
 const BIG: usize = 1 << 20;

@@ -38,16 +38,27 @@ use super::{Connection, Transport, TransportError};
 /// for a race of this kind.
 pub const HEAD_START: Duration = Duration::from_millis(300);
 
+/// How long a winner begins: 1 hour. Then the preferred transport has its chance again, at the price of one head
+/// start, since a node may have moved to a network that lets it through.
+pub const FAVOUR: Duration = Duration::from_secs(3600);
+
 /// Dials several transports and takes the first connection.
 ///
-/// The winner of the last time begins; each of the others follows a head start after the one before it, or at
-/// once when that one has failed. Losers are dropped, which leaves nothing behind. The order in which they were
-/// given stands for preference, and only decides until something has won.
+/// The winner of the last time begins, for up to [`FAVOUR`]; each of the others follows a head start after the
+/// one before it, or at once when that one has failed. Losers are dropped, which leaves nothing behind. The order
+/// in which they were given stands for preference and decides as long as no winner is remembered.
 pub struct FallbackTransport {
     transports: Vec<Arc<dyn Transport>>,
     head_start: Duration,
-    last_winner: Mutex<Option<usize>>,
+    last_winner: Mutex<Option<Winner>>,
     on_change: Option<OnChange>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Winner {
+    place: usize,
+    /// When it won over another, or was brought back.
+    since: Instant,
 }
 
 type OnChange = Box<dyn Fn(&str) + Send + Sync>;
@@ -68,7 +79,8 @@ impl FallbackTransport {
     /// Begins with the transport of this name, as an application has remembered it; an unknown name changes nothing.
     #[must_use]
     pub fn with_last_winner(mut self, name: &str) -> Self {
-        self.last_winner = Mutex::new(self.transports.iter().position(|transport| transport.name() == name));
+        let place = self.transports.iter().position(|transport| transport.name() == name);
+        self.last_winner = Mutex::new(place.map(|place| Winner { place, since: Instant::now() }));
         self
     }
 
@@ -82,7 +94,7 @@ impl FallbackTransport {
 
     /// The place of the transport that won the last time.
     pub fn last_winner(&self) -> Option<usize> {
-        *self.last_winner.lock().unwrap_or_else(PoisonError::into_inner)
+        Some(self.winner()?.place)
     }
 
     /// The name of the transport that won the last time.
@@ -90,23 +102,38 @@ impl FallbackTransport {
         Some(self.transports.get(self.last_winner()?)?.name())
     }
 
-    fn remember(&self, winner: usize) {
-        let name = self.transports[winner].name();
-        let before = self.last_winner.lock().unwrap_or_else(PoisonError::into_inner).replace(winner);
-        if before == Some(winner) {
+    fn winner(&self) -> Option<Winner> {
+        *self.last_winner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, place: usize) {
+        let before = self.winner();
+        if before.is_some_and(|before| before.place == place && before.is_favourite()) {
             return;
         }
-        let before = before.and_then(|place| self.transports.get(place)).map(|transport| transport.name());
-        info!(transport = name, before, "the cloud is reached over another transport");
+        let winner = Winner { place, since: Instant::now() };
+        *self.last_winner.lock().unwrap_or_else(PoisonError::into_inner) = Some(winner);
+        if before.is_some_and(|before| before.place == place) {
+            return;
+        }
+        let name = |place: usize| self.transports[place].name();
+        let before = before.map(|before| name(before.place));
+        info!(transport = name(place), before, "the cloud is reached over another transport");
         if let Some(on_change) = &self.on_change {
-            on_change(name);
+            on_change(name(place));
         }
     }
 
     /// The transports in the order of this race.
     fn order(&self) -> impl Iterator<Item = usize> + use<> {
-        let favourite = self.last_winner();
+        let favourite = self.winner().filter(Winner::is_favourite).map(|winner| winner.place);
         favourite.into_iter().chain((0..self.transports.len()).filter(move |place| Some(*place) != favourite))
+    }
+}
+
+impl Winner {
+    fn is_favourite(&self) -> bool {
+        self.since.elapsed() < FAVOUR
     }
 }
 
@@ -120,11 +147,9 @@ impl Transport for FallbackTransport {
 
     async fn connect(&self) -> Result<Box<dyn Connection>, TransportError> {
         let begun = Instant::now();
-        let mut waiting = self.order();
         let mut racing: Vec<(usize, Dial<'_>)> = Vec::new();
         let mut failures = Vec::new();
-        loop {
-            let Some(next) = waiting.next() else { break };
+        for next in self.order() {
             racing.push((next, self.transports[next].connect()));
             let deadline = Instant::now() + self.head_start;
             let raced = tokio::select! {
@@ -261,6 +286,17 @@ mod tests {
         assert_eq!((begun.elapsed(), fallback.last_winner()), (Duration::ZERO, Some(1)));
         assert_eq!(two.first.0.connections(), 0);
         assert_eq!(*changes.lock().unwrap(), 1, "it is said once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_preferred_transport_has_its_chance_again_after_an_hour() {
+        let (two, fallback) = Two::new();
+        two.first.0.cut();
+        fallback.connect().await.unwrap();
+        two.first.0.restore();
+        tokio::time::advance(FAVOUR).await;
+        fallback.connect().await.unwrap();
+        assert_eq!(fallback.last_winner(), Some(0));
     }
 
     #[tokio::test(start_paused = true)]

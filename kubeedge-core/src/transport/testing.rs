@@ -1,4 +1,6 @@
 //! A certificate authority and TLS configurations for the tests of this crate.
+#![expect(clippy::unwrap_used, reason = "only tests use this module, and each failure here is a failed test")]
+#![allow(dead_code, reason = "each feature uses its own part")]
 
 use std::sync::Arc;
 

@@ -29,6 +29,9 @@ use crate::{
 /// How long `close` waits until the peer has what was sent.
 const FLUSH: Duration = Duration::from_secs(1);
 
+/// Following the node's address more often than this would only cost CPU time.
+const FOLLOW_MIN: Duration = Duration::from_millis(100);
+
 /// A connection over QUIC.
 pub struct QuicConnection {
     connection: quinn::Connection,
@@ -36,7 +39,7 @@ pub struct QuicConnection {
     endpoint: Option<quinn::Endpoint>,
     peer: Peer,
     outgoing: Arc<Lanes>,
-    incoming: tokio::sync::Mutex<Incoming>,
+    pub(super) incoming: tokio::sync::Mutex<Incoming>,
     writer: Mutex<JoinSet<()>>,
     /// Follows the client's address; aborted when it is dropped.
     _follower: JoinSet<()>,
@@ -53,6 +56,7 @@ impl QuicConnection {
         let welcome: RecvStream = connection.accept_uni().await?;
         let mut follower = JoinSet::new();
         if let Some(every) = follow {
+            let every = every.max(FOLLOW_MIN);
             follower.spawn(follow_address(endpoint.clone(), connection.remote_address(), every));
         }
         let mut dialled = Self::new(connection, Peer::Cloud, None, Incoming::starting_with(welcome));
@@ -168,10 +172,10 @@ impl fmt::Debug for QuicConnection {
 
 /// Why the connection is over, in the peer's words if it has said.
 pub(super) fn reason(error: &ConnectionError) -> String {
-    match error {
-        ConnectionError::ApplicationClosed(close) => String::from_utf8_lossy(&close.reason).into_owned(),
-        error => error.to_string(),
+    if let ConnectionError::ApplicationClosed(close) = error {
+        return String::from_utf8_lossy(&close.reason).into_owned();
     }
+    error.to_string()
 }
 
 /// Moves the endpoint whenever the system would reach the server from another address.

@@ -81,6 +81,12 @@ impl Incoming {
         }
     }
 
+    /// How many bytes are allocated for frames that are being put together.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.lanes.iter().filter_map(|lane| lane.body.as_ref()).map(|body| body.bytes.capacity()).sum()
+    }
+
     async fn wait(&mut self, connection: &Connection) -> Result<Event, TransportError> {
         let mut accept = pin!(connection.accept_uni());
         poll_fn(|cx| {
@@ -159,10 +165,12 @@ impl Incoming {
 
 impl From<&ConnectionError> for Ended {
     fn from(error: &ConnectionError) -> Self {
-        match error {
-            ConnectionError::ApplicationClosed(close) if close.error_code == code::ORDERLY => Self::Orderly,
-            error => Self::Broken(super::connection::reason(error)),
+        if let ConnectionError::ApplicationClosed(close) = error
+            && close.error_code == code::ORDERLY
+        {
+            return Self::Orderly;
         }
+        Self::Broken(super::connection::reason(error))
     }
 }
 

@@ -107,7 +107,7 @@ impl Listener for QuicListener {
                 Some(done) = handshakes.next() => if let Some(connection) = done {
                     return Ok(Box::new(connection));
                 },
-                incoming = self.endpoint.accept(), if handshakes.len() < self.config.handshakes_max => {
+                incoming = self.endpoint.accept(), if handshakes.len() < self.config.handshakes_max.max(1) => {
                     let gone = || TransportError::Closed("the QUIC endpoint is closed".to_owned());
                     self.begin(incoming.ok_or_else(gone)?, &mut handshakes);
                 }

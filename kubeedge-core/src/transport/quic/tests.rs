@@ -126,21 +126,44 @@ async fn a_length_over_the_limit_ends_only_that_connection() {
 }
 
 #[tokio::test]
-async fn an_announced_frame_takes_memory_only_as_it_arrives() {
+async fn a_lane_that_ends_within_a_frame_ends_the_connection() {
     let pki = Pki::new();
     let listener = listener(&pki);
     let (_endpoint, connecting) = raw_client(&listener, &pki, ALPN);
     let (raw, cloud) = tokio::join!(connecting, listener.accept());
     let (raw, cloud) = (raw.unwrap(), cloud.unwrap());
-    // A frame of exactly the limit is announced and cut off: the peer that ends a lane within it is at fault.
     let mut stream = raw.open_uni().await.unwrap();
-    stream.write_all(&[Lane::Pods.index() as u8]).await.unwrap();
-    stream.write_all(&(Lane::Pods.frame_limit() as u32).to_be_bytes()).await.unwrap();
-    stream.write_all(b"begun").await.unwrap();
-    timeout(Duration::from_millis(200), cloud.recv()).await.unwrap_err();
+    stream.write_all(&[Lane::Pods.index() as u8, 0, 0, 0, 9, 1, 2, 3]).await.unwrap();
+    timeout(Duration::from_millis(100), cloud.recv()).await.unwrap_err();
     stream.finish().unwrap();
     let error = timeout(SOON, cloud.recv()).await.unwrap().unwrap_err();
     assert!(matches!(error, TransportError::Malformed(_)), "{error}");
+}
+
+#[tokio::test]
+async fn an_announced_frame_takes_memory_only_as_it_arrives() {
+    let pki = Pki::new();
+    let mut tls = (*pki.server()).clone();
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls).unwrap();
+    let server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    let server = quinn::Endpoint::server(server, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let endpoint = server.local_addr().unwrap().to_string();
+    let transport = QuicTransport::new(QuicConfig::new(endpoint, pki.client())).unwrap();
+    let raw = async {
+        let raw = server.accept().await.unwrap().await.unwrap();
+        raw.open_uni().await.unwrap().write_all(&[Lane::Heartbeat.index() as u8]).await.unwrap();
+        let mut stream = raw.open_uni().await.unwrap();
+        stream.write_all(&[Lane::Pods.index() as u8]).await.unwrap();
+        stream.write_all(&(Lane::Pods.frame_limit() as u32).to_be_bytes()).await.unwrap();
+        stream.write_all(&[7; 10_000]).await.unwrap();
+        (raw, stream)
+    };
+    let (edge, _raw) = tokio::join!(transport.dial(), raw);
+    let edge = edge.unwrap();
+    timeout(Duration::from_millis(300), edge.recv()).await.unwrap_err();
+    let held = edge.incoming.lock().await.held();
+    assert!((10_000..=32_768).contains(&held), "{held} bytes are held for a frame of which 10000 came");
 }
 
 #[tokio::test]

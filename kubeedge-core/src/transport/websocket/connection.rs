@@ -259,8 +259,8 @@ fn cut(reason: &str) -> &str {
 }
 
 fn told(error: &WsError) -> String {
-    match error {
-        WsError::Capacity(error) => format!("the peer sent what is no frame: {error}"),
-        error => error.to_string(),
+    if let WsError::Capacity(error) = error {
+        return format!("the peer sent what is no frame: {error}");
     }
+    error.to_string()
 }

@@ -93,7 +93,7 @@ impl Listener for WebSocketListener {
                 Some(done) = handshakes.next() => if let Some(connection) = done {
                     return Ok(Box::new(connection));
                 },
-                accepted = self.listener.accept(), if handshakes.len() < self.config.handshakes_max => match accepted {
+                accepted = self.listener.accept(), if handshakes.len() < self.config.handshakes_max.max(1) => match accepted {
                     Ok((stream, from)) => {
                         let handshake = handshake(self.tls.clone(), stream, from);
                         handshakes.begin(from, self.config.handshake_timeout, handshake);
@@ -132,15 +132,12 @@ async fn handshake(
         }
     };
     let node = identify(&stream);
-    let upgraded = accept_hdr_async_with_config(
-        stream,
-        |request: &Request, response| match &node {
-            Ok(_) => agree(request, response),
-            Err(reason) => Err(refuse(StatusCode::FORBIDDEN, reason)),
-        },
-        Some(limits()),
-    )
-    .await;
+    #[expect(clippy::result_large_err, reason = "tungstenite's callback has this type")]
+    let answer = |request: &Request, response| match &node {
+        Ok(_) => agree(request, response),
+        Err(reason) => Err(refuse(StatusCode::FORBIDDEN, reason)),
+    };
+    let upgraded = accept_hdr_async_with_config(stream, answer, Some(limits())).await;
     let node = node?;
     let stream = upgraded.map_err(|error| error.to_string())?;
     Ok(WebSocketConnection::new(stream, from, Peer::Node(node)))
@@ -163,6 +160,7 @@ fn identify(stream: &TlsStream<TcpStream>) -> Result<NodeName, String> {
     tls::node_of(certificate.ok_or("no certificate was shown")?).map_err(|error| tls::explain(&error))
 }
 
+#[expect(clippy::result_large_err, reason = "tungstenite's callback has this type")]
 fn agree(request: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
     let offers = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL);
     let mut offers = offers.iter().filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(','));

@@ -116,11 +116,16 @@ impl WebSocketTransport {
         let tls = connector.connect(self.address.server_name()?, tcp).await.map_err(failed)?;
         let request = ClientRequestBuilder::new(self.uri.clone()).with_sub_protocol(PROTOCOL);
         let upgraded = client_async_with_config(request, tls.into(), Some(limits())).await;
-        let (stream, _response) = upgraded.map_err(|error| match error {
-            WsError::Io(error) => failed(error),
-            WsError::Http(response) => refused(http_refusal(&response)),
-            // The peer is there and speaks, but something else.
-            error => refused(error.to_string()),
+        let (stream, _response) = upgraded.map_err(|error| {
+            if let WsError::Io(error) = error {
+                return failed(error);
+            }
+            // The peer is there and speaks, but says no, or speaks something else.
+            refused(if let WsError::Http(response) = error {
+                http_refusal(&response)
+            } else {
+                error.to_string()
+            })
         })?;
         Ok(WebSocketConnection::new(stream, server, Peer::Cloud))
     }
