@@ -457,3 +457,46 @@ async fn the_file_does_not_grow_with_the_number_of_commits() {
         assert!(length < 2 << 20, "100 kB of content took {length} bytes");
     }
 }
+
+#[tokio::test]
+async fn a_power_cut_loses_no_commit_of_a_group_that_was_acknowledged_and_halves_none() {
+    let config = RedbConfig::default();
+    let mut groups_cut = 0;
+    for at in (10..120).step_by(3) {
+        let disk = Disk::new(Vec::new(), Fault::Cut { at });
+        let Ok(store) = open_disk(&disk, &config) else { continue };
+        let store = Arc::new(store);
+        let mut tasks = tokio::task::JoinSet::new();
+        for task in 0..8 {
+            let store = store.clone();
+            tasks.spawn(async move {
+                let mut acked = Vec::new();
+                for step in 0..6 {
+                    let (left, right) = (format!("left/{task}-{step}"), format!("right/{task}-{step}"));
+                    if store.commit(batch(&[(&left, "1"), (&right, "1")])).await.is_err() {
+                        break;
+                    }
+                    acked.extend([left, right]);
+                }
+                acked
+            });
+        }
+        let acked: Vec<String> = tasks.join_all().await.into_iter().flatten().collect();
+        groups_cut += usize::from(!acked.is_empty() && acked.len() < 8 * 6 * 2);
+        drop(store);
+        let bytes = {
+            let disk = disk.lock().unwrap();
+            disk.after_power_cut(pattern(5, at, disk.loose.len()))
+        };
+        if bytes.iter().take(9).all(|byte| *byte == 0) {
+            assert!(acked.is_empty(), "cut at {at}");
+            continue;
+        }
+        let store = open_disk(&Disk::new(bytes, Fault::None), &config).unwrap();
+        let found = content(&store).await;
+        assert!(acked.iter().all(|key| found.contains_key(key)), "cut at {at}");
+        let sides = |side| found.keys().filter_map(move |key| key.strip_prefix(side)).collect::<Vec<_>>();
+        assert_eq!(sides("left/"), sides("right/"), "cut at {at}");
+    }
+    assert!(groups_cut > 3, "{groups_cut}");
+}
