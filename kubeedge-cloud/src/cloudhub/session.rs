@@ -144,6 +144,7 @@ impl Session {
     }
 
     fn perform_all(&mut self) {
+        self.pass_uploads();
         loop {
             while let Some(output) = self.link.poll_output() {
                 self.perform(output);

@@ -1,1 +1,364 @@
+use std::time::Duration;
 
+use kubeedge_core::{
+    hub::{Ack, Frame, Hello, InventoryPart, Item, PROTOCOL, Payload},
+    id::{NodeName, ResourceVersion, Uid},
+    message::{
+        Acked, Answer, Fingerprint, FromNode, Inventory, Lane, LogRequest, NodeReport, Object, ObjectEvent,
+        ObjectRef, Publish, Query, Report, Request, Response, SessionState, ToNode, Upload,
+    },
+    transport::{
+        Connection, Transport,
+        memory::{self, MemoryNetwork},
+    },
+    wire::{Codec, Native},
+};
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{CloudHub, Config, Error, Outside, pipes};
+
+/// CloudHub in its running, with nodes that a test plays by hand.
+struct Stage {
+    network: MemoryNetwork,
+    outside: Outside,
+    stop: CancellationToken,
+    part: JoinHandle<Result<(), Error>>,
+}
+
+impl Stage {
+    fn new(config: Config) -> Self {
+        let (network, listener) = memory::network();
+        let (inbox, outbox, outside) = pipes();
+        let stop = CancellationToken::new();
+        let hub = CloudHub::new(config, vec![Box::new(listener)], inbox, outbox);
+        let part = tokio::spawn(hub.run(stop.clone()));
+        Self { network, outside, stop, part }
+    }
+
+    async fn connect(&self, name: &str) -> Box<dyn Connection> {
+        self.network.transport(node(name)).connect().await.unwrap()
+    }
+
+    /// A node without objects that has been welcomed.
+    async fn welcomed(&mut self, name: &str) -> Box<dyn Connection> {
+        let connection = self.connect(name).await;
+        say(&*connection, hello(name, &Inventory::default())).await;
+        let Frame::Welcome(_) = next(&*connection).await else { panic!("no welcome") };
+        assert_eq!(self.session().await, (node(name), SessionState::Online));
+        connection
+    }
+
+    /// A node for which the cloud has these objects, and that holds them all.
+    async fn synchronized(&mut self, name: &str, objects: Vec<Object>) -> Box<dyn Connection> {
+        let connection = self.connect(name).await;
+        let inventory = objects.iter().map(Object::entry).collect();
+        say(&*connection, hello(name, &inventory)).await;
+        let Frame::Welcome(_) = next(&*connection).await else { panic!("no welcome") };
+        assert_eq!(self.session().await, (node(name), SessionState::Online));
+        let asked = self.outside.snapshots.recv().await.unwrap();
+        assert_eq!(asked.question, node(name));
+        asked.answer(objects);
+        assert_eq!(next(&*connection).await, Frame::Synchronized);
+        say(&*connection, Frame::Synchronized).await;
+        connection
+    }
+
+    async fn session(&mut self) -> (NodeName, SessionState) {
+        let FromNode { node, message } =
+            timeout(Duration::from_secs(60), self.outside.sessions.recv()).await.unwrap().unwrap();
+        (node, message)
+    }
+}
+
+fn node(name: &str) -> NodeName {
+    name.parse().unwrap()
+}
+
+fn hello(name: &str, inventory: &Inventory) -> Frame {
+    Frame::Hello(Hello {
+        protocol: PROTOCOL,
+        node: name.to_owned(),
+        nonce: 1,
+        digest: inventory.digest(),
+        objects: u32::try_from(inventory.len()).unwrap(),
+        software: "test".to_owned(),
+    })
+}
+
+async fn next(connection: &dyn Connection) -> Frame {
+    loop {
+        let received = timeout(Duration::from_secs(60), connection.recv()).await.unwrap();
+        let (lane, bytes) = received.unwrap().unwrap();
+        let frame = Native.decode(lane, &bytes).unwrap();
+        if !matches!(frame, Frame::Ping(_)) {
+            return frame;
+        }
+    }
+}
+
+async fn say(connection: &dyn Connection, frame: Frame) {
+    connection.send(frame.lane(), Native.encode(&frame)).await.unwrap();
+}
+
+fn object(name: &str, version: u64) -> Object {
+    Object {
+        reference: ObjectRef::pod("default", name),
+        uid: Uid::new(name),
+        resource_version: ResourceVersion(version),
+        fingerprint: Fingerprint(version),
+        json: "{}".into(),
+    }
+}
+
+fn item(seq: u64, payload: Payload) -> Frame {
+    Frame::Item(Item { lane: payload.lane().unwrap(), seq, payload })
+}
+
+fn applied(seq: u64, object: Object) -> Frame {
+    item(seq, Payload::Object(ObjectEvent::Applied(object)))
+}
+
+fn node_report(json: &'static str) -> Report {
+    Report::Node(NodeReport { json: json.into() })
+}
+
+fn ack(lane: Lane, upto: u64) -> Frame {
+    Frame::Ack(Ack { lane, upto, beyond: Vec::new() })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_is_sent_what_it_lacks_and_then_told_that_it_is_in_sync() {
+    let mut stage = Stage::new(Config::default());
+    let edge = stage.connect("edge-1").await;
+    let held: Inventory = [object("kept", 1).entry(), object("gone", 1).entry()].into_iter().collect();
+    say(&*edge, hello("edge-1", &held)).await;
+    let Frame::Welcome(welcome) = next(&*edge).await else { panic!("no welcome") };
+    assert_eq!((welcome.nonce, welcome.heartbeat), (1, Duration::from_secs(15)));
+    let asked = stage.outside.snapshots.recv().await.unwrap();
+    asked.answer(vec![object("kept", 1), object("lacking", 2)]);
+    assert_eq!(next(&*edge).await, Frame::InventoryRequest { from_part: 0 });
+    let entries = held.iter().cloned().collect();
+    say(&*edge, Frame::InventoryPart(InventoryPart { part: 0, last: true, entries })).await;
+    let gone = ObjectEvent::Deleted { reference: ObjectRef::pod("default", "gone"), uid: Uid::new("gone") };
+    assert_eq!(next(&*edge).await, item(1, Payload::Object(gone)));
+    assert_eq!(next(&*edge).await, applied(2, object("lacking", 2)));
+    say(&*edge, ack(Lane::Pods, 2)).await;
+    assert_eq!(next(&*edge).await, Frame::Synchronized);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_goes_to_the_session_of_its_node_and_to_no_other() {
+    let mut stage = Stage::new(Config::default());
+    let one = stage.synchronized("edge-1", Vec::new()).await;
+    let two = stage.synchronized("edge-2", Vec::new()).await;
+    let message = ObjectEvent::Applied(object("a", 1));
+    stage.outside.downstream.send(ToNode { node: node("edge-9"), message: message.clone() }).unwrap();
+    stage.outside.downstream.send(ToNode { node: node("edge-2"), message }).unwrap();
+    assert_eq!(next(&*two).await, applied(1, object("a", 1)));
+    assert!(timeout(Duration::from_secs(10), next(&*one)).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_comes_while_the_snapshot_is_being_made_is_not_lost() {
+    let mut stage = Stage::new(Config::default());
+    let edge = stage.welcomed("edge-1").await;
+    let asked = stage.outside.snapshots.recv().await.unwrap();
+    // The controller has read its cache, and a change comes before its answer does.
+    let message = ObjectEvent::Applied(object("a", 2));
+    stage.outside.downstream.send(ToNode { node: node("edge-1"), message }).unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    asked.answer(vec![object("a", 1)]);
+    assert_eq!(next(&*edge).await, Frame::InventoryRequest { from_part: 0 });
+    say(&*edge, Frame::InventoryPart(InventoryPart { part: 0, last: true, entries: Vec::new() })).await;
+    assert_eq!(next(&*edge).await, applied(1, object("a", 2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_controller_that_does_not_answer_is_asked_again_while_the_session_lives() {
+    let mut stage = Stage::new(Config::default());
+    let edge = stage.welcomed("edge-1").await;
+    let dropped = stage.outside.snapshots.recv().await.unwrap();
+    drop(dropped);
+    let late = stage.outside.snapshots.recv().await.unwrap();
+    let answered = timeout(Duration::from_secs(15), stage.outside.snapshots.recv()).await.unwrap().unwrap();
+    drop(late);
+    answered.answer(Vec::new());
+    assert_eq!(next(&*edge).await, Frame::Synchronized);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_is_acknowledged_only_after_a_controller_has_echoed_its_delivery() {
+    let mut stage = Stage::new(Config::default());
+    let edge = stage.synchronized("edge-1", Vec::new()).await;
+    say(&*edge, item(1, Payload::Report(node_report("1")))).await;
+    let from = stage.outside.statuses.recv().await.unwrap();
+    assert_eq!((from.node.as_str(), &from.message.message), ("edge-1", &node_report("1")));
+    let early = timeout(Duration::from_secs(10), next(&*edge)).await;
+    assert!(early.is_err(), "acknowledged before the API had it: {early:?}");
+    let message = Acked { key: from.message.message.key(), delivery: from.message.delivery };
+    stage.outside.acked.send(ToNode { node: from.node, message }).unwrap();
+    assert_eq!(next(&*edge).await, ack(Lane::Pods, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_waits_unacknowledged_while_its_pipe_is_full() {
+    let mut stage = Stage::new(Config::default());
+    let one = stage.synchronized("edge-1", Vec::new()).await;
+    let upload = |topic: u64| Upload::Publish(Publish { topic: topic.to_string(), payload: "".into() });
+    for seq in 1..=1030 {
+        say(&*one, item(seq, Payload::Upload(upload(seq)))).await;
+        if seq % 100 == 0 {
+            // The edge's window: it would not send more before these are acknowledged.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut upto = 0;
+    while let Ok(frame) = timeout(Duration::from_millis(100), next(&*one)).await {
+        let Frame::Ack(ack) = frame else { panic!("{frame:?}") };
+        upto = ack.upto;
+    }
+    assert_eq!(upto, 1024, "what is in the pipe is taken, and no more");
+    for seq in 1..=1030 {
+        assert_eq!(stage.outside.uploads.recv().await.unwrap().message, upload(seq));
+    }
+    assert_eq!(next(&*one).await, ack(Lane::Bulk, 1030));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_claims_the_name_of_another_is_refused() {
+    let stage = Stage::new(Config::default());
+    let edge = stage.connect("edge-1").await;
+    say(&*edge, hello("edge-2", &Inventory::default())).await;
+    let Frame::Refusal { reason, retry_after } = next(&*edge).await else { panic!("no refusal") };
+    assert_eq!(reason, "the certificate is of node edge-1, and the hello says \"edge-2\"");
+    assert_eq!(retry_after, Duration::from_secs(60));
+    assert!(edge.recv().await.is_err() || edge.recv().await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn garbage_ends_the_session_that_sent_it_and_no_other() {
+    let mut stage = Stage::new(Config::default());
+    let bad = stage.synchronized("edge-1", Vec::new()).await;
+    let good = stage.synchronized("edge-2", Vec::new()).await;
+    bad.send(Lane::Bulk, "garbage".into()).await.unwrap();
+    let Frame::Goodbye { reason } = next(&*bad).await else { panic!("no goodbye") };
+    assert!(reason.contains("Bulk is no frame"), "{reason}");
+    assert_eq!(stage.session().await, (node("edge-1"), SessionState::Offline));
+    let message = ObjectEvent::Applied(object("a", 1));
+    stage.outside.downstream.send(ToNode { node: node("edge-2"), message }).unwrap();
+    assert_eq!(next(&*good).await, applied(1, object("a", 1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_connection_takes_over_and_the_node_is_not_called_offline() {
+    let mut stage = Stage::new(Config::default());
+    let old = stage.synchronized("edge-1", Vec::new()).await;
+    let new = stage.synchronized("edge-1", Vec::new()).await;
+    let Frame::Goodbye { reason } = next(&*old).await else { panic!("no goodbye") };
+    assert_eq!(reason, "a newer connection of the node took over");
+    drop(old);
+    let quiet = timeout(Duration::from_secs(10), stage.outside.sessions.recv()).await;
+    assert!(quiet.is_err(), "the node has a session: {quiet:?}");
+    let message = ObjectEvent::Applied(object("a", 1));
+    stage.outside.downstream.send(ToNode { node: node("edge-1"), message }).unwrap();
+    assert_eq!(next(&*new).await, applied(1, object("a", 1)));
+    drop(new);
+    assert_eq!(stage.session().await, (node("edge-1"), SessionState::Offline));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_beyond_the_limit_is_refused_for_a_while_and_one_that_is_known_may_renew() {
+    let config = Config { max_sessions: 1, ..Config::default() };
+    let mut stage = Stage::new(config);
+    let _first = stage.synchronized("edge-1", Vec::new()).await;
+    let second = stage.connect("edge-2").await;
+    let Frame::Refusal { retry_after, .. } = next(&*second).await else { panic!("no refusal") };
+    assert_eq!(retry_after, Duration::from_secs(30));
+    drop(second);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    stage.synchronized("edge-1", Vec::new()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_without_a_hello_is_closed() {
+    let stage = Stage::new(Config::default());
+    let edge = stage.connect("edge-1").await;
+    let Frame::Goodbye { reason } = next(&*edge).await else { panic!("no goodbye") };
+    assert_eq!(reason, "the edge did not say hello in time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_node_is_offline_within_three_heartbeats() {
+    let mut stage = Stage::new(Config::default());
+    let _edge = stage.synchronized("edge-1", Vec::new()).await;
+    stage.network.cut();
+    let state = timeout(Duration::from_secs(45), stage.outside.sessions.recv()).await.unwrap().unwrap();
+    assert_eq!(state, FromNode { node: node("edge-1"), message: SessionState::Offline });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_is_answered_by_its_node_or_fails_with_a_status() {
+    let mut stage = Stage::new(Config::default());
+    let edge = stage.synchronized("edge-1", Vec::new()).await;
+    let ask = |name: &str| {
+        let message = Request::Logs(LogRequest::default());
+        let requests = stage.outside.requests.clone();
+        let to = ToNode { node: node(name), message };
+        async move { requests.call(to, Duration::from_secs(60)).await.unwrap() }
+    };
+    let (response, ()) = tokio::join!(ask("edge-1"), async {
+        let Frame::Request { id, deadline, .. } = next(&*edge).await else { panic!("no request") };
+        assert_eq!(deadline, Duration::from_secs(30));
+        let response = Response::Failed { code: 404, message: "no such pod".to_owned() };
+        say(&*edge, Frame::Response { id, response }).await;
+    });
+    assert_eq!(response, Response::Failed { code: 404, message: "no such pod".to_owned() });
+    let elsewhere = ask("edge-2").await;
+    assert!(matches!(elsewhere, Response::Failed { code: 503, .. }), "{elsewhere:?}");
+    // The node answers pings and nothing else.
+    let (late, ()) = tokio::join!(ask("edge-1"), async {
+        for nonce in 0..4 {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            say(&*edge, Frame::Ping(nonce)).await;
+        }
+    });
+    assert!(matches!(late, Response::Failed { code: 504, .. }), "{late:?}");
+    let (lost, ()) = tokio::join!(ask("edge-1"), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        stage.network.drop_connections();
+    });
+    assert!(matches!(lost, Response::Failed { code: 503, .. }), "{lost:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_goes_to_the_controller_with_the_name_of_its_node() {
+    let mut stage = Stage::new(Config::default());
+    let edge = stage.synchronized("edge-1", Vec::new()).await;
+    let wanted = ObjectRef::config_map("default", "a");
+    say(&*edge, Frame::Query { id: 5, query: Query::Get(wanted.clone()) }).await;
+    let call = stage.outside.queries.recv().await.unwrap();
+    assert_eq!(call.question, FromNode { node: node("edge-1"), message: Query::Get(wanted) });
+    call.answer(Answer::NotFound);
+    assert_eq!(next(&*edge).await, Frame::Answer { id: 5, answer: Answer::NotFound });
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_says_goodbye_to_every_node() {
+    let mut stage = Stage::new(Config::default());
+    let edge = stage.synchronized("edge-1", Vec::new()).await;
+    stage.stop.cancel();
+    let Frame::Goodbye { reason } = next(&*edge).await else { panic!("no goodbye") };
+    assert_eq!(reason, "the cloud is stopping");
+    stage.part.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_part_fails_when_its_listener_does() {
+    let stage = Stage::new(Config::default());
+    // Another listener takes the place of the part's.
+    let _other = stage.network.listen();
+    let error = stage.part.await.unwrap().unwrap_err();
+    assert!(error.to_string().starts_with("no connections are accepted on memory any more"), "{error}");
+}

@@ -1,1 +1,283 @@
+use std::{sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
+use kubeedge_core::{
+    hub::{Ack, Frame, Hello, Item, PROTOCOL, Payload, Welcome},
+    id::{ResourceVersion, Uid},
+    message::{
+        Acked, Answer, Connectivity, Fingerprint, Inventory, Lane, LogChunk, LogRequest, NodeReport, Object,
+        ObjectEvent, ObjectRef, Publish, Query, Report, Request, Response, ServiceRequest, Upload,
+    },
+    transport::{
+        Connection, Listener, Transport, TransportError,
+        memory::{self, MemoryListener, MemoryNetwork},
+    },
+    wire::{Codec, Native},
+};
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{Config, EdgeHub, Error, Outside, pipes};
+
+/// EdgeHub in its running, with a cloud that a test plays by hand.
+struct Stage {
+    network: MemoryNetwork,
+    listener: MemoryListener,
+    outside: Outside,
+    stop: CancellationToken,
+    part: JoinHandle<Result<(), Error>>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let (network, listener) = memory::network();
+        let node = "edge-1".parse().unwrap();
+        let transport = Arc::new(network.transport("edge-1".parse().unwrap()));
+        let (inbox, outbox, outside) = pipes();
+        let stop = CancellationToken::new();
+        let hub = EdgeHub::new(Config::new(node), transport, inbox, outbox);
+        let part = tokio::spawn(hub.run(stop.clone()));
+        Self { network, listener, outside, stop, part }
+    }
+
+    /// Takes a session as a cloud does that has nothing to compare.
+    async fn session(&mut self) -> (Box<dyn Connection>, Hello) {
+        let connection = self.listener.accept().await.unwrap();
+        let asked = self.outside.inventory.recv().await.unwrap();
+        asked.answer(Inventory::default());
+        let Frame::Hello(hello) = next(&*connection).await else { panic!("no hello") };
+        let welcome = Welcome { nonce: hello.nonce, session: 1, heartbeat: Duration::from_secs(15) };
+        say(&*connection, Frame::Welcome(welcome)).await;
+        (connection, hello)
+    }
+
+    async fn wait_for(&mut self, state: Connectivity) {
+        let changed = self.outside.connectivity.wait_for(|now| *now == state);
+        timeout(Duration::from_secs(60), changed).await.unwrap().unwrap();
+    }
+}
+
+async fn next(connection: &dyn Connection) -> Frame {
+    loop {
+        let received = timeout(Duration::from_secs(60), connection.recv()).await.unwrap();
+        let (lane, bytes) = received.unwrap().unwrap();
+        let frame = Native.decode(lane, &bytes).unwrap();
+        if !matches!(frame, Frame::Ping(_)) {
+            return frame;
+        }
+    }
+}
+
+async fn say(connection: &dyn Connection, frame: Frame) {
+    connection.send(frame.lane(), Native.encode(&frame)).await.unwrap();
+}
+
+fn object(name: &str) -> ObjectEvent {
+    ObjectEvent::Applied(Object {
+        reference: ObjectRef::pod("default", name),
+        uid: Uid::new(name),
+        resource_version: ResourceVersion(1),
+        fingerprint: Fingerprint(1),
+        json: "{}".into(),
+    })
+}
+
+fn item(seq: u64, payload: Payload) -> Frame {
+    Frame::Item(Item { lane: payload.lane().unwrap(), seq, payload })
+}
+
+fn node_report(json: &'static str) -> Report {
+    Report::Node(NodeReport { json: json.into() })
+}
+
+fn ack(lane: Lane, upto: u64) -> Frame {
+    Frame::Ack(Ack { lane, upto, beyond: Vec::new() })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_begins_with_what_the_node_holds() {
+    let mut stage = Stage::new();
+    let (connection, hello) = stage.session().await;
+    assert_eq!((hello.protocol, hello.node.as_str(), hello.objects), (PROTOCOL, "edge-1", 0));
+    assert_eq!(hello.digest, Inventory::default().digest());
+    stage.wait_for(Connectivity::Online).await;
+    say(&*connection, Frame::Synchronized).await;
+    stage.wait_for(Connectivity::Synchronized).await;
+    assert_eq!(next(&*connection).await, Frame::Synchronized);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_is_acknowledged_only_after_the_part_has_echoed_its_delivery() {
+    let mut stage = Stage::new();
+    let (connection, _) = stage.session().await;
+    say(&*connection, item(1, Payload::Object(object("a")))).await;
+    let delivered = stage.outside.objects.recv().await.unwrap();
+    assert_eq!(delivered.message, object("a"));
+    let early = timeout(Duration::from_secs(10), next(&*connection)).await;
+    assert!(early.is_err(), "acknowledged before it was durable: {early:?}");
+    let key = delivered.message.key().clone();
+    stage.outside.acked.send(Acked { key, delivery: delivered.delivery }).unwrap();
+    assert_eq!(next(&*connection).await, ack(Lane::Pods, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_that_was_not_acknowledged_is_sent_in_the_next_session() {
+    let mut stage = Stage::new();
+    let (connection, _) = stage.session().await;
+    stage.outside.reports.send(node_report("1")).unwrap();
+    assert_eq!(next(&*connection).await, item(1, Payload::Report(node_report("1"))));
+    connection.close("maintenance").await;
+    stage.wait_for(Connectivity::Offline).await;
+    stage.outside.reports.send(node_report("2")).unwrap();
+    let (connection, _) = stage.session().await;
+    assert_eq!(next(&*connection).await, item(1, Payload::Report(node_report("2"))));
+    say(&*connection, ack(Lane::Pods, 1)).await;
+    stage.network.drop_connections();
+    stage.wait_for(Connectivity::Offline).await;
+    // What was acknowledged is not kept: nothing but pings comes in the third session.
+    let (connection, _) = stage.session().await;
+    assert!(timeout(Duration::from_secs(20), next(&*connection)).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_on_which_the_cloud_is_slow_holds_up_no_other() {
+    let mut stage = Stage::new();
+    let (connection, _) = stage.session().await;
+    stage.wait_for(Connectivity::Online).await;
+    // Nobody reads, so lane bulk fills up to its brim.
+    for _ in 0..40 {
+        let publish = Publish { topic: "t".to_owned(), payload: vec![0; 64 << 10].into() };
+        let _ = stage.outside.uploads.send(Upload::Publish(publish));
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    stage.outside.reports.send(node_report("1")).unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // The report is there although only a few uploads fit.
+    let mut uploads = 0;
+    while next(&*connection).await != item(1, Payload::Report(node_report("1"))) {
+        uploads += 1;
+    }
+    assert!(uploads < 10, "{uploads} uploads came before the report");
+}
+
+#[tokio::test(start_paused = true)]
+async fn garbage_ends_the_session_with_a_reason_and_the_next_one_begins() {
+    let mut stage = Stage::new();
+    let (connection, _) = stage.session().await;
+    stage.wait_for(Connectivity::Online).await;
+    connection.send(Lane::Pods, "garbage".into()).await.unwrap();
+    let Frame::Goodbye { reason } = next(&*connection).await else { panic!("no goodbye") };
+    assert!(reason.contains("Pods is no frame"), "{reason}");
+    stage.wait_for(Connectivity::Offline).await;
+    stage.session().await;
+    stage.wait_for(Connectivity::Online).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_is_answered_by_the_cloud_and_refused_at_once_without_one() {
+    let mut stage = Stage::new();
+    let query = || Query::Get(ObjectRef::config_map("default", "a"));
+    let minute = Duration::from_secs(60);
+    let offline = stage.outside.queries.call(query(), minute).await.unwrap();
+    assert_eq!(offline, Answer::Refused("the node has no session with the cloud".to_owned()));
+    let (connection, _) = stage.session().await;
+    stage.wait_for(Connectivity::Online).await;
+    let (answer, ()) = tokio::join!(stage.outside.queries.call(query(), minute), async {
+        let Frame::Query { id, query: Query::Get(_) } = next(&*connection).await else { panic!("no query") };
+        say(&*connection, Frame::Answer { id, answer: Answer::NotFound }).await;
+    });
+    assert_eq!(answer.unwrap(), Answer::NotFound);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_go_to_the_part_that_can_answer_and_come_back_with_their_number() {
+    let mut stage = Stage::new();
+    let (connection, _) = stage.session().await;
+    let deadline = Duration::from_secs(5);
+    let logs = Request::Logs(LogRequest::default());
+    say(&*connection, Frame::Request { id: 7, deadline, request: logs }).await;
+    let service = ServiceRequest {
+        port: 80,
+        method: "GET".to_owned(),
+        path: "/".to_owned(),
+        headers: Vec::new(),
+        body: "".into(),
+    };
+    say(&*connection, Frame::Request { id: 8, deadline, request: Request::Service(service) }).await;
+    let call = stage.outside.logs.recv().await.unwrap();
+    call.answer(Response::Logs(LogChunk::default()));
+    let response = Response::Logs(LogChunk::default());
+    assert_eq!(next(&*connection).await, Frame::Response { id: 7, response });
+    // Nobody answers the second in time: the cloud's own deadline is over by then too, so it hears nothing.
+    assert!(timeout(deadline * 2, next(&*connection)).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_cloud_is_offline_within_three_heartbeats() {
+    let mut stage = Stage::new();
+    let (_connection, _) = stage.session().await;
+    stage.wait_for(Connectivity::Online).await;
+    stage.network.cut();
+    let changed = stage.outside.connectivity.wait_for(|now| *now == Connectivity::Offline);
+    timeout(Duration::from_secs(45), changed).await.expect("offline within 45 s").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_says_goodbye() {
+    let mut stage = Stage::new();
+    let (connection, _) = stage.session().await;
+    stage.wait_for(Connectivity::Online).await;
+    stage.stop.cancel();
+    let Frame::Goodbye { reason } = next(&*connection).await else { panic!("no goodbye") };
+    assert_eq!(reason, "the edge is stopping");
+    stage.part.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_part_goes_on_when_the_senders_of_its_inbox_are_gone() {
+    let (network, listener) = memory::network();
+    let transport = Arc::new(network.transport("edge-1".parse().unwrap()));
+    let (inbox, outbox, outside) = pipes();
+    let Outside { mut inventory, objects, logs, services, mut connectivity, .. } = outside;
+    let stop = CancellationToken::new();
+    let hub = EdgeHub::new(Config::new("edge-1".parse().unwrap()), transport, inbox, outbox);
+    let part = tokio::spawn(hub.run(stop.clone()));
+    let connection = listener.accept().await.unwrap();
+    inventory.recv().await.unwrap().answer(Inventory::default());
+    let Frame::Hello(Hello { nonce, .. }) = next(&*connection).await else { panic!("no hello") };
+    say(&*connection, Frame::Welcome(Welcome { nonce, session: 1, heartbeat: Duration::from_secs(15) }))
+        .await;
+    connectivity.wait_for(|now| now.is_online()).await.unwrap();
+    stop.cancel();
+    part.await.unwrap().unwrap();
+    drop((objects, logs, services));
+}
+
+/// A transport whose configuration cannot work.
+#[derive(Debug)]
+struct Misconfigured;
+
+impl Transport for Misconfigured {
+    fn name(&self) -> &'static str {
+        "misconfigured"
+    }
+
+    fn connect<'a, 'b>(&'a self) -> BoxFuture<'b, Result<Box<dyn Connection>, TransportError>>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        Box::pin(async { Err(TransportError::Config("no certificate".to_owned())) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transport_that_can_never_connect_ends_the_part() {
+    let (inbox, outbox, _outside) = pipes();
+    let hub = EdgeHub::new(Config::new("edge-1".parse().unwrap()), Arc::new(Misconfigured), inbox, outbox);
+    let error = hub.run(CancellationToken::new()).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the node cannot dial the cloud: the transport's configuration is wrong: no certificate"
+    );
+}
