@@ -13,7 +13,12 @@ use kube::api::{Patch, PatchParams};
 use kubeedge_cloud::standalone::{ApiServer, Config, Listener, Outside, Standalone, Token, kubeconfig, pipes};
 use kubeedge_core::message::{LogChunk, Request, Response, ServiceResponse};
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt as _, net::TcpListener, process::Command, task::JoinSet};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
+    net::TcpListener,
+    process::{ChildStdout, Command},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 /// An API that listens, and a directory in which `kubectl` finds its configuration.
@@ -187,7 +192,7 @@ async fn get_shows_tables_and_whole_objects() {
     has(&bench.run(&["get", "nodes,pods,devices"]).await, &["node/edge-1", "pod/web", "device.devices.kubeedge.io/lamp"]);
     has(&bench.run(&["get", "pod", "web", "-o", "yaml"]).await, &["kind: Pod", "imagePullPolicy: IfNotPresent"]);
     has(&bench.run(&["get", "pods", "--selector", "app=none"]).await, &["No resources found"]);
-    has(&bench.run(&["get", "all"]).await, &["pod/web"]);
+    has(&bench.run(&["get", "all"]).await, &["web"]);
     has(&bench.run(&["api-resources"]).await, &["devicemodels", "leases"]);
     has(&bench.run(&["auth", "can-i", "create", "pods"]).await, &["yes"]);
     let namespaces = bench.run(&["get", "ns"]).await;
@@ -331,27 +336,35 @@ async fn waiting_watching_and_deleting_follow_the_object() {
     );
     has(&waited, &["pod/web condition met"]);
 
-    let mut watching = bench.command(&["get", "pods", "-w"]);
-    let watching = watching.stdout(Stdio::piped()).spawn().unwrap();
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    let mut watching = bench.command(&["get", "pods", "-w"]).spawn().unwrap();
+    let mut watched = BufReader::new(watching.stdout.take().unwrap()).lines();
+    until(&mut watched, "Running").await;
     bench.run(&["label", "pod", "web", "seen=yes"]).await;
     bench.run(&["delete", "pod", "web", "--wait=false"]).await;
-    let (gone, ()) = tokio::join!(
-        bench.run(&["wait", "--for=delete", "pod/web", "--timeout=30s"]),
-        async {
-            // The pod waits for its node, which says that it has ended.
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            assert!(pods.get("web").await.unwrap().metadata.deletion_timestamp.is_some());
-            let params = kube::api::DeleteParams { grace_period_seconds: Some(0), ..Default::default() };
-            pods.delete("web", &params).await.unwrap();
-        }
-    );
-    has(&gone, &["condition met"]);
+    until(&mut watched, "Terminating").await;
+    let (_, ()) = tokio::join!(bench.run(&["wait", "--for=delete", "pod/web", "--timeout=30s"]), async {
+        // The pod waits for its node, which says that it has ended.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(pods.get("web").await.unwrap().metadata.deletion_timestamp.is_some());
+        let params = kube::api::DeleteParams { grace_period_seconds: Some(0), ..Default::default() };
+        pods.delete("web", &params).await.unwrap();
+    });
+    assert!(pods.get_opt("web").await.unwrap().is_none());
     bench.end().await;
-    // The server has ended the watch, so that kubectl ends, or is told to.
-    let watched = tokio::time::timeout(Duration::from_secs(20), watching.wait_with_output()).await;
-    let watched = String::from_utf8(watched.expect("the watch ends").unwrap().stdout).unwrap();
-    has(&watched, &["NAME", "web", "Running", "Terminating"]);
+}
+
+/// Reads lines until one holds the text.
+async fn until(lines: &mut Lines<BufReader<ChildStdout>>, text: &str) {
+    let found = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains(text) {
+                return true;
+            }
+        }
+        false
+    };
+    let found = tokio::time::timeout(Duration::from_secs(30), found).await;
+    assert!(found.expect("the line comes"), "the output ended before {text:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

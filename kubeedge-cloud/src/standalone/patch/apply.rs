@@ -74,8 +74,8 @@ impl Applier<'_> {
         merge(&mut new, &config, self.built_in);
         let before = managers.take(&mine).unwrap_or_default();
         let gone: Vec<_> = before.0.difference(&wanted.0).filter(|path| !managers.owned(path)).collect();
-        // From the end: an item goes after its members.
-        for path in gone.into_iter().rev() {
+        // An item goes first, while the members that name it are there.
+        for path in gone {
             // What stands below it may be wanted, or another's.
             let others = managers.entries.iter().map(|(_, fields, _)| fields).chain([&wanted]);
             let is_above = others.flat_map(|fields| &fields.0).any(|other| other.starts_with(path));
