@@ -27,15 +27,20 @@ use kubeedge_core::{
 use serde::Deserialize;
 
 mod defaults;
+mod discovery;
+mod driver;
 mod failure;
 mod history;
 mod json;
+mod nodes;
 mod patch;
 mod query;
 mod resource;
 mod respond;
 mod route;
+mod scheduler;
 mod selector;
+mod serve;
 mod service;
 mod store;
 mod table;
@@ -46,7 +51,9 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use driver::{Outbox, Outside, Standalone, pipes};
 pub use respond::Body;
+pub use serve::{Listener, Token, kubeconfig};
 pub use service::ApiService;
 
 /// How the API keeps and serves its objects.
@@ -65,6 +72,8 @@ pub struct Config {
     pub connections_max: usize,
     /// How long a client may take to send the head of a request, or to finish the TLS handshake.
     pub header_timeout: Duration,
+    /// How long a client may take to send the body of a request.
+    pub body_timeout: Duration,
     /// How often a watch is told how far the versions have come. Kubernetes has about a minute.
     pub bookmark_interval: Duration,
     /// How long a watch lasts when the client does not say; Kubernetes has 30 to 60 minutes.
@@ -86,6 +95,7 @@ impl Default for Config {
             body_bytes_max: 3 << 20,
             connections_max: 1024,
             header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
             bookmark_interval: Duration::from_secs(60),
             watch_timeout: Duration::from_secs(45 * 60),
             node_timeout: Duration::from_secs(30),
@@ -108,6 +118,12 @@ pub enum Error {
     /// The operating system gave no thread for the store.
     #[error("the thread of the standalone API's store cannot be started")]
     Thread(#[source] std::io::Error),
+    /// The store failed while it ran, and takes no more writes.
+    #[error("the store of the standalone API failed and must be opened anew")]
+    Failed,
+    /// The socket can no longer accept connections.
+    #[error("the standalone API cannot listen")]
+    Listen(#[source] std::io::Error),
     /// The first objects cannot be written.
     #[error("the first namespaces cannot be created: {0}")]
     Namespaces(String),

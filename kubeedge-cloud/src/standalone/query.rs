@@ -28,7 +28,7 @@ impl Query {
 
     /// Whether the parameter is set to true.
     pub(crate) fn flag(&self, name: &str) -> bool {
-        self.0.iter().any(|(n, value)| n == name && ["true", "1", ""].contains(&value.as_str()))
+        self.0.iter().any(|(n, value)| n == name && ["true", "1"].contains(&value.as_str()))
     }
 
     /// The parameter as a number.
@@ -69,7 +69,7 @@ impl Query {
             // Kubernetes names a writer that does not say who it is after its program.
             None => agent.split('/').next().unwrap_or_default().chars().take(128).collect(),
         };
-        Ok(Options { manager, force: self.flag("force") && self.get("force").is_some(), validation })
+        Ok(Options { manager, force: self.flag("force"), validation })
     }
 }
 

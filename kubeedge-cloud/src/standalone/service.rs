@@ -7,12 +7,13 @@ use futures::StreamExt as _;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header, request::Parts};
 use http_body_util::{BodyExt as _, Limited, StreamBody};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
-    Body, Inner, Nodes,
+    Body, Inner, Nodes, discovery,
     failure::Failure,
     json::at,
+    nodes::Node,
     patch::Patch,
     query::Query,
     resource::Resource,
@@ -63,7 +64,8 @@ impl ApiService {
     {
         let (parts, body) = request.into_parts();
         let limit = self.inner.config.body_bytes_max;
-        let body = match Limited::new(body, limit).collect().await {
+        let body = timeout(self.inner.config.body_timeout, Limited::new(body, limit).collect()).await;
+        let body = match body.map_err(|_| Failure::node(504, "the body did not come in time"))? {
             Ok(body) => body.to_bytes(),
             Err(error) if error.is::<http_body_util::LengthLimitError>() => {
                 return Err(Failure::too_large(limit));
@@ -73,20 +75,42 @@ impl ApiService {
         let query = Query::parse(parts.uri.query())?;
         match route::parse(parts.uri.path())? {
             Route::Fixed(path) => fixed(&path, &parts, &body),
-            Route::NodeProxy { .. } => Err(Failure::no_such_path()),
+            Route::NodeProxy { node, port, path } => {
+                let node = Node::new(self.nodes.as_ref(), &node, self.inner.config.node_timeout)?;
+                node.call(port, path, &parts, body).await
+            }
             Route::Objects { resource, namespace, name: None, sub: _ } => {
                 self.collection(resource, namespace, &query, &parts, &body).await
             }
             Route::Objects { resource, namespace, name: Some(name), sub } => {
-                let status = match sub.as_deref() {
-                    None => false,
-                    Some("status") if resource.status => true,
-                    Some(_) => return Err(Failure::no_such_path()),
-                };
-                let target = Target { resource, namespace: namespace.unwrap_or_default(), name, status };
+                let namespace = namespace.unwrap_or_default();
+                let mut target = Target { resource, namespace, name, status: false };
+                match (sub.as_deref(), resource.kind) {
+                    (None, _) => {}
+                    (Some("status"), _) if resource.status => target.status = true,
+                    (Some("log"), "Pod") if parts.method == Method::GET => return self.logs(&target, &query).await,
+                    (Some("binding"), "Pod") if parts.method == Method::POST => {
+                        let binding = decode_body(&parts.headers, &body)?;
+                        let bind = move |txn: &mut store::Txn<'_, '_>| write::binding(txn, &target, &binding);
+                        self.inner.store.write(query.dry_run()?, bind).await?;
+                        return Ok(respond::json(201, &success(json!({}))));
+                    }
+                    (Some(_), _) => return Err(Failure::no_such_path()),
+                }
                 self.object(target, &query, &parts, &body).await
             }
         }
+    }
+
+    async fn logs(&self, target: &Target, query: &Query) -> Result<Response<Body>, Failure> {
+        let pod = self.inner.store.read()?.get(target.resource, &target.namespace, &target.name)?;
+        let pod = pod.ok_or_else(|| Failure::not_found(target.resource.plural, "", &target.name))?;
+        let pod = store::decode(&pod)?;
+        let node = at(&pod, &["spec", "nodeName"]).and_then(Value::as_str);
+        let node = node.ok_or_else(|| {
+            Failure::bad_request(format!("pod {} does not have a host assigned", target.name))
+        })?;
+        Node::new(self.nodes.as_ref(), node, self.inner.config.node_timeout)?.logs(&pod, query).await
     }
 
     async fn collection(
@@ -210,9 +234,9 @@ impl ApiService {
 
     fn watch(&self, scope: Scope, query: &Query, form: Form) -> Result<Response<Body>, Failure> {
         let version = query.number("resourceVersion")?.unwrap_or_default();
-        let send_initial = query.flag("sendInitialEvents") && query.get("sendInitialEvents").is_some();
+        let send_initial = query.flag("sendInitialEvents");
         let config = &self.inner.config;
-        let timeout =
+        let lasts =
             query.number("timeoutSeconds")?.map_or(config.watch_timeout, std::time::Duration::from_secs);
         let snapshot = self.inner.store.read()?;
         // A version from another store: this client has to list again.
@@ -237,7 +261,7 @@ impl ApiService {
             mark_initial: send_initial && query.flag("allowWatchBookmarks"),
             bookmarks: query.flag("allowWatchBookmarks"),
             bookmark_every: config.bookmark_interval,
-            until: Instant::now() + timeout.min(config.watch_timeout * 2),
+            until: Instant::now() + lasts.min(config.watch_timeout * 2),
         };
         let frames = watch.lines().map(|line| Ok(http_body::Frame::data(line)));
         let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
@@ -452,10 +476,19 @@ fn agent(parts: &Parts) -> &str {
     parts.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("unknown")
 }
 
-fn fixed(path: &str, parts: &Parts, _body: &[u8]) -> Result<Response<Body>, Failure> {
+fn fixed(path: &str, parts: &Parts, body: &[u8]) -> Result<Response<Body>, Failure> {
     match (parts.method.as_str(), path) {
         ("GET", "/healthz" | "/readyz" | "/livez") => {
             Ok(respond::bytes(200, "text/plain; charset=utf-8", "ok".into()))
+        }
+        ("GET", path) => discovery::answer(path, &parts.headers),
+        // `kubectl auth can-i` asks here; whoever has the token may do everything.
+        ("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews") => {
+            let mut review = decode_body(&parts.headers, body)?;
+            if let Some(review) = review.as_object_mut() {
+                review.insert("status".into(), json!({ "allowed": true }));
+            }
+            Ok(respond::json(201, &review))
         }
         _ => Err(Failure::no_such_path()),
     }

@@ -10,6 +10,7 @@ use redb::{
 };
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     failure::Failure,
@@ -60,6 +61,7 @@ pub(crate) struct Store {
     database: Arc<Database>,
     history: Arc<History>,
     jobs: Option<mpsc::Sender<Job>>,
+    failed: CancellationToken,
     writer: Option<thread::JoinHandle<()>>,
 }
 
@@ -88,12 +90,14 @@ impl Store {
         let history = Arc::new(History::new(version, events_max, event_bytes_max));
         // The bound is back-pressure for writers that come faster than the disk.
         let (jobs, queue) = mpsc::channel(256);
-        let writer = Writer { database: database.clone(), history: history.clone(), version };
+        let failed = CancellationToken::new();
+        let writer =
+            Writer { database: database.clone(), history: history.clone(), version, failed: failed.clone() };
         let writer = thread::Builder::new()
             .name("kubernetes-store".into())
             .spawn(move || writer.run(queue))
             .map_err(super::Error::Thread)?;
-        Ok(Self { database, history, jobs: Some(jobs), writer: Some(writer) })
+        Ok(Self { database, history, jobs: Some(jobs), failed, writer: Some(writer) })
     }
 
     /// What changed lately.
@@ -121,6 +125,11 @@ impl Store {
         let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
         jobs.send(job).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
+    }
+
+    /// Waits until the store has failed, which is for good: redb takes no more writes before it is reopened.
+    pub(crate) async fn failed(&self) {
+        self.failed.cancelled().await;
     }
 
     /// The objects as of now. Does not wait for writers.
@@ -176,6 +185,7 @@ struct Writer {
     database: Arc<Database>,
     history: Arc<History>,
     version: u64,
+    failed: CancellationToken,
 }
 
 impl Writer {
@@ -190,6 +200,7 @@ impl Writer {
             let mut answers = Vec::with_capacity(batch.len());
             let outcome = self.commit(batch, &mut answers).map_err(|error| {
                 tracing::error!(%error, "the store of the standalone API failed");
+                self.failed.cancel();
                 broken(error)
             });
             for answer in answers {
@@ -284,8 +295,22 @@ impl Txn<'_, '_> {
         Ok(stored.map(|stored| Bytes::copy_from_slice(stored.value())))
     }
 
+    /// The object with this key.
+    pub(crate) fn get_key(&self, key: &[u8]) -> Result<Option<Value>, Failure> {
+        self.bytes(key)?.map(|bytes| decode(&bytes)).transpose()
+    }
+
     /// All objects of a resource, or those of one namespace.
     pub(crate) fn list(&self, resource: &Resource, namespace: Option<&str>) -> Result<Vec<Value>, Failure> {
+        Ok(self.entries(resource, namespace)?.into_iter().map(|(_, object)| object).collect())
+    }
+
+    /// The same, each with its key.
+    pub(crate) fn entries(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+    ) -> Result<Vec<(Vec<u8>, Value)>, Failure> {
         let prefix = prefix(resource, namespace);
         let mut found = BTreeMap::new();
         for entry in self.table.range(prefix.as_slice()..).map_err(broken)? {
@@ -293,11 +318,12 @@ impl Txn<'_, '_> {
             if !key.value().starts_with(&prefix) {
                 break;
             }
-            found.insert(key.value().to_vec(), Some(Bytes::copy_from_slice(value.value())));
+            found.insert(key.value().to_vec(), Some(decode(value.value())?));
         }
-        let changed = self.overlay.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
-        found.extend(changed.map(|(key, value)| (key.clone(), value.clone())));
-        found.into_values().flatten().map(|bytes| decode(&bytes)).collect()
+        for (key, value) in self.overlay.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix)) {
+            found.insert(key.clone(), value.as_deref().map(decode).transpose()?);
+        }
+        Ok(found.into_iter().filter_map(|(key, object)| Some((key, object?))).collect())
     }
 
     /// Stores the object under its own names with the next version, and returns it with that.

@@ -170,15 +170,13 @@ pub(crate) fn replace(
     object: Value,
     options: &Options,
 ) -> Result<Written, Failure> {
-    let now = txn.now;
     // Kubernetes lets clients overwrite its own kinds blindly, and custom resources not.
     if !target.resource.built_in() && text(&object, &["metadata", "resourceVersion"]).is_empty() {
         let cause = Cause::invalid("metadata.resourceVersion", &json!(0), "must be specified for an update");
         return Err(Failure::invalid(target.resource.kind, target.resource.group, &target.name, &[cause]));
     }
-    update(txn, target, options, |old| {
-        Ok(patch::apply::note_update(old, object, options, target.status, now))
-    })
+    let writer = applier(target, options, txn.now);
+    update(txn, target, options, |old| Ok(patch::apply::note_update(old, object, &writer)))
 }
 
 /// Patches the object; a server-side apply creates it if it is absent.
@@ -188,20 +186,23 @@ pub(crate) fn patch(
     patch: &Patch,
     options: &Options,
 ) -> Result<Written, Failure> {
-    let now = txn.now;
+    let applier = applier(target, options, txn.now);
     let Patch::Apply(config) = patch else {
         return update(txn, target, options, |old| {
             let new = patch.apply_to(old.clone())?;
-            Ok(patch::apply::note_update(old, new, options, target.status, now))
+            Ok(patch::apply::note_update(old, new, &applier))
         });
     };
-    let applier = patch::apply::Applier { options, status: target.status, now };
     if !target.status && txn.get(target.resource, &target.namespace, &target.name)?.is_none() {
         let mut object = applier.create(config)?;
         metadata(&mut object).insert("name".into(), target.name.clone().into());
         return create(txn, target.clone(), object, options);
     }
     update(txn, target, options, |old| applier.apply(old, config))
+}
+
+fn applier<'a>(target: &Target, options: &'a Options, now: Timestamp) -> patch::apply::Applier<'a> {
+    patch::apply::Applier { options, status: target.status, built_in: target.resource.built_in(), now }
 }
 
 /// What a client asks of a deletion.
@@ -444,6 +445,45 @@ fn keep_what_is_not_written(target: &Target, old: &Value, new: &mut Value) {
 fn content(object: &Value) -> impl PartialEq {
     let members = object.as_object().into_iter().flatten();
     members.filter(|(name, _)| *name != "metadata" && *name != "status").collect::<Vec<_>>()
+}
+
+/// Gives a pod its node.
+pub(crate) fn bind(pod: &mut Value, node: &str, now: Timestamp) {
+    pod["spec"]["nodeName"] = node.into();
+    set_condition(pod, json!({ "type": "PodScheduled", "status": "True" }), now);
+}
+
+/// Sets the condition of its type. The time of transition moves only if the condition's status does.
+pub(crate) fn set_condition(pod: &mut Value, mut condition: Value, now: Timestamp) {
+    let Some(members) = pod.as_object_mut() else { return };
+    let status = super::json::object(members, "status");
+    let conditions = status.entry("conditions").or_insert_with(|| json!([]));
+    let Some(conditions) = conditions.as_array_mut() else { return };
+    condition["lastTransitionTime"] = seconds(now).into();
+    match conditions.iter_mut().find(|other| other.get("type") == condition.get("type")) {
+        Some(other) => {
+            if other.get("status") == condition.get("status") {
+                condition["lastTransitionTime"] = other["lastTransitionTime"].clone();
+            }
+            *other = condition;
+        }
+        None => conditions.push(condition),
+    }
+}
+
+/// Does what the scheduler does for a pod, at the request of another: `pods/binding`.
+pub(crate) fn binding(txn: &mut Txn<'_, '_>, target: &Target, binding: &Value) -> Result<(), Failure> {
+    let mut pod = target.read(txn)?;
+    let node = text(binding, &["target", "name"]);
+    if node.is_empty() {
+        return Err(Failure::bad_request("target.name: Required value: a binding names a node"));
+    }
+    if !text(&pod, &["spec", "nodeName"]).is_empty() {
+        let why = format!("pod {} is already assigned to node {:?}", target.name, pod["spec"]["nodeName"]);
+        return Err(target.conflict(&why));
+    }
+    bind(&mut pod, node, txn.now);
+    txn.put(target.resource, pod).map(|_| ())
 }
 
 /// The namespaces that exist from the start, and their accounts.

@@ -1,6 +1,7 @@
 //! The four ways in which a client may change a part of an object.
 
 pub(crate) mod apply;
+mod fields;
 mod json;
 mod schema;
 mod strategic;

@@ -1,0 +1,285 @@
+//! The part: the listener, and what a cluster's controllers do for pods, nodes and events.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use kubeedge_core::{
+    message::{Request, Response, ToNode},
+    pipe::{self, Callee, Caller},
+};
+use serde_json::{Value, json};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ApiServer, ApiService, Error, Inner, Listener,
+    failure::Failure,
+    history::Change,
+    json::{at, items, text},
+    resource::Resource,
+    scheduler, serve,
+    store::{self, Txn},
+    write::{self, Deletion, Target},
+};
+
+/// What the API sends to other parts.
+#[derive(Debug)]
+pub struct Outbox {
+    /// Asks nodes, through CloudHub, for logs and for calls to HTTP servers.
+    pub requests: Caller<ToNode<Request>, Response>,
+}
+
+/// The other end of the outbox.
+#[derive(Debug)]
+pub struct Outside {
+    /// Where the API's questions for nodes arrive.
+    pub requests: Callee<ToNode<Request>, Response>,
+}
+
+/// Creates both ends of the part's pipes.
+pub fn pipes() -> (Outbox, Outside) {
+    // Each question waits for its own node, so that many may wait at once.
+    let (caller, callee) = pipe::calls("requests", 64);
+    (Outbox { requests: caller }, Outside { requests: callee })
+}
+
+/// The API as a part: it serves `kubectl`, gives pods a node, and removes what has expired.
+#[derive(Debug)]
+pub struct Standalone {
+    api: ApiServer,
+    listener: Option<Listener>,
+    outbox: Outbox,
+}
+
+impl Standalone {
+    /// Assembles the part. Without a listener only the process itself can use the API.
+    pub fn new(api: ApiServer, listener: Option<Listener>, outbox: Outbox) -> Self {
+        Self { api, listener, outbox }
+    }
+
+    /// Runs until `stop`.
+    ///
+    /// # Errors
+    /// If the store fails: it must be opened anew, that is, the process restarted.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+        let inner = self.api.inner.clone();
+        let service = ApiService { inner: inner.clone(), nodes: Some(self.outbox.requests) };
+        let listening = async {
+            match self.listener {
+                Some(listener) => serve::serve(service, listener, stop.clone()).await.map_err(Error::Listen),
+                None => {
+                    stop.cancelled().await;
+                    Ok(())
+                }
+            }
+        };
+        let tending = async {
+            tokio::select! {
+                () = stop.cancelled() => Ok(()),
+                () = schedule(&inner) => Ok(()),
+                () = sweep(&inner) => Ok(()),
+                () = inner.store.failed() => Err(Error::Failed),
+            }
+        };
+        // A failed store also ends the listener: whoever asks it then is better off with a restart.
+        tokio::try_join!(listening, tending).map(|_| ())
+    }
+}
+
+// ------------------------------------------------------------------------------------------------- scheduling
+
+/// Gives pods a node, as they come and as nodes change.
+async fn schedule(inner: &Arc<Inner>) {
+    let history = inner.store.history().clone();
+    let mut changed = history.subscribe();
+    let (pods, nodes) = (Resource::core("pods"), Resource::core("nodes"));
+    let wanted = |change: &Change| [pods, nodes].iter().any(|r| std::ptr::eq(*r, change.resource));
+    let mut pending = BTreeSet::new();
+    // Version 0 is before any history: the first turn looks at everything.
+    let mut version = 0;
+    loop {
+        changed.borrow_and_update();
+        let mut retry = false;
+        match history.after(version, 256, wanted) {
+            Ok((changes, reached)) => {
+                for change in changes {
+                    retry |= change.resource.kind == "Node" || change.deleted;
+                    let waits = !change.deleted && store::decode(&change.new).is_ok_and(|pod| is_waiting(&pod));
+                    if change.resource.kind != "Pod" {
+                        continue;
+                    }
+                    if !waits {
+                        pending.remove(&change.key);
+                    } else if pending.insert(change.key.clone()) {
+                        retry = true;
+                    }
+                }
+                version = reached;
+            }
+            Err(_) => match rescan(inner) {
+                Ok((found, reached)) => (pending, version, retry) = (found, reached, true),
+                Err(failure) => tracing::warn!(%failure, "pods cannot be read for scheduling"),
+            },
+        }
+        if retry && !pending.is_empty() {
+            let keys: Vec<_> = pending.iter().cloned().collect();
+            let assigned = inner.store.write(false, move |txn| assign(txn, &keys)).await;
+            if let Err(failure) = assigned {
+                tracing::warn!(%failure, "pods cannot be scheduled");
+            }
+        }
+        if version >= history.published() && changed.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+fn rescan(inner: &Inner) -> Result<(BTreeSet<Vec<u8>>, u64), Failure> {
+    let snapshot = inner.store.read()?;
+    let mut pending = BTreeSet::new();
+    snapshot.scan(&store::prefix(Resource::core("pods"), None), None, |key, pod| {
+        if is_waiting(&store::decode(pod)?) {
+            pending.insert(key.to_vec());
+        }
+        Ok(true)
+    })?;
+    Ok((pending, snapshot.version))
+}
+
+fn is_waiting(pod: &Value) -> bool {
+    text(pod, &["spec", "nodeName"]).is_empty()
+        && text(pod, &["metadata", "deletionTimestamp"]).is_empty()
+        && text(pod, &["spec", "schedulerName"]) == "default-scheduler"
+        && items(pod, &["spec", "schedulingGates"]).is_empty()
+}
+
+/// Gives each of the pods a node, or says in its conditions why there is none.
+fn assign(txn: &mut Txn<'_, '_>, keys: &[Vec<u8>]) -> Result<(), Failure> {
+    let nodes = txn.list(Resource::core("nodes"), None)?;
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    let mut waiting = Vec::new();
+    for (key, pod) in txn.entries(Resource::core("pods"), None)? {
+        let node = text(&pod, &["spec", "nodeName"]);
+        if node.is_empty() {
+            if keys.binary_search(&key).is_ok() && is_waiting(&pod) {
+                waiting.push(pod);
+            }
+        } else if !["Succeeded", "Failed"].contains(&text(&pod, &["status", "phase"])) {
+            *counts.entry(node.to_owned()).or_default() += 1;
+        }
+    }
+    for mut pod in waiting {
+        let chosen = scheduler::choose(&pod, &nodes, &counts).map(str::to_owned);
+        let before = pod.clone();
+        match chosen {
+            Ok(node) => {
+                write::bind(&mut pod, &node, txn.now);
+                *counts.entry(node).or_default() += 1;
+            }
+            Err(message) => {
+                write::set_condition(
+                    &mut pod,
+                    json!({
+                        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
+                    }),
+                    txn.now,
+                );
+            }
+        }
+        if pod != before {
+            txn.put(Resource::core("pods"), pod)?;
+        }
+    }
+    Ok(())
+}
+
+// --------------------------------------------------------------------------------------------------- sweeping
+
+/// Removes events that have expired, and pods whose node is gone.
+async fn sweep(inner: &Arc<Inner>) {
+    let mut ticks = interval(inner.config.sweep_interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Pods whose node was missing at the last sweep: one that is only being registered anew is spared.
+    let mut orphans = BTreeSet::new();
+    loop {
+        ticks.tick().await;
+        let swept = async {
+            let (expired, orphaned) = candidates(inner)?;
+            let (gone, suspects) = orphaned.into_iter().partition(|key| orphans.contains(key));
+            orphans = suspects;
+            let victims: BTreeSet<Vec<u8>> = gone;
+            if expired.is_empty() && victims.is_empty() {
+                return Ok(());
+            }
+            inner.store.write(false, move |txn| remove(txn, &expired, &victims)).await
+        };
+        let swept: Result<(), Failure> = swept.await;
+        if let Err(failure) = swept {
+            tracing::warn!(%failure, "expired objects cannot be removed");
+        }
+    }
+}
+
+/// The keys of expired events, and of pods whose node does not exist.
+fn candidates(inner: &Inner) -> Result<(BTreeSet<Vec<u8>>, BTreeSet<Vec<u8>>), Failure> {
+    let snapshot = inner.store.read()?;
+    let oldest = Timestamp::now().checked_sub(inner.config.event_ttl).unwrap_or(Timestamp::MIN);
+    let mut expired = BTreeSet::new();
+    snapshot.scan(&store::prefix(Resource::core("events"), None), None, |key, event| {
+        if last_seen(&store::decode(event)?).is_some_and(|seen| seen < oldest) {
+            expired.insert(key.to_vec());
+        }
+        Ok(true)
+    })?;
+    let mut nodes = BTreeSet::new();
+    snapshot.scan(&store::prefix(Resource::core("nodes"), Some("")), None, |_, node| {
+        nodes.insert(text(&store::decode(node)?, &["metadata", "name"]).to_owned());
+        Ok(true)
+    })?;
+    let mut orphaned = BTreeSet::new();
+    snapshot.scan(&store::prefix(Resource::core("pods"), None), None, |key, pod| {
+        let pod = store::decode(pod)?;
+        let node = text(&pod, &["spec", "nodeName"]);
+        if !node.is_empty() && !nodes.contains(node) {
+            orphaned.insert(key.to_vec());
+        }
+        Ok(true)
+    })?;
+    Ok((expired, orphaned))
+}
+
+/// The last time that an event tells of.
+fn last_seen(event: &Value) -> Option<Timestamp> {
+    let times: [&[&str]; 4] = [
+        &["series", "lastObservedTime"],
+        &["lastTimestamp"],
+        &["eventTime"],
+        &["metadata", "creationTimestamp"],
+    ];
+    times.iter().filter_map(|path| text(event, path).parse().ok()).max()
+}
+
+fn remove(
+    txn: &mut Txn<'_, '_>,
+    expired: &BTreeSet<Vec<u8>>,
+    orphans: &BTreeSet<Vec<u8>>,
+) -> Result<(), Failure> {
+    for (resource, keys) in [(Resource::core("events"), expired), (Resource::core("pods"), orphans)] {
+        for key in keys {
+            let Some(object) = txn.get_key(key)? else { continue };
+            let meta = |member| at(&object, &["metadata", member]).and_then(Value::as_str).unwrap_or_default();
+            let target = Target {
+                resource,
+                namespace: meta("namespace").into(),
+                name: meta("name").into(),
+                status: false,
+            };
+            let deletion = Deletion { grace: Some(0), ..Deletion::default() };
+            write::delete(txn, &target, &deletion)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,228 @@
+//! Sets of field paths: which manager of an object has set what.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+
+use super::schema::{self, List};
+
+/// One step from a value to a part of it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Step {
+    /// The member of this name.
+    Member(String),
+    /// The item of a list that has these key members, as JSON.
+    Item(String),
+    /// The item of a set that is this value, as JSON.
+    Value(String),
+}
+
+impl Step {
+    /// Kubernetes' text for it, the name of a member in `fieldsV1`.
+    fn text(&self) -> String {
+        match self {
+            Self::Member(name) => format!("f:{name}"),
+            Self::Item(keys) => format!("k:{keys}"),
+            Self::Value(value) => format!("v:{value}"),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (kind, rest) = text.split_once(':')?;
+        let rest = rest.to_owned();
+        match kind {
+            "f" => Some(Self::Member(rest)),
+            "k" => Some(Self::Item(rest)),
+            "v" => Some(Self::Value(rest)),
+            _ => None,
+        }
+    }
+
+    /// The item of a list that `item` is.
+    pub(super) fn item(list: List, item: &Value) -> Option<Self> {
+        match list {
+            List::Atomic => None,
+            List::Set => Some(Self::Value(item.to_string())),
+            List::Map { keys, .. } => {
+                let mut names = Map::new();
+                for (key, default) in keys {
+                    let value = item.get(*key).cloned().or_else(|| default.map(Value::from))?;
+                    names.insert((*key).to_owned(), value);
+                }
+                Some(Self::Item(Value::Object(names).to_string()))
+            }
+        }
+    }
+}
+
+/// A way from the object to a field.
+pub(super) type FieldPath = Vec<Step>;
+
+/// Fields. A field that is an object or a list of items stands for itself, not for what is in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Fields(pub(super) BTreeSet<FieldPath>);
+
+impl Fields {
+    /// The fields that a configuration sets: its leaves, and the items of its lists.
+    pub(super) fn of(config: &Value, built_in: bool) -> Self {
+        let mut fields = Self::default();
+        let Some(members) = config.as_object() else { return fields };
+        for (name, value) in members {
+            match name.as_str() {
+                "apiVersion" | "kind" => {}
+                "metadata" => {
+                    // Names are no fields: they say which object is meant.
+                    for (name, value) in value.as_object().into_iter().flatten() {
+                        if !["name", "namespace", "managedFields", "resourceVersion", "uid"].contains(&name.as_str()) {
+                            let path = vec![Step::Member("metadata".into()), Step::Member(name.clone())];
+                            fields.add(path, name, value, built_in);
+                        }
+                    }
+                }
+                _ => fields.add(vec![Step::Member(name.clone())], name, value, built_in),
+            }
+        }
+        fields
+    }
+
+    fn add(&mut self, path: FieldPath, name: &str, value: &Value, built_in: bool) {
+        let below = |step| path.iter().cloned().chain([step]).collect::<FieldPath>();
+        match value {
+            Value::Object(members) if !members.is_empty() => {
+                for (name, value) in members {
+                    self.add(below(Step::Member(name.clone())), name, value, built_in);
+                }
+            }
+            Value::Array(items) if !items.is_empty() => {
+                let list = list_of(name, built_in);
+                let steps: Option<Vec<Step>> = items.iter().map(|item| Step::item(list, item)).collect();
+                let Some(steps) = steps else {
+                    self.0.insert(path);
+                    return;
+                };
+                for (step, item) in steps.into_iter().zip(items) {
+                    let path = below(step);
+                    if let Value::Object(members) = item {
+                        for (name, value) in members {
+                            let path = path.iter().cloned().chain([Step::Member(name.clone())]).collect();
+                            self.add(path, name, value, built_in);
+                        }
+                    }
+                    self.0.insert(path);
+                }
+            }
+            Value::Null => {}
+            Value::Object(_) | Value::Array(_) | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+                self.0.insert(path);
+            }
+        }
+    }
+
+    /// Kubernetes' `fieldsV1`.
+    pub(super) fn to_json(&self) -> Value {
+        let mut root = Map::new();
+        for path in &self.0 {
+            let mut members = &mut root;
+            for step in path {
+                members = crate::standalone::json::object(members, &step.text());
+            }
+            members.insert(".".into(), json!({}));
+        }
+        // A leaf is written `{}`, and `.` beside others says that the field itself is meant too.
+        fn tidy(members: &mut Map<String, Value>) {
+            for member in members.values_mut().filter_map(Value::as_object_mut) {
+                tidy(member);
+                if member.len() == 1 && member.contains_key(".") {
+                    member.clear();
+                }
+            }
+        }
+        tidy(&mut root);
+        Value::Object(root)
+    }
+
+    /// Reads `fieldsV1`.
+    pub(super) fn from_json(fields: &Value) -> Self {
+        let mut all = Self::default();
+        all.read(fields, &[]);
+        all
+    }
+
+    fn read(&mut self, fields: &Value, path: &[Step]) {
+        let Some(members) = fields.as_object() else { return };
+        if (members.is_empty() || members.contains_key(".")) && !path.is_empty() {
+            self.0.insert(path.to_vec());
+        }
+        for (name, below) in members {
+            if let Some(step) = Step::parse(name) {
+                self.read(below, &[path, &[step]].concat());
+            }
+        }
+    }
+}
+
+/// How the list in the member of this name is merged. Custom resources have only lists that are one value,
+/// since KubeEdge's definitions say nothing else.
+pub(super) fn list_of(name: &str, built_in: bool) -> List {
+    if built_in || ["finalizers", "ownerReferences"].contains(&name) { schema::list(name) } else { List::Atomic }
+}
+
+/// The value at the path.
+pub(super) fn find<'a>(object: &'a Value, path: &[Step]) -> Option<&'a Value> {
+    let mut value = object;
+    let mut list = List::Atomic;
+    for step in path {
+        value = match step {
+            Step::Member(name) => {
+                list = schema::list(name);
+                value.get(name)?
+            }
+            Step::Item(_) | Step::Value(_) => {
+                let found = value.as_array()?.iter().find(|item| Step::item(list, item).as_ref() == Some(step));
+                found?
+            }
+        };
+    }
+    Some(value)
+}
+
+/// Removes what is at the path, and objects and lists that become empty by it.
+pub(super) fn remove(object: &mut Value, path: &[Step], list: List) -> bool {
+    let Some((step, rest)) = path.split_first() else { return true };
+    match step {
+        Step::Member(name) => {
+            let Some(members) = object.as_object_mut() else { return false };
+            let Some(member) = members.get_mut(name) else { return false };
+            if remove(member, rest, schema::list(name)) {
+                members.remove(name);
+                return members.is_empty();
+            }
+        }
+        Step::Item(_) | Step::Value(_) => {
+            let Some(items) = object.as_array_mut() else { return false };
+            let at = items.iter().position(|item| Step::item(list, item).as_ref() == Some(step));
+            let Some(at) = at else { return false };
+            // An item is removed by its own path only: without its names it would be nothing.
+            if rest.is_empty() {
+                items.remove(at);
+                return items.is_empty();
+            }
+            remove(&mut items[at], rest, List::Atomic);
+        }
+    }
+    false
+}
+
+/// Kubernetes' text for a path in messages, such as `.spec.containers[name="main"].image`.
+pub(super) fn display(path: &[Step]) -> String {
+    let step = |step: &Step| match step {
+        Step::Member(name) => format!(".{name}"),
+        Step::Value(value) => format!("[={value}]"),
+        Step::Item(keys) => {
+            let keys: BTreeMap<String, Value> = serde_json::from_str(keys).unwrap_or_default();
+            let keys: Vec<String> = keys.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            format!("[{}]", keys.join(","))
+        }
+    };
+    path.iter().map(step).collect()
+}
