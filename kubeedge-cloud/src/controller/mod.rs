@@ -6,6 +6,11 @@
 //! * [`Writes`]: which write is next, pure: newest wins, one at a time per key, retried with back-off.
 //! * [`api`]: the few requests the controllers make, and what an answer of the API means for a write.
 
+#![cfg_attr(
+    not(feature = "edgecontroller"),
+    allow(dead_code, reason = "DeviceController needs a part of it")
+)]
+
 pub(crate) mod api;
 mod placement;
 #[cfg(test)]

@@ -2,5 +2,6 @@
 
 #[cfg(feature = "standalone")]
 mod api;
+mod placement;
 mod state;
 mod status;

@@ -196,6 +196,26 @@ async fn a_pods_status_is_written_even_if_the_api_is_down_for_a_while() {
 }
 
 #[tokio::test]
+async fn a_write_that_the_api_keeps_waiting_does_not_hold_up_the_others() {
+    let cluster = Cluster::start().await;
+    let slow = uid(&cluster.create(PODS, &pod("slow", "edge-1", None)).await);
+    let web = uid(&cluster.create(PODS, &pod("web", "edge-1", None)).await);
+    let (client, gate) = cluster.client_behind("/api/v1/namespaces/default/pods/slow");
+    let mut running = run(client, quick());
+    running.outside.snapshots.call(node("edge-1"), LONG).await.unwrap();
+    running.report("edge-1", 1, status("slow", &slow, "Running"));
+    running.report("edge-1", 2, status("web", &web, "Running"));
+    running.acked(2).await;
+    running.report("edge-1", 3, status("slow", &slow, "Succeeded"));
+    gate.open();
+    let newest = async || {
+        let slow = cluster.get(PODS, "default", "slow").await.unwrap();
+        (slow["status"]["phase"] == "Succeeded").then_some(())
+    };
+    eventually("the newest status", newest).await;
+}
+
+#[tokio::test]
 async fn a_report_of_another_nodes_pod_changes_nothing() {
     let cluster = Cluster::start().await;
     let web = uid(&cluster.create(PODS, &pod("web", "edge-1", None)).await);

@@ -1,0 +1,196 @@
+//! What nodes are told, compared with what they should have, after any history.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kubeedge_core::{
+    id::{NodeName, Uid},
+    message::{Fingerprint, Object, ObjectEvent, ObjectRef},
+};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::super::{
+    Config, references,
+    state::{CONFIG_MAPS, Output, PODS, SECRETS, State},
+};
+use crate::controller::{
+    Change, Kind,
+    testing::{node, object},
+};
+
+/// What somebody does to the API.
+#[derive(Debug, Clone)]
+enum Step {
+    /// Creates or changes a pod: on which node, if any, and which ConfigMaps it refers to.
+    Pod { name: u8, on: u8, maps: Vec<u8>, recreate: bool },
+    /// Creates or changes a ConfigMap.
+    Map { name: u8, value: u8, recreate: bool },
+    /// Deletes an object.
+    Delete { pod: bool, name: u8 },
+    /// The watch loses the following changes, until the next list.
+    Lose,
+    /// The watch begins again.
+    List,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let maps = prop::collection::vec(0..4_u8, 0..3);
+    prop_oneof![
+        4 => (0..4_u8, 0..3_u8, maps, any::<bool>())
+            .prop_map(|(name, on, maps, recreate)| Step::Pod { name, on, maps, recreate }),
+        3 => (0..4_u8, 0..2_u8, any::<bool>())
+            .prop_map(|(name, value, recreate)| Step::Map { name, value, recreate }),
+        3 => (any::<bool>(), 0..4_u8).prop_map(|(pod, name)| Step::Delete { pod, name }),
+        1 => Just(Step::Lose),
+        2 => Just(Step::List),
+    ]
+}
+
+/// The API, the state under test, and the nodes as they made themselves out of what they were told.
+struct World {
+    api: BTreeMap<ObjectRef, Object>,
+    state: State,
+    nodes: BTreeMap<NodeName, BTreeMap<ObjectRef, (Uid, Fingerprint)>>,
+    lost: bool,
+    uids: u32,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world = Self {
+            api: BTreeMap::new(),
+            state: State::new(&Config::default()),
+            nodes: BTreeMap::new(),
+            lost: false,
+            uids: 0,
+        };
+        world.list();
+        world
+    }
+
+    fn act(&mut self, step: Step) {
+        match step {
+            Step::Pod { name, on, maps, recreate } => {
+                let on = if on == 0 { String::new() } else { format!("edge-{on}") };
+                let env: Vec<Value> =
+                    maps.iter().map(|map| json!({ "configMapRef": { "name": format!("o{map}") } })).collect();
+                let spec = json!({ "nodeName": on, "containers": [{ "envFrom": env }] });
+                self.put(&ObjectRef::pod("default", format!("o{name}")), "spec", spec, recreate);
+            }
+            Step::Map { name, value, recreate } => {
+                let reference = ObjectRef::config_map("default", format!("o{name}"));
+                self.put(&reference, "data", json!({ "key": value }), recreate);
+            }
+            Step::Delete { pod, name } => {
+                let of = if pod { ObjectRef::pod } else { ObjectRef::config_map };
+                if let Some(old) = self.api.remove(&of("default".to_owned(), format!("o{name}"))) {
+                    self.watched(Change::Deleted(old));
+                }
+            }
+            Step::Lose => self.lost = true,
+            Step::List => self.list(),
+        }
+    }
+
+    fn put(&mut self, reference: &ObjectRef, member: &str, content: Value, recreate: bool) {
+        let old = self.api.get(reference).cloned();
+        let uid = match old.as_ref().filter(|_| !recreate) {
+            Some(old) => old.uid.to_string(),
+            None => {
+                self.uids += 1;
+                format!("u{}", self.uids)
+            }
+        };
+        let new = object(&json!({
+            "apiVersion": "v1", "kind": reference.kind(),
+            "metadata": { "namespace": "default", "name": reference.name(), "uid": uid },
+            member: content,
+        }));
+        if let Some(old) = old.filter(|_| recreate) {
+            self.watched(Change::Deleted(old));
+        }
+        self.api.insert(reference.clone(), new.clone());
+        self.watched(Change::Applied(new));
+    }
+
+    fn watched(&mut self, change: Change) {
+        if !self.lost {
+            self.state.handle_change(change);
+        }
+    }
+
+    fn list(&mut self) {
+        self.lost = false;
+        for kind in [PODS, CONFIG_MAPS, SECRETS] {
+            self.list_kind(kind);
+        }
+    }
+
+    fn list_kind(&mut self, kind: Kind) {
+        self.state.handle_change(Change::Began(kind));
+        for object in self.api.values().filter(|object| object.reference.kind() == kind.kind) {
+            self.state.handle_change(Change::Applied(object.clone()));
+        }
+        self.state.handle_change(Change::Listed(kind));
+    }
+
+    fn deliver(&mut self) {
+        while let Some(output) = self.state.poll_output() {
+            let Output::Downstream(to) = output else { panic!("{output:?}") };
+            let held = self.nodes.entry(to.node).or_default();
+            match to.message {
+                ObjectEvent::Applied(object) => {
+                    held.insert(object.reference, (object.uid, object.fingerprint));
+                }
+                ObjectEvent::Deleted { reference, uid } => {
+                    if held.get(&reference).is_some_and(|(held, _)| *held == uid) {
+                        held.remove(&reference);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What a node should have, computed from the API alone.
+    fn expected(&self, name: &NodeName) -> BTreeMap<ObjectRef, (Uid, Fingerprint)> {
+        let mut expected = BTreeSet::new();
+        for pod in self.api.values().filter(|object| object.reference.kind() == "Pod") {
+            let placed = references::place(pod);
+            if placed.node.as_ref() == Some(name) {
+                expected.insert(pod.reference.clone());
+                expected.extend(placed.references);
+            }
+        }
+        let exists = expected.into_iter().filter_map(|reference| self.api.get(&reference));
+        exists.map(entry).collect()
+    }
+}
+
+fn entry(object: &Object) -> (ObjectRef, (Uid, Fingerprint)) {
+    (object.reference.clone(), (object.uid.clone(), object.fingerprint))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn after_any_history_each_node_has_what_its_pods_need_and_nothing_else(
+        steps in prop::collection::vec(step(), 1..60),
+    ) {
+        let mut world = World::new();
+        for step in steps {
+            world.act(step);
+            world.deliver();
+            if world.lost {
+                continue;
+            }
+            for name in [node("edge-1"), node("edge-2")] {
+                let expected = world.expected(&name);
+                let held = world.nodes.get(&name).cloned().unwrap_or_default();
+                prop_assert_eq!(&held, &expected, "what {} made of what it was told", &name);
+                let snapshot: BTreeMap<_, _> = world.state.snapshot(&name).iter().map(entry).collect();
+                prop_assert_eq!(&snapshot, &expected, "the snapshot of {}", &name);
+            }
+        }
+    }
+}
