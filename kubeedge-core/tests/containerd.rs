@@ -1,0 +1,108 @@
+//! The containerd adapter against a real containerd. It needs root and the Debian packages containerd, runc,
+//! containernetworking-plugins, iptables and busybox-static, and fails naming them if one is not installed.
+#![cfg(all(feature = "containerd", feature = "conformance"))]
+
+#[path = "../../tests/support/containerd.rs"]
+mod support;
+
+use std::{path::Path, time::Duration};
+
+use kubeedge_core::{
+    id::Uid,
+    runtime::{
+        ContainerConfig, ContainerRuntime, ContainerState, Mount, Resources, RuntimeError, SandboxConfig,
+        conformance::{self, Workload},
+        containerd::{Config, Containerd},
+    },
+};
+
+fn adapter(containerd: &support::Containerd) -> Containerd {
+    Containerd::new(Config { socket: containerd.socket(), ..Config::default() }).unwrap()
+}
+
+/// One containerd for all of it: starting it is what takes long.
+#[tokio::test(flavor = "multi_thread")]
+async fn containerd_is_a_container_runtime() {
+    let containerd = support::Containerd::start();
+    let logs = containerd.directory().join("logs");
+    conformance::run(async || adapter(&containerd), &Workload::new(support::IMAGE, &logs).with_logs()).await;
+    a_pod_has_an_address_files_limits_and_a_log(&containerd).await;
+    an_absent_image_and_an_unreachable_registry_are_told_apart(&containerd).await;
+    a_command_that_cannot_be_run_is_observed_as_exited(&containerd).await;
+}
+
+fn sandbox(containerd: &support::Containerd, name: &str) -> SandboxConfig {
+    SandboxConfig {
+        name: name.into(),
+        namespace: "default".into(),
+        uid: Uid::new(name),
+        hostname: name.into(),
+        log_directory: containerd.directory().join("logs").join(name),
+        ..SandboxConfig::default()
+    }
+}
+
+async fn a_pod_has_an_address_files_limits_and_a_log(containerd: &support::Containerd) {
+    let runtime = adapter(containerd);
+    let id = runtime.run_sandbox(&sandbox(containerd, "web")).await.unwrap();
+    let host_path = containerd.directory().join("files");
+    std::fs::create_dir_all(&host_path).unwrap();
+    std::fs::write(host_path.join("key"), "from the node").unwrap();
+    let config = ContainerConfig {
+        name: "app".into(),
+        image: support::IMAGE.into(),
+        command: vec!["/bin/sh".into(), "-c".into()],
+        args: vec!["cat /etc/app/key; echo \" $WORD\"; hostname 2>/dev/null; echo late >&2; exit 5".into()],
+        env: vec![("WORD".into(), "and the environment".into())],
+        mounts: vec![Mount { container_path: "/etc/app".into(), host_path, read_only: true }],
+        // A negative score as for a Guaranteed pod: it must not make the start fail where it is not allowed.
+        resources: Resources { oom_score_adj: -997, memory_limit: 64 << 20, cpu_shares: 2, ..Resources::default() },
+        log_path: Path::new("app").join("0.log"),
+        ..ContainerConfig::default()
+    };
+    let container = runtime.create_container(&id, &config).await.unwrap();
+    runtime.start_container(&container).await.unwrap();
+    let mut all = runtime.observe().await.unwrap();
+    for _ in 0..100 {
+        if matches!(all[0].containers[0].state, ContainerState::Exited { .. }) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        all = runtime.observe().await.unwrap();
+    }
+    let web = &all[0];
+    assert!(web.ips.first().is_some_and(|ip| ip.starts_with("10.")), "{web:?}");
+    let ContainerState::Exited { exit_code, reason, .. } = &web.containers[0].state else { panic!("{web:?}") };
+    assert_eq!((*exit_code, reason.as_str()), (Some(5), "Error"));
+    let log = web.containers[0].log.as_ref().unwrap();
+    assert_eq!(log.path, containerd.directory().join("logs/web/app/0.log"));
+    let text = std::fs::read_to_string(&log.path).unwrap();
+    assert!(text.contains("stdout F from the node and the environment\n"), "{text}");
+    assert!(text.contains("stderr F late\n"), "{text}");
+    runtime.remove_sandbox(&id).await.unwrap();
+}
+
+async fn an_absent_image_and_an_unreachable_registry_are_told_apart(containerd: &support::Containerd) {
+    let runtime = adapter(containerd);
+    assert_eq!(runtime.image("localhost/absent:1").await.unwrap(), None);
+    // Nothing listens on port 1 of this machine.
+    let pulled = runtime.pull("127.0.0.1:1/absent:1", None).await;
+    assert!(matches!(pulled, Err(RuntimeError::Unavailable { .. })), "{pulled:?}");
+}
+
+async fn a_command_that_cannot_be_run_is_observed_as_exited(containerd: &support::Containerd) {
+    let runtime = adapter(containerd);
+    let id = runtime.run_sandbox(&sandbox(containerd, "broken")).await.unwrap();
+    let config = ContainerConfig {
+        name: "app".into(),
+        image: support::IMAGE.into(),
+        command: vec!["/bin/absent".into()],
+        log_path: "app/0.log".into(),
+        ..ContainerConfig::default()
+    };
+    let container = runtime.create_container(&id, &config).await.unwrap();
+    assert!(runtime.start_container(&container).await.is_err());
+    let all = runtime.observe().await.unwrap();
+    assert!(matches!(all[0].containers[0].state, ContainerState::Exited { .. }), "{all:?}");
+    runtime.remove_sandbox(&id).await.unwrap();
+}
