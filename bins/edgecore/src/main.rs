@@ -1,2 +1,3 @@
 //! edgecore
+mod config;
 fn main() {}
