@@ -1,3 +1,2 @@
 //! edgecore
-mod config;
 fn main() {}
