@@ -1,0 +1,148 @@
+//! KubeEdge's `cloudcore.yaml` to values that the parts take.
+
+pub(crate) mod hub;
+#[cfg(test)]
+mod tests;
+// Reading files is the same in both programs, so they share the file that does it.
+#[path = "../../edgecore/src/config/tree.rs"]
+pub(crate) mod tree;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use hub::Hub;
+use tree::Node;
+
+/// Where the configuration is unless `--config` says otherwise.
+pub(crate) const PATH: &str = "/etc/kubeedge/config/cloudcore.yaml";
+
+const DEFAULT_YAML: &str = include_str!("config/default.yaml");
+const MINIMAL_YAML: &str = include_str!("config/minimal.yaml");
+
+/// What `cloudcore.yaml` says, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Config {
+    /// Where metrics are read.
+    pub(crate) monitor: SocketAddr,
+    /// How the API server is reached, if there is one.
+    pub(crate) api: Api,
+    /// The API server inside the process, instead of a cluster's.
+    pub(crate) standalone: Option<Standalone>,
+    /// The links to the nodes.
+    pub(crate) hub: Hub,
+    /// Whether pods and their configuration go to nodes; the value is how often a node's state may be written.
+    pub(crate) edge_controller: Option<Duration>,
+    /// Whether devices go to nodes.
+    pub(crate) device_controller: bool,
+}
+
+/// How the API server is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Api {
+    /// Its URL, in place of the one that the kubeconfig has.
+    pub(crate) master: Option<String>,
+    /// The kubeconfig; with neither, the cluster that the process runs in.
+    pub(crate) kubeconfig: Option<PathBuf>,
+}
+
+/// An API server inside the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Standalone {
+    /// Where it listens.
+    pub(crate) listen: SocketAddr,
+    /// The file of its objects.
+    pub(crate) database: PathBuf,
+}
+
+impl Config {
+    /// Reads a file. Returns also what an operator should look at.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is not YAML, or has a value that cannot be; the error ends with the place.
+    pub(crate) fn load(path: &Path) -> Result<(Self, Vec<String>)> {
+        let text = tree::read(path)?;
+        Self::parse(&text).with_context(|| path.display().to_string())
+    }
+
+    /// Reads a text, as [`Config::load`] does.
+    pub(crate) fn parse(text: &str) -> Result<(Self, Vec<String>)> {
+        let mut values = tree::parse(DEFAULT_YAML).context("the defaults")?;
+        let mut warnings = tree::overlay(&mut values, tree::parse(text)?, &|_, _| false)?;
+        let root = Node::root(&values);
+        check_what_is_not_used(&root)?;
+        warn_of_what_has_no_effect(&root, &mut warnings)?;
+        Ok((Self::from_tree(&root)?, warnings))
+    }
+
+    /// The text of the defaults, for `--defaultconfig`.
+    pub(crate) fn default_yaml() -> &'static str {
+        DEFAULT_YAML
+    }
+
+    /// The text with the keys that are most often changed, for `--minconfig`.
+    pub(crate) fn minimal_yaml() -> &'static str {
+        MINIMAL_YAML
+    }
+
+    fn from_tree(root: &Node<'_>) -> Result<Self> {
+        let controller = root.at("modules.edgeController");
+        let frequency = controller.at("nodeUpdateFrequency").seconds()?;
+        Ok(Self {
+            monitor: root.at("commonConfig.monitorServer.bindAddress").parsed()?,
+            api: api(&root.at("kubeAPIConfig"))?,
+            standalone: standalone(&root.at("kubeedgeRs.standalone"))?,
+            hub: hub::read(&root.at("modules.cloudHub"))?,
+            edge_controller: controller.at("enable").bool()?.then_some(frequency),
+            device_controller: root.at("modules.deviceController.enable").bool()?,
+        })
+    }
+}
+
+fn api(node: &Node<'_>) -> Result<Api> {
+    let master = node.at("master").filled()?;
+    if let Some(url) = master {
+        let valid = ["https://", "http://"].iter().any(|scheme| url.starts_with(scheme));
+        ensure!(valid, node.at("master").wrong(format!("{url:?} is not an http or https URL")));
+    }
+    let kubeconfig = node.at("kubeConfig");
+    let kubeconfig = kubeconfig.filled()?.map(|_| kubeconfig.file()).transpose()?;
+    Ok(Api { master: master.map(str::to_owned), kubeconfig })
+}
+
+fn standalone(node: &Node<'_>) -> Result<Option<Standalone>> {
+    let standalone =
+        Standalone { listen: node.at("listen").parsed()?, database: node.at("dataSource").file()? };
+    Ok(node.at("enable").bool()?.then_some(standalone))
+}
+
+/// Checks values without effect here that KubeEdge would refuse, so that a file is good for both or for none.
+fn check_what_is_not_used(root: &Node<'_>) -> Result<()> {
+    let modules = root.at("modules");
+    modules.at("cloudStream.tunnelPort").port()?;
+    modules.at("cloudStream.streamPort").port()?;
+    modules.at("router").listener()?;
+    let mode = modules.at("iptablesManager.mode");
+    let known = ["internal", "external"].contains(&mode.text()?);
+    ensure!(known, mode.wrong(format!("{:?} is neither internal nor external", mode.text()?)));
+    Ok(())
+}
+
+/// Names what is switched on and is not there.
+fn warn_of_what_has_no_effect(root: &Node<'_>, warnings: &mut Vec<String>) -> Result<()> {
+    for key in ["taskManager", "dynamicController", "cloudStream", "router", "cloudHub.authorization"] {
+        let node = root.at("modules").at(key).at("enable");
+        if node.bool()? {
+            warnings.push(format!("{}: not available in this cloudcore; it has no effect", node.path()));
+        }
+    }
+    let kind = root.at("kind");
+    if kind.text()? != "CloudCore" {
+        warnings.push(format!("{}: {:?} is not CloudCore; is this the right file?", kind.path(), kind.text()?));
+    }
+    Ok(())
+}

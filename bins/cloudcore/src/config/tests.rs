@@ -1,0 +1,126 @@
+use super::*;
+
+fn parse(text: &str) -> Config {
+    let (config, warnings) = Config::parse(text).unwrap();
+    assert_eq!(warnings, Vec::<String>::new());
+    config
+}
+
+/// YAML for one value at a path.
+fn at(path: &str, value: &str) -> String {
+    let mut text = value.to_owned();
+    for key in path.rsplit('.') {
+        text = format!("{{{key}: {text}}}");
+    }
+    text
+}
+
+#[test]
+fn the_texts_that_are_printed_load() {
+    assert_eq!(parse(Config::default_yaml()), parse(""));
+    let minimal = parse(Config::minimal_yaml());
+    let mut expected = parse("");
+    expected.hub.node_limit = 1000;
+    expected.api.kubeconfig = Some("/root/.kube/config".into());
+    assert_eq!(minimal, expected);
+}
+
+#[test]
+fn defaults_are_those_of_kubeedge_with_quic_besides() {
+    let config = parse("");
+    let ports = [config.hub.websocket, config.hub.quic, config.hub.https].map(|address| address.unwrap().port());
+    assert_eq!(ports, [10000, 10001, 10002]);
+    assert_eq!(config.hub.certificate_validity, Duration::from_secs(365 * 24 * 3600));
+    assert_eq!(config.hub.token_refresh, Duration::from_secs(12 * 3600));
+    assert_eq!(config.hub.node_limit, 500);
+    assert_eq!(config.monitor, "127.0.0.1:9091".parse().unwrap());
+    assert_eq!(config.edge_controller, Some(Duration::from_secs(10)));
+    assert_eq!(config.api, Api { master: None, kubeconfig: None });
+    assert_eq!(config.standalone, None);
+}
+
+#[test]
+fn a_file_as_the_helm_chart_writes_it_is_understood_without_a_warning() {
+    let config = parse(
+        r#"
+apiVersion: cloudcore.config.kubeedge.io/v1alpha2
+kind: CloudCore
+commonConfig:
+  tunnelPort: 10351
+  monitorServer: {bindAddress: "0.0.0.0:9091"}
+kubeAPIConfig: {kubeConfig: "", master: "", qps: 5000, burst: 10000}
+modules:
+  cloudHub:
+    advertiseAddress: [203.0.113.5, "2001:db8::1"]
+    dnsNames: ["", cloud.example.com]
+    edgeCertSigningDuration: 30
+    nodeLimit: 1000
+    tlsCertFile: /etc/kubeedge/certs/edge.crt
+    https: {enable: false, address: 0.0.0.0, port: 10002}
+    quic: {enable: false, address: 0.0.0.0, maxIncomingStreams: 10000, port: 10001}
+  edgeController: {buffer: {configMapEvent: 1, patchNode: 1524}, load: {CreatePodWorks: 4}}
+  deviceController: {enable: no}
+  iptablesManager: {enable: true, mode: external}
+kubeedgeRs: {standalone: {enable: yes}}
+"#,
+    );
+    assert_eq!(config.hub.advertise_addresses.len(), 2);
+    assert_eq!(config.hub.dns_names, ["cloud.example.com"]);
+    assert_eq!((config.hub.quic, config.hub.https), (None, None));
+    assert!(!config.device_controller);
+    assert_eq!(config.standalone.unwrap().listen.port(), 8080);
+}
+
+#[test]
+fn what_has_no_effect_or_is_not_known_is_named() {
+    for (path, value, expected) in [
+        ("modules.cloudHub.nodeLimmit", "1", "modules.cloudHub.nodeLimmit: unknown key, ignored"),
+        ("modules.cloudStream.enable", "true", "modules.cloudStream.enable: not available"),
+        ("modules.cloudHub.authorization.enable", "true", "modules.cloudHub.authorization.enable: not available"),
+        ("kind", "EdgeCore", "kind: \"EdgeCore\" is not CloudCore"),
+    ] {
+        let warnings = Config::parse(&at(path, value)).unwrap().1;
+        assert!(warnings.len() == 1 && warnings[0].starts_with(expected), "{path}: {warnings:?}");
+    }
+}
+
+#[test]
+fn a_value_that_cannot_be_is_an_error_that_begins_with_its_path() {
+    for (path, value) in [
+        ("commonConfig.monitorServer.bindAddress", "9091"),
+        ("kubeAPIConfig.master", "cluster"),
+        ("kubeAPIConfig.kubeConfig", ".kube/config"),
+        ("modules.cloudHub.keepaliveInterval", "0"),
+        ("modules.cloudHub.writeTimeout", "30s"),
+        ("modules.cloudHub.nodeLimit", "0"),
+        ("modules.cloudHub.tlsCAFile", "ca"),
+        ("modules.cloudHub.websocket.port", "0"),
+        ("modules.cloudHub.quic.port", "65536"),
+        ("modules.cloudHub.https.address", "everywhere"),
+        ("modules.cloudHub.quic.maxIncomingStreams", "0"),
+        ("modules.cloudHub.unixsocket.address", "/tmp/x"),
+        ("modules.cloudHub.advertiseAddress", "[cloud]"),
+        ("modules.cloudHub.edgeCertSigningDuration", "0"),
+        ("modules.cloudHub.edgeCertSigningDuration", "9999999"),
+        ("modules.cloudHub.tokenRefreshDuration", "-1"),
+        ("modules.edgeController.nodeUpdateFrequency", "0"),
+        ("modules.router.address", "x"),
+        ("modules.iptablesManager.mode", "both"),
+        ("kubeedgeRs.standalone.listen", "8080"),
+    ] {
+        let error = format!("{:#}", Config::parse(&at(path, value)).unwrap_err());
+        assert!(error.starts_with(path), "{path} {value}: {error}");
+    }
+    let neither = "modules: {cloudHub: {websocket: {enable: false}, quic: {enable: false}}}";
+    let error = Config::parse(neither).unwrap_err().to_string();
+    assert!(error.starts_with("modules.cloudHub: one of websocket.enable"), "{error}");
+}
+
+#[test]
+fn an_error_names_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cloudcore.yaml");
+    std::fs::write(&path, "modules: [\n").unwrap();
+    let error = format!("{:#}", Config::load(&path).unwrap_err());
+    assert!(error.contains("cloudcore.yaml") && error.contains("line"), "{error}");
+}

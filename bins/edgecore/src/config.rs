@@ -1,0 +1,112 @@
+//! KubeEdge's `edgecore.yaml` to values that the parts take.
+
+pub(crate) mod hub;
+mod kubelet;
+pub(crate) mod modules;
+#[cfg(test)]
+mod tests;
+pub(crate) mod tree;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use kubeedge_core::id::NodeName;
+use kubeedge_edge::{eventbus, servicebus};
+
+use hub::Hub;
+use modules::{Edged, Meta};
+use tree::Node;
+
+/// Where the configuration is unless `--config` says otherwise.
+pub(crate) const PATH: &str = "/etc/kubeedge/config/edgecore.yaml";
+
+const DEFAULT_YAML: &str = include_str!("config/default.yaml");
+const MINIMAL_YAML: &str = include_str!("config/minimal.yaml");
+
+/// What `edgecore.yaml` says, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Config {
+    /// The name of this node: `hostnameOverride`, or else the machine's.
+    pub(crate) node: NodeName,
+    /// The file of the node's metadata.
+    pub(crate) database: PathBuf,
+    /// The link to the cloud.
+    pub(crate) hub: Hub,
+    /// The node's metadata.
+    pub(crate) meta: Meta,
+    /// Pods, and the node as Kubernetes sees it; `None` if it is switched off.
+    pub(crate) edged: Option<Edged>,
+    /// Whether there are devices.
+    pub(crate) device_twin: bool,
+    /// Where the socket for mappers outside the process is.
+    pub(crate) dmi_socket_directory: PathBuf,
+    /// MQTT; `None` if it is switched off.
+    pub(crate) event_bus: Option<eventbus::Config>,
+    /// Calls of the cloud to servers of the node; `None` if it is switched off.
+    pub(crate) service_bus: Option<servicebus::Config>,
+    /// The mappers inside the process.
+    pub(crate) mappers: Vec<String>,
+}
+
+impl Config {
+    /// Reads a file; `hostname` is the machine's name. Returns also what an operator should look at.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is not YAML, or has a value that cannot be; the error ends with the place.
+    pub(crate) fn load(path: &Path, hostname: &str) -> Result<(Self, Vec<String>)> {
+        let text = tree::read(path)?;
+        Self::parse(&text, hostname).with_context(|| path.display().to_string())
+    }
+
+    /// Reads a text, as [`Config::load`] does.
+    pub(crate) fn parse(text: &str, hostname: &str) -> Result<(Self, Vec<String>)> {
+        let mut values = tree::parse(DEFAULT_YAML).context("the defaults")?;
+        let mut warnings = tree::overlay(&mut values, tree::parse(text)?, &kubelet::is_key)?;
+        let root = Node::root(&values);
+        let config = Self::from_tree(&root, hostname, &mut warnings)?;
+        warn_of_what_has_no_effect(&root, &mut warnings)?;
+        Ok((config, warnings))
+    }
+
+    /// The text of the defaults, for `--defaultconfig`.
+    pub(crate) fn default_yaml() -> &'static str {
+        DEFAULT_YAML
+    }
+
+    /// The text with the keys that are most often changed, for `--minconfig`.
+    pub(crate) fn minimal_yaml() -> &'static str {
+        MINIMAL_YAML
+    }
+
+    fn from_tree(root: &Node<'_>, hostname: &str, warnings: &mut Vec<String>) -> Result<Self> {
+        let modules = root.at("modules");
+        Ok(Self {
+            node: modules::node_name(&modules.at("edged.hostnameOverride"), hostname)?,
+            // The ending changes, so that KubeEdge's own file stays as it is.
+            database: root.at("database.dataSource").file()?.with_extension("redb"),
+            hub: hub::read(&modules.at("edgeHub"), warnings)?,
+            meta: modules::meta(&modules.at("metaManager"))?,
+            edged: modules::edged(root)?,
+            device_twin: modules.at("deviceTwin.enable").bool()?,
+            dmi_socket_directory: modules.at("deviceTwin.dmiSockPath").file()?,
+            event_bus: modules::event_bus(&modules.at("eventBus"), warnings)?,
+            service_bus: modules::service_bus(root)?,
+            mappers: modules::mappers(&root.at("kubeedgeRs.mappers"))?,
+        })
+    }
+}
+
+/// Names what is switched on and is not there.
+fn warn_of_what_has_no_effect(root: &Node<'_>, warnings: &mut Vec<String>) -> Result<()> {
+    for key in ["metaManager.metaServer", "dbTest", "edgeStream", "taskManager"] {
+        let node = root.at("modules").at(key).at("enable");
+        if node.bool()? {
+            warnings.push(format!("{}: not available in this edge; it has no effect", node.path()));
+        }
+    }
+    let kind = root.at("kind");
+    if kind.text()? != "EdgeCore" {
+        warnings.push(format!("{}: {:?} is not EdgeCore; is this the right file?", kind.path(), kind.text()?));
+    }
+    Ok(())
+}

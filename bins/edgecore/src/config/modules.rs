@@ -1,0 +1,265 @@
+//! The other modules.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Result, ensure};
+use kubeedge_core::id::NodeName;
+use kubeedge_edge::{
+    eventbus::{self, Mode, QoS},
+    servicebus::{self, Allowed},
+};
+
+use super::{hub::Server, tree::Node};
+
+/// The node's metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Meta {
+    /// Whether it is kept.
+    pub(crate) enable: bool,
+    /// How long the cloud has to answer a question.
+    pub(crate) query_deadline: Duration,
+}
+
+/// Pods, and the node as Kubernetes sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Edged {
+    /// The node's address; `None` is the one that reaches the cloud.
+    pub(crate) node_ip: Option<IpAddr>,
+    /// Where volumes are.
+    pub(crate) root: PathBuf,
+    /// The labels that the node is registered with.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// The taints that the node is registered with.
+    pub(crate) taints: Vec<Taint>,
+    /// Whether the node is registered at all.
+    pub(crate) register_node: bool,
+    /// Whether pods may be scheduled on the node.
+    pub(crate) register_schedulable: bool,
+    /// What runs the containers.
+    pub(crate) runtime: Runtime,
+    /// The image of a pod's sandbox.
+    pub(crate) sandbox_image: String,
+    /// How many pods the node takes.
+    pub(crate) max_pods: u32,
+    /// The name servers that pods get.
+    pub(crate) cluster_dns: Vec<IpAddr>,
+    /// The domain that pods search.
+    pub(crate) cluster_domain: String,
+    /// The time between two looks at the node's own state.
+    pub(crate) status_interval: Duration,
+    /// How long the node's lease lasts.
+    pub(crate) lease_duration: Duration,
+}
+
+/// What runs the containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Runtime {
+    /// A CRI runtime behind a Unix socket.
+    Containerd {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// Plain processes of the node.
+    Process {
+        /// Where they have their files.
+        directory: PathBuf,
+    },
+}
+
+/// A taint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Taint {
+    /// Its key.
+    pub(crate) key: String,
+    /// Its value; may be empty.
+    pub(crate) value: String,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    pub(crate) effect: String,
+}
+
+pub(super) fn node_name(node: &Node<'_>, hostname: &str) -> Result<NodeName> {
+    match node.filled()? {
+        Some(_) => node.parsed(),
+        // Kubernetes names nodes in lower case, as the kubelet does with the machine's name.
+        None => hostname.trim().to_lowercase().parse().map_err(|error| {
+            node.wrong(format!("it is empty, and the machine's name cannot be the node's: {error}"))
+        }),
+    }
+}
+
+pub(super) fn meta(node: &Node<'_>) -> Result<Meta> {
+    node.at("metaServer.server").parsed::<SocketAddr>()?;
+    Ok(Meta {
+        enable: node.at("enable").bool()?,
+        query_deadline: node.at("remoteQueryTimeout").seconds()?,
+    })
+}
+
+pub(super) fn edged(root: &Node<'_>) -> Result<Option<Edged>> {
+    let node = root.at("modules.edged");
+    let kubelet = node.at("tailoredKubeletConfig");
+    let driver = kubelet.at("cgroupDriver");
+    ensure!(
+        ["cgroupfs", "systemd"].contains(&driver.text()?),
+        driver.wrong(format!("{:?} is neither cgroupfs nor systemd", driver.text()?)),
+    );
+    let edged = Edged {
+        node_ip: node.at("nodeIP").parsed_if_filled()?,
+        root: node.at("rootDirectory").file()?,
+        labels: labels(&node.at("nodeLabels"))?,
+        taints: taints(&kubelet.at("registerWithTaints"))?,
+        register_node: kubelet.at("registerNode").bool()?,
+        register_schedulable: node.at("registerSchedulable").bool()?,
+        runtime: runtime(&root.at("kubeedgeRs"), &kubelet.at("containerRuntimeEndpoint"))?,
+        sandbox_image: node.at("podSandboxImage").text()?.to_owned(),
+        max_pods: kubelet.at("maxPods").number(0, 10_000)?,
+        cluster_dns: kubelet.at("clusterDNS").list()?.iter().map(Node::parsed).collect::<Result<_>>()?,
+        cluster_domain: kubelet.at("clusterDomain").text()?.to_owned(),
+        status_interval: at_least_a_second(&kubelet.at("nodeStatusUpdateFrequency"))?,
+        lease_duration: kubelet.at("nodeLeaseDurationSeconds").seconds()?,
+    };
+    Ok(node.at("enable").bool()?.then_some(edged))
+}
+
+fn at_least_a_second(node: &Node<'_>) -> Result<Duration> {
+    let duration = node.duration()?;
+    ensure!(duration >= Duration::from_secs(1), node.wrong("it is shorter than a second"));
+    Ok(duration)
+}
+
+fn labels(node: &Node<'_>) -> Result<BTreeMap<String, String>> {
+    node.members()?.into_iter().map(|(key, value)| Ok((key.to_owned(), value.text()?.to_owned()))).collect()
+}
+
+fn taints(node: &Node<'_>) -> Result<Vec<Taint>> {
+    node.list()?.iter().map(taint).collect()
+}
+
+fn taint(node: &Node<'_>) -> Result<Taint> {
+    let key = node.at("key").text()?.to_owned();
+    ensure!(!key.is_empty(), node.at("key").wrong("it is empty"));
+    let value = node.at("value");
+    let value = if value.is_absent() { "" } else { value.text()? }.to_owned();
+    let effect = node.at("effect");
+    let known = ["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect.text()?);
+    ensure!(known, effect.wrong(format!("{:?} is not a taint's effect", effect.text()?)));
+    Ok(Taint { key, value, effect: effect.text()?.to_owned() })
+}
+
+fn runtime(ours: &Node<'_>, endpoint: &Node<'_>) -> Result<Runtime> {
+    let directory = ours.at("processDirectory").file()?;
+    let runtime = ours.at("runtime");
+    match runtime.text()? {
+        "process" => Ok(Runtime::Process { directory }),
+        "containerd" => {
+            let text = endpoint.text()?;
+            let socket = text.strip_prefix("unix://").unwrap_or(text);
+            ensure!(socket.starts_with('/'), endpoint.wrong(format!("{text:?} must be unix:///path")));
+            Ok(Runtime::Containerd { socket: socket.into() })
+        }
+        other => Err(runtime.wrong(format!("{other:?} is neither containerd nor process"))),
+    }
+}
+
+pub(super) fn event_bus(node: &Node<'_>, warnings: &mut Vec<String>) -> Result<Option<eventbus::Config>> {
+    let enabled = node.at("enable").bool()?;
+    let mut config = eventbus::Config {
+        mode: match node.at("mqttMode").number(0, 2)? {
+            0 => Mode::Internal,
+            1 => Mode::Both,
+            _ => Mode::External,
+        },
+        ..eventbus::Config::default()
+    };
+    config.internal.listen = broker_to_be(&node.at("mqttServerInternal"))?;
+    config.internal.qos = quality(&node.at("mqttQOS"), warnings)?;
+    config.internal.retain = node.at("mqttRetain").bool()?;
+    config.internal.broker.queue_max = node.at("mqttSessionQueueSize").number(1, 1_000_000)?;
+    let external = broker(&node.at("mqttServerExternal"))?;
+    config.external.host = external.host;
+    config.external.port = external.port;
+    // One connection does what KubeEdge has two for.
+    let client_ids = [node.at("mqttSubClientID").filled()?, node.at("mqttPubClientID").filled()?];
+    config.external.client_id = client_ids.into_iter().flatten().next().map(str::to_owned);
+    config.external.username = node.at("mqttUsername").filled()?.map(str::to_owned);
+    config.external.password = node.at("mqttPassword").filled()?.map(eventbus::Secret::new);
+    if !enabled {
+        return Ok(None);
+    }
+    let tls = node.at("eventBusTLS.enable");
+    ensure!(!tls.bool()?, tls.wrong("MQTT with TLS is not available in this edge"));
+    if config.mode.internal() && !config.internal.listen.ip().is_loopback() {
+        let path = node.at("mqttServerInternal");
+        warnings.push(format!("{}: the broker asks for no password, and is open to the network", path.path()));
+    }
+    Ok(Some(config))
+}
+
+fn quality(node: &Node<'_>, warnings: &mut Vec<String>) -> Result<QoS> {
+    let level = node.number(0u8, 2)?;
+    Ok(QoS::try_from(level).unwrap_or_else(|error| {
+        warnings.push(format!("{}: {error}; 1 is used", node.path()));
+        QoS::AtLeastOnce
+    }))
+}
+
+/// Reads `tcp://host:port`.
+fn broker(node: &Node<'_>) -> Result<Server> {
+    let text = node.text()?;
+    let rest = match text.split_once("://") {
+        Some(("tcp" | "mqtt", rest)) => rest.trim_end_matches('/'),
+        Some(("ssl" | "tls" | "mqtts" | "tcps", _)) => {
+            return Err(node.wrong("MQTT with TLS is not available in this edge"));
+        }
+        Some(_) | None => return Err(node.wrong(format!("{text:?} must be tcp://host:port"))),
+    };
+    rest.parse().map_err(|error| node.wrong(format!("{text:?}: {error}")))
+}
+
+/// Reads the address that the embedded broker listens on.
+fn broker_to_be(node: &Node<'_>) -> Result<SocketAddr> {
+    let Server { host, port } = broker(node)?;
+    if host == "localhost" {
+        return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    }
+    let address: IpAddr = host.parse().map_err(|_| node.wrong(format!("{host:?} is not an IP address")))?;
+    Ok(SocketAddr::new(address, port))
+}
+
+pub(super) fn service_bus(root: &Node<'_>) -> Result<Option<servicebus::Config>> {
+    let (theirs, ours) = (root.at("modules.serviceBus"), root.at("kubeedgeRs.serviceBus"));
+    theirs.at("server").parsed::<IpAddr>()?;
+    theirs.at("port").port()?;
+    theirs.at("timeout").seconds()?;
+    let config = servicebus::Config {
+        allow: ours.at("allow").list()?.iter().map(allowed).collect::<Result<_>>()?,
+        allow_all_ports: ours.at("allowAllPorts").bool()?,
+        ..servicebus::Config::default()
+    };
+    Ok(theirs.at("enable").bool()?.then_some(config))
+}
+
+fn allowed(node: &Node<'_>) -> Result<Allowed> {
+    let unknown = node.members()?.into_iter().find(|(key, _)| !["port", "path"].contains(key));
+    if let Some((_, unknown)) = unknown {
+        // Here a slip of the pen would open more than was meant.
+        return Err(unknown.wrong("unknown key; port and path are known"));
+    }
+    let path = node.at("path");
+    let text = if path.is_absent() { "/" } else { path.text()? };
+    ensure!(text.starts_with('/'), path.wrong(format!("{text:?} does not begin with /")));
+    Ok(Allowed { port: node.at("port").port()?, path: text.to_owned() })
+}
+
+pub(super) fn mappers(node: &Node<'_>) -> Result<Vec<String>> {
+    let mapper = |node: &Node<'_>| match node.text()? {
+        known @ "thermometer" => Ok(known.to_owned()),
+        other => Err(node.wrong(format!("{other:?} is not a mapper of this edge; it has thermometer"))),
+    };
+    node.list()?.iter().map(mapper).collect()
+}
