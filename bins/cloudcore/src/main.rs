@@ -1,2 +1,280 @@
-//! cloudcore
-fn main() {}
+//! KubeEdge's cloud: serves edge nodes from a Kubernetes API, a cluster's or its own.
+//!
+//! `main()` has four paragraphs: configuration, adapters, pipes, parts. Reading it is reading the architecture.
+
+mod config;
+mod identity;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use config::Config;
+use identity::CloudIdentity;
+use kube::Client;
+use kubeedge_cloud::{
+    cloudhub::{self, CloudHub},
+    devicecontroller::{self, DeviceController},
+    edgecontroller::{self, EdgeController},
+    standalone::{self, ApiServer, Standalone},
+};
+use kubeedge_core::{
+    group::Group,
+    hub::NodeConfig,
+    id::NodeName,
+    message::{Acked, Delivered, FromNode, ObjectEvent, ObjectRef, Report, ReportKey, SessionState, ToNode},
+    pipe,
+    transport::{
+        Listener,
+        quic::{QuicListener, QuicListenerConfig},
+        websocket::{WebSocketListener, WebSocketListenerConfig},
+    },
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+
+/// The cloud of KubeEdge: serves edge nodes from a Kubernetes API.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+    /// What is logged: error, warn, info, debug, trace, or a filter such as `info,kubeedge_cloud=debug`.
+    #[arg(long, default_value = "info", env = "RUST_LOG", global = true)]
+    log: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Issues the certificate of a node, to be copied to it: rootCA.crt, server.crt and server.key.
+    IssueCertificate(identity::Issue),
+}
+
+#[derive(Debug, Args)]
+struct Serve {
+    /// The configuration file, KubeEdge's cloudcore.yaml. With --standalone the defaults do without.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Bring a Kubernetes API along, instead of using a cluster's. DIR/kubeconfig reaches it.
+    #[arg(long, requires = "data_dir")]
+    standalone: bool,
+    /// Where --standalone keeps everything: objects, certificates, kubeconfig.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where --standalone serves its API.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:6443")]
+    api_address: SocketAddr,
+    /// Print the part of the configuration that is most often changed, and end.
+    #[arg(long)]
+    minconfig: bool,
+    /// Print the whole configuration with its defaults, and end.
+    #[arg(long)]
+    defaultconfig: bool,
+}
+
+/// 10 s: what waits here are writes to the API.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if cli.serve.minconfig || cli.serve.defaultconfig {
+        #[expect(clippy::print_stdout, reason = "this is what was asked for")]
+        {
+            print!("{}", if cli.serve.minconfig { Config::minimal_yaml() } else { Config::default_yaml() });
+        }
+        return ExitCode::SUCCESS;
+    }
+    tracing_subscriber::fmt().with_env_filter(&cli.log).with_writer(std::io::stderr).init();
+    // kube asks for the process's provider of cryptography; everything of ours is handed one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let result = match &cli.command {
+        Some(Command::IssueCertificate(issue)) => issue.run(),
+        None => run(&cli.serve).await,
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("cloudcore ends: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(serve: &Serve) -> Result<()> {
+    let config = load(serve)?;
+    let identity = CloudIdentity::open(serve.data_dir.as_deref().filter(|_| serve.standalone), &config.hub)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), standalone = serve.standalone, "cloudcore starts");
+
+    // The world outside: the links to nodes, and the Kubernetes API.
+    let listeners = listeners(&config, &identity)?;
+    let (requests_tx, requests_rx) = pipe::calls("requests", 64);
+    let stop = CancellationToken::new();
+    let mut group = Group::new(stop.clone());
+    let client = match &serve.data_dir {
+        Some(folder) if serve.standalone => {
+            let api = ApiServer::open(Some(&folder.join("api.redb")), standalone::Config::default()).await?;
+            let socket = TcpListener::bind(serve.api_address)
+                .await
+                .with_context(|| format!("--api-address {}", serve.api_address))?;
+            let listener = identity.api_listener(socket, folder)?;
+            let client = api.client();
+            let outbox = standalone::Outbox { requests: requests_tx };
+            group.spawn("standalone", Standalone::new(api, Some(listener), outbox).run(stop.child_token()));
+            client
+        }
+        Some(_) | None => cluster(&config.api).await?,
+    };
+
+    // The arrows of ARCHITECTURE.md: one line per pipe.
+    let (downstream_tx, downstream_rx) = pipe::latest("downstream", object_at_node);
+    let (edge_snapshots_tx, edge_snapshots_rx) = pipe::calls("edge_snapshots", 1024);
+    let (device_snapshots_tx, device_snapshots_rx) = pipe::calls("device_snapshots", 1024);
+    let (statuses_tx, statuses_rx) = pipe::latest("statuses", report_of_node);
+    let (device_reports_tx, device_reports_rx) = pipe::latest("device_reports", report_of_node);
+    let (acked_tx, acked_rx) = pipe::latest("acked", acked_to_node);
+    let (sessions_tx, sessions_rx) = pipe::latest("sessions", session_of_node);
+    let (queries_tx, queries_rx) = pipe::calls("queries", 1024);
+    let (uploads_tx, uploads_rx) = pipe::events("uploads", 1024);
+
+    // The parts: each takes the ends it uses.
+    let mut snapshots = Vec::new();
+    if config.edge_controller.is_some() {
+        snapshots.push(edge_snapshots_tx);
+        let edgecontroller = EdgeController::new(
+            edgecontroller::Config::default(),
+            client.clone(),
+            edgecontroller::Inbox {
+                statuses: statuses_rx,
+                snapshots: edge_snapshots_rx,
+                sessions: sessions_rx,
+                queries: queries_rx,
+                uploads: uploads_rx,
+            },
+            edgecontroller::Outbox { downstream: downstream_tx.clone(), acked: acked_tx.clone() },
+        );
+        group.spawn("edgecontroller", edgecontroller.run(stop.child_token()));
+    }
+    if config.device_controller {
+        snapshots.push(device_snapshots_tx);
+        let devicecontroller = DeviceController::new(
+            devicecontroller::Config::default(),
+            client,
+            devicecontroller::Inbox { reports: device_reports_rx, snapshots: device_snapshots_rx },
+            devicecontroller::Outbox { downstream: downstream_tx, acked: acked_tx },
+        );
+        group.spawn("devicecontroller", devicecontroller.run(stop.child_token()));
+    }
+    let cloudhub = CloudHub::new(
+        hub_config(&config),
+        listeners,
+        cloudhub::Inbox { downstream: downstream_rx, acked: acked_rx, requests: requests_rx },
+        cloudhub::Outbox {
+            snapshots,
+            statuses: statuses_tx,
+            device_reports: device_reports_tx,
+            sessions: sessions_tx,
+            queries: queries_tx,
+            uploads: uploads_tx,
+        },
+    );
+    group.spawn("cloudhub", cloudhub.run(stop.child_token()));
+
+    // Run until a signal, or until the first part fails; then stop together.
+    group.spawn("signals", until_signal(stop));
+    Ok(group.join(SHUTDOWN_GRACE).await?)
+}
+
+fn load(serve: &Serve) -> Result<Config> {
+    let file = serve.config.clone().or_else(|| (!serve.standalone).then(|| config::PATH.into()));
+    let (config, warnings) = match &file {
+        Some(file) => Config::load(file)?,
+        None => Config::parse("{}")?,
+    };
+    for warning in warnings {
+        tracing::warn!("{}: {warning}", file.clone().unwrap_or_default().display());
+    }
+    Ok(config)
+}
+
+/// A client of the cluster that the configuration names, or else of the one that the process runs in.
+async fn cluster(api: &config::Api) -> Result<Client> {
+    let mut config = match &api.kubeconfig {
+        Some(file) => {
+            let kubeconfig = kube::config::Kubeconfig::read_from(file)
+                .with_context(|| format!("kubeAPIConfig.kubeConfig: {}", file.display()))?;
+            kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await?
+        }
+        None => kube::Config::infer().await.context(
+            "kubeAPIConfig.kubeConfig is empty and this is no pod of a cluster; --standalone brings an API along",
+        )?,
+    };
+    if let Some(master) = &api.master {
+        config.cluster_url = master.parse().context("kubeAPIConfig.master")?;
+    }
+    Ok(Client::try_from(config)?)
+}
+
+fn listeners(config: &Config, identity: &CloudIdentity) -> Result<Vec<Box<dyn Listener>>> {
+    let mut listeners: Vec<Box<dyn Listener>> = Vec::new();
+    if !config.hub.enable {
+        return Ok(listeners);
+    }
+    let tls = identity.link_tls()?;
+    if let Some(address) = config.hub.quic {
+        listeners.push(Box::new(QuicListener::bind(address, tls.clone(), QuicListenerConfig::default())?));
+    }
+    if let Some(address) = config.hub.websocket {
+        listeners.push(Box::new(WebSocketListener::bind(address, tls, WebSocketListenerConfig::default())?));
+    }
+    for listener in &listeners {
+        tracing::info!(address = listener.local_address(), "listening for edges");
+    }
+    if listeners.is_empty() {
+        bail!("modules.cloudHub: neither quic nor websocket is enabled");
+    }
+    Ok(listeners)
+}
+
+fn hub_config(config: &Config) -> cloudhub::Config {
+    // KubeEdge's keepaliveInterval is after how long a silent node is given up: two heartbeats.
+    let heartbeat = config.hub.keepalive_interval / 2;
+    cloudhub::Config {
+        link: NodeConfig { heartbeat, ..NodeConfig::default() },
+        max_sessions: config.hub.node_limit,
+        ..cloudhub::Config::default()
+    }
+}
+
+fn object_at_node(event: &ToNode<ObjectEvent>) -> (NodeName, ObjectRef) {
+    (event.node.clone(), event.message.key().clone())
+}
+
+fn report_of_node(report: &FromNode<Delivered<Report>>) -> (NodeName, ReportKey) {
+    (report.node.clone(), report.message.message.key())
+}
+
+fn acked_to_node(acked: &ToNode<Acked<ReportKey>>) -> (NodeName, ReportKey) {
+    (acked.node.clone(), acked.message.key.clone())
+}
+
+fn session_of_node(session: &FromNode<SessionState>) -> NodeName {
+    session.node.clone()
+}
+
+/// Ends with SIGTERM or SIGINT, or when the others stop.
+async fn until_signal(stop: CancellationToken) -> Result<(), std::io::Error> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: cloudcore stops"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: cloudcore stops"),
+        () = stop.cancelled() => {}
+    }
+    Ok(())
+}

@@ -1,2 +1,305 @@
-//! edgecore
-fn main() {}
+//! KubeEdge's edge: runs pods, keeps devices, and goes on when the cloud is out of reach.
+//!
+//! `main()` has four paragraphs: configuration, adapters, pipes, parts. Reading it is reading the architecture.
+
+mod config;
+
+use std::{
+    net::UdpSocket,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use config::{Config, hub::Hub, modules::Runtime};
+use kubeedge_core::{
+    device::{DeviceAssignment, Reading},
+    group::Group,
+    message::{Acked, Connectivity, Delivered, ObjectEvent, ObjectRef, Report},
+    pipe,
+    runtime::{
+        ContainerRuntime,
+        containerd::{self, Containerd},
+        process::{self, Processes},
+    },
+    store::redb::{RedbConfig, RedbStore},
+    tls::{self, Identity},
+    transport::{
+        Transport,
+        fallback::FallbackTransport,
+        quic::{QuicConfig, QuicTransport},
+        websocket::{WebSocketConfig, WebSocketTransport},
+    },
+};
+use kubeedge_device::{
+    mapper::{self, Mapper},
+    protocols::thermometer::SimulatedThermometer,
+};
+use kubeedge_edge::{
+    devicetwin::{self, DeviceTwin},
+    edged::{self, Edged},
+    edgehub::{self, EdgeHub},
+    eventbus::{self, EventBus},
+    metamanager::{self, MetaManager},
+    servicebus::{self, ServiceBus},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tokio_util::sync::CancellationToken;
+
+/// The edge of KubeEdge: runs pods, keeps devices, and goes on when the cloud is out of reach.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// The configuration file, KubeEdge's edgecore.yaml.
+    #[arg(long, default_value = config::PATH)]
+    config: PathBuf,
+    /// Print the part of the configuration that is most often changed, and end.
+    #[arg(long)]
+    minconfig: bool,
+    /// Print the whole configuration with its defaults, and end.
+    #[arg(long)]
+    defaultconfig: bool,
+    /// What is logged: error, warn, info, debug, trace, or a filter such as `info,kubeedge_edge=debug`.
+    #[arg(long, default_value = "info", env = "RUST_LOG")]
+    log: String,
+}
+
+/// 10 s: systemd kills after 90, and all that waits here are commits.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+
+// One thread is enough for a node, and each more would cost stack and arenas.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if cli.minconfig || cli.defaultconfig {
+        #[expect(clippy::print_stdout, reason = "this is what was asked for")]
+        {
+            print!("{}", if cli.minconfig { Config::minimal_yaml() } else { Config::default_yaml() });
+        }
+        return ExitCode::SUCCESS;
+    }
+    tracing_subscriber::fmt().with_env_filter(&cli.log).with_writer(std::io::stderr).init();
+    match run(&cli.config).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("edgecore ends: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(file: &Path) -> Result<()> {
+    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let (config, warnings) = Config::load(file, hostname.trim())?;
+    for warning in warnings {
+        tracing::warn!("{}: {warning}", file.display());
+    }
+    tracing::info!(node = %config.node, version = env!("CARGO_PKG_VERSION"), "edgecore starts");
+
+    // The world outside: one line per port.
+    let transport = transport(&config.hub)?;
+    let store = Arc::new(RedbStore::open(&config.database, RedbConfig::default())?);
+    let runtime = config.edged.as_ref().map(|edged| runtime(&edged.runtime)).transpose()?;
+    let protocol = Arc::new(SimulatedThermometer::default());
+
+    // The arrows of ARCHITECTURE.md: one line per pipe.
+    let (objects_tx, objects_rx) = pipe::latest("objects", key_of_delivered);
+    let (acked_tx, acked_rx) = pipe::latest("acked", |acked: &Acked<ObjectRef>| acked.key.clone());
+    let (inventory_tx, inventory_rx) = pipe::calls("inventory", 4);
+    let (queries_tx, queries_rx) = pipe::calls("queries", 64);
+    let (workloads_tx, workloads_rx) = pipe::latest("workloads", |event: &ObjectEvent| event.key().clone());
+    let (devices_tx, devices_rx) = pipe::latest("devices", |event: &ObjectEvent| event.key().clone());
+    // MetaServer will ask here.
+    let (_reads_tx, reads_rx) = pipe::calls("reads", 64);
+    let (reports_tx, reports_rx) = pipe::latest("reports", Report::key);
+    let (uploads_tx, uploads_rx) = pipe::events("uploads", 1024);
+    let (connectivity_tx, connectivity_rx) = watch::channel(Connectivity::Offline);
+    let (logs_tx, logs_rx) = pipe::calls("logs", 16);
+    let (services_tx, services_rx) = pipe::calls("services", 16);
+    let (device_messages_tx, device_messages_rx) = pipe::events("device_messages", 1024);
+    let (publishes_tx, publishes_rx) = pipe::events("publishes", 1024);
+    let (assignments_tx, assignments_rx) = pipe::latest("assignments", DeviceAssignment::key);
+    let (readings_tx, readings_rx) = pipe::latest("readings", Reading::key);
+
+    // The parts: each takes the ends it uses.
+    let stop = CancellationToken::new();
+    let mut group = Group::new(stop.clone());
+    if let Some(transport) = transport {
+        let edgehub = EdgeHub::new(
+            edgehub::Config::new(config.node.clone()),
+            transport,
+            edgehub::Inbox { reports: reports_rx, uploads: uploads_rx, acked: acked_rx, queries: queries_rx },
+            edgehub::Outbox {
+                objects: objects_tx,
+                inventory: inventory_tx,
+                logs: logs_tx,
+                services: services_tx,
+                connectivity: connectivity_tx,
+            },
+        );
+        group.spawn("edgehub", edgehub.run(stop.child_token()));
+    }
+    if config.meta.enable {
+        let metamanager = MetaManager::new(
+            metamanager::Config { query_deadline: config.meta.query_deadline, ..metamanager::Config::default() },
+            store.clone(),
+            metamanager::Inbox {
+                objects: objects_rx,
+                inventory: inventory_rx,
+                reads: reads_rx,
+                connectivity: connectivity_rx.clone(),
+            },
+            metamanager::Outbox {
+                acked: acked_tx,
+                workloads: workloads_tx,
+                devices: devices_tx,
+                queries: queries_tx,
+            },
+        );
+        group.spawn("metamanager", metamanager.run(stop.child_token()));
+    }
+    if config.device_twin {
+        let devicetwin = DeviceTwin::new(
+            devicetwin::Config::new(config.node.clone()),
+            store,
+            devicetwin::Inbox {
+                devices: devices_rx,
+                device_messages: device_messages_rx,
+                readings: readings_rx,
+                connectivity: connectivity_rx.clone(),
+            },
+            devicetwin::Outbox {
+                reports: reports_tx.clone(),
+                publishes: publishes_tx,
+                assignments: assignments_tx,
+            },
+        );
+        group.spawn("devicetwin", devicetwin.run(stop.child_token()));
+    }
+    if let (Some(edged), Some(runtime)) = (&config.edged, runtime) {
+        let edged = Edged::new(
+            edged_config(&config, edged),
+            runtime,
+            edged::Inbox { workloads: workloads_rx, logs: logs_rx, connectivity: connectivity_rx },
+            edged::Outbox { reports: reports_tx },
+        );
+        group.spawn("edged", edged.run(stop.child_token()));
+    }
+    if let Some(event_bus) = config.event_bus {
+        let eventbus = EventBus::new(
+            event_bus,
+            eventbus::Inbox { publishes: publishes_rx },
+            eventbus::Outbox { device_messages: device_messages_tx, uploads: uploads_tx },
+        );
+        group.spawn("eventbus", eventbus.run(stop.child_token()));
+    }
+    if let Some(service_bus) = config.service_bus {
+        let servicebus = ServiceBus::new(service_bus, servicebus::Inbox { services: services_rx });
+        group.spawn("servicebus", servicebus.run(stop.child_token()));
+    }
+    if config.mappers.iter().any(|mapper| mapper == "thermometer") {
+        let mapper = Mapper::new(
+            mapper::Config::default(),
+            protocol,
+            mapper::Inbox { assignments: assignments_rx },
+            mapper::Outbox { readings: readings_tx },
+        );
+        group.spawn("mapper", mapper.run(stop.child_token()));
+    }
+
+    // Run until a signal, or until the first part fails; then stop together.
+    group.spawn("signals", until_signal(stop));
+    Ok(group.join(SHUTDOWN_GRACE).await?)
+}
+
+fn key_of_delivered(object: &Delivered<ObjectEvent>) -> ObjectRef {
+    object.message.key().clone()
+}
+
+/// The ways to the cloud, QUIC preferred; `None` if the node has none.
+fn transport(hub: &Hub) -> Result<Option<Arc<dyn Transport>>> {
+    if !hub.enable {
+        return Ok(None);
+    }
+    let identity = Identity::from_files(&hub.tls.certificate, &hub.tls.key)
+        .context("modules.edgeHub: the node has no certificate; `cloudcore issue-certificate` makes one")?;
+    let roots = tls::roots_from_file(&hub.tls.ca).context("modules.edgeHub.tlsCaFile")?;
+    let tls = Arc::new(tls::client_config(&identity, roots)?);
+    let mut ways: Vec<Arc<dyn Transport>> = Vec::new();
+    if let Some(link) = &hub.quic {
+        ways.push(Arc::new(QuicTransport::new(QuicConfig::new(link.server.to_string(), tls.clone()))?));
+    }
+    if let Some(link) = &hub.websocket {
+        ways.push(Arc::new(WebSocketTransport::new(WebSocketConfig::new(link.server.to_string(), tls))?));
+    }
+    match ways.len() {
+        0 => bail!("modules.edgeHub: neither quic nor websocket is enabled"),
+        1 => Ok(ways.pop()),
+        _ => Ok(Some(Arc::new(FallbackTransport::new(ways)))),
+    }
+}
+
+fn runtime(runtime: &Runtime) -> Result<Arc<dyn ContainerRuntime>> {
+    match runtime {
+        Runtime::Containerd { socket } => {
+            let config = containerd::Config { socket: socket.clone(), ..containerd::Config::default() };
+            Ok(Arc::new(Containerd::new(config)?))
+        }
+        Runtime::Process { directory } => Ok(Arc::new(Processes::open(process::Config::new(directory))?)),
+    }
+}
+
+fn edged_config(config: &Config, edged: &config::modules::Edged) -> edged::Config {
+    let node_ip = edged.node_ip.map(|ip| ip.to_string()).or_else(|| address_towards_cloud(&config.hub));
+    edged::Config {
+        labels: edged.labels.clone(),
+        taints: edged
+            .taints
+            .iter()
+            .map(|taint| edged::Taint {
+                key: taint.key.clone(),
+                value: taint.value.clone(),
+                effect: taint.effect.clone(),
+            })
+            .collect(),
+        register_schedulable: edged.register_schedulable,
+        root: edged.root.clone(),
+        logs: edged.root.join("logs"),
+        node_ip: node_ip.unwrap_or_default(),
+        max_pods: edged.max_pods,
+        cluster_dns: edged.cluster_dns.iter().map(ToString::to_string).collect(),
+        cluster_domain: edged.cluster_domain.clone(),
+        status_interval: edged.status_interval,
+        ..edged::Config::new(config.node.clone())
+    }
+}
+
+/// This machine's address on the way to the cloud, if that is given as an address: no name is looked up, since
+/// the pods of a node without a link must not wait for one.
+fn address_towards_cloud(hub: &Hub) -> Option<String> {
+    let link = hub.quic.as_ref().or(hub.websocket.as_ref())?;
+    let cloud: std::net::IpAddr = link.server.host.parse().ok()?;
+    let any = if cloud.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any).ok()?;
+    // Nothing is sent: connecting a UDP socket only chooses a route.
+    socket.connect((cloud, link.server.port)).ok()?;
+    Some(socket.local_addr().ok()?.ip().to_string())
+}
+
+/// Ends with SIGTERM or SIGINT, or when the others stop.
+async fn until_signal(stop: CancellationToken) -> Result<(), std::io::Error> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: edgecore stops; pods go on"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: edgecore stops; pods go on"),
+        () = stop.cancelled() => {}
+    }
+    Ok(())
+}
