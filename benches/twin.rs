@@ -3,7 +3,6 @@
 //!
 //! Workload: applications update one property each of 100 devices with 10 properties, over the part's pipes; an update
 //! counts when its result has come out, so it is durable by then. `waiting` is how many updates are under way at once.
-#![expect(missing_docs, reason = "criterion's macros make undocumented functions")]
 
 use std::{hint::black_box, sync::Arc, time::Duration};
 
