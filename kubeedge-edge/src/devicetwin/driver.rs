@@ -1,6 +1,7 @@
 //! The loop: gathers a turn's inputs, makes it durable by one commit, and tells what came of it.
 
 use std::{
+    collections::VecDeque,
     hash::{BuildHasher, RandomState},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -31,8 +32,12 @@ pub(super) struct Driver {
     was_online: bool,
     /// Whether anyone is left to say whether there is a link.
     connectivity_lives: bool,
+    /// Messages for applications that wait for room in their pipe, and since when.
+    backlog: VecDeque<Publish>,
+    backlog_since: Option<Instant>,
+    /// Nobody takes messages for applications; those that find no room are dropped until one is taken.
+    unheard: bool,
     publishes_dropped: u64,
-    publishes_full: bool,
 }
 
 enum Input {
@@ -43,6 +48,16 @@ enum Input {
 
 /// How long the last write may take when the part is stopped.
 const LAST_WRITE: Duration = Duration::from_secs(5);
+
+/// How long messages for applications may wait for room, holding up the next requests of applications, before they
+/// are dropped. A bus that is busy has room again within milliseconds.
+const BACKLOG_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether there is room.
+const BACKLOG_RETRY: Duration = Duration::from_millis(2);
+
+/// How many messages for applications may wait: a few turns' worth of answers.
+const BACKLOG_LIMIT: usize = 4_096;
 
 impl Driver {
     pub(super) fn new(part: DeviceTwin) -> Self {
@@ -58,8 +73,10 @@ impl Driver {
             next_pause,
             was_online: false,
             connectivity_lives: true,
+            backlog: VecDeque::new(),
+            backlog_since: None,
+            unheard: false,
             publishes_dropped: 0,
-            publishes_full: false,
         }
     }
 
@@ -77,6 +94,8 @@ impl Driver {
             self.drain(&mut inputs);
             self.notice_connectivity();
             self.turn(inputs).await?;
+            // Under load there is always a next input; others that run on this thread want to go on too.
+            tokio::task::yield_now().await;
         }
         self.write_at_stop().await;
         Ok(())
@@ -130,9 +149,12 @@ impl Driver {
             (Some(pause), _) => Some(pause),
             (None, timeout) => timeout.map(Instant::from_std),
         };
+        let heard = self.backlog.is_empty();
+        let room = (!heard).then(|| Instant::now() + BACKLOG_RETRY);
         let inbox = &mut self.part.inbox;
         tokio::select! {
-            Some(message) = inbox.device_messages.recv() => vec![Input::Message(message)],
+            () = until(room), if !heard => Vec::new(),
+            Some(message) = inbox.device_messages.recv(), if heard => vec![Input::Message(message)],
             Some(event) = inbox.devices.recv(), if !paused => vec![Input::Object(event)],
             Some(reading) = inbox.readings.recv(), if !paused => vec![Input::Reading(reading)],
             changed = inbox.connectivity.changed(), if self.connectivity_lives => {
@@ -152,10 +174,14 @@ impl Driver {
             let newer = std::mem::replace(inputs, std::mem::take(&mut self.again));
             inputs.extend(newer);
         }
+        self.send_backlog();
+        let heard = self.backlog.is_empty();
         let inbox = &mut self.part.inbox;
         while inputs.len() < self.part.config.limits.inputs_per_turn {
             let before = inputs.len();
-            inputs.extend(inbox.device_messages.try_recv().map(Input::Message));
+            if heard {
+                inputs.extend(inbox.device_messages.try_recv().map(Input::Message));
+            }
             if !paused {
                 inputs.extend(inbox.devices.try_recv().map(Input::Object));
                 inputs.extend(inbox.readings.try_recv().map(Input::Reading));
@@ -256,29 +282,47 @@ impl Driver {
     }
 
     fn tell(&mut self, told: Told) {
+        self.backlog.extend(told.publishes);
+        self.send_backlog();
         let outbox = &self.part.outbox;
-        for publish in told.publishes {
-            match outbox.publishes.send(publish) {
-                Ok(()) => self.publishes_full = false,
-                Err(SendError::Full(_)) => {
-                    self.publishes_dropped += 1;
-                    if !self.publishes_full {
-                        tracing::warn!(
-                            dropped = self.publishes_dropped,
-                            "MQTT messages for applications are dropped"
-                        );
-                    }
-                    self.publishes_full = true;
-                }
-                Err(SendError::Closed(_)) => break,
-            }
-        }
         // A pipe without a receiver is a part that was left out, or has stopped before this one.
         for report in told.reports {
             let _ = outbox.reports.send(Report::Device(report));
         }
         for assignment in told.assignments {
             let _ = outbox.assignments.send(assignment);
+        }
+    }
+
+    /// Sends messages for applications as far as there is room, and drops those that wait too long.
+    fn send_backlog(&mut self) {
+        while let Some(publish) = self.backlog.pop_front() {
+            match self.part.outbox.publishes.send(publish) {
+                Ok(()) => self.unheard = false,
+                Err(SendError::Full(publish)) => {
+                    self.backlog.push_front(publish);
+                    break;
+                }
+                Err(SendError::Closed(_)) => self.backlog.clear(),
+            }
+        }
+        if self.backlog.is_empty() {
+            self.backlog_since = None;
+            return;
+        }
+        let since = *self.backlog_since.get_or_insert_with(Instant::now);
+        let keep = if self.unheard || since.elapsed() >= BACKLOG_PATIENCE { 0 } else { BACKLOG_LIMIT };
+        let dropped = self.backlog.len().saturating_sub(keep);
+        if dropped > 0 {
+            self.backlog.truncate(keep);
+            self.publishes_dropped += dropped as u64;
+            if !self.unheard {
+                tracing::warn!(
+                    dropped_so_far = self.publishes_dropped,
+                    "messages for applications are dropped: nobody takes them"
+                );
+            }
+            self.unheard = true;
         }
     }
 

@@ -208,7 +208,7 @@ async fn applications_that_do_not_listen_hold_up_nothing() {
             .send(message("twin/update", &actual("a", &number.to_string())))
             .is_err()
         {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
     let last = async {
