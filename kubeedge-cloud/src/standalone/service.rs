@@ -88,7 +88,9 @@ impl ApiService {
                 match (sub.as_deref(), resource.kind) {
                     (None, _) => {}
                     (Some("status"), _) if resource.status => target.status = true,
-                    (Some("log"), "Pod") if parts.method == Method::GET => return self.logs(&target, &query).await,
+                    (Some("log"), "Pod") if parts.method == Method::GET => {
+                        return self.logs(&target, &query).await;
+                    }
                     (Some("binding"), "Pod") if parts.method == Method::POST => {
                         let binding = decode_body(&parts.headers, &body)?;
                         let bind = move |txn: &mut store::Txn<'_, '_>| write::binding(txn, &target, &binding);

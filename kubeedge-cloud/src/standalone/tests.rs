@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Service
 use kube::{
     Api, Error as KubeError,
     api::{
-        ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
-        Preconditions, WatchEvent, WatchParams,
+        ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
+        PostParams, Preconditions, WatchEvent, WatchParams,
     },
     client::Body as KubeBody,
 };
@@ -210,7 +210,10 @@ async fn a_strategic_patch_is_for_kubernetes_own_kinds() {
     let patch = json!({ "spec": { "nodeName": "n" } });
     assert_eq!(code(devices.patch("lamp", &PatchParams::default(), &Patch::Strategic(&patch)).await), 415);
     let changed = devices.patch("lamp", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
-    assert_eq!((changed.data["spec"]["nodeName"].as_str(), changed.metadata.generation), (Some("n"), Some(2)));
+    assert_eq!(
+        (changed.data["spec"]["nodeName"].as_str(), changed.metadata.generation),
+        (Some("n"), Some(2))
+    );
     let patch = json!({ "metadata": { "labels": { "a": "b" } } });
     let labelled = devices.patch("lamp", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
     assert_eq!(labelled.metadata.generation, Some(2));
@@ -220,7 +223,8 @@ async fn a_strategic_patch_is_for_kubernetes_own_kinds() {
 async fn apply_creates_and_two_managers_do_not_disturb_each_other() {
     let (_api, maps) = maps().await;
     let apply = async |manager: &str, data: Value| {
-        let config = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a" }, "data": data });
+        let config =
+            json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a" }, "data": data });
         maps.patch("a", &PatchParams::apply(manager), &Patch::Apply(config)).await
     };
     let first = apply("one", json!({ "a": "1", "b": "2" })).await.unwrap();
@@ -231,7 +235,10 @@ async fn apply_creates_and_two_managers_do_not_disturb_each_other() {
     let last = apply("one", json!({ "a": "1" })).await.unwrap();
     assert_eq!(last.data.unwrap().into_keys().collect::<Vec<_>>(), ["a", "c"]);
     let managers = last.metadata.managed_fields.unwrap();
-    assert_eq!(managers.iter().map(|entry| entry.manager.as_deref().unwrap()).collect::<Vec<_>>(), ["one", "two"]);
+    assert_eq!(
+        managers.iter().map(|entry| entry.manager.as_deref().unwrap()).collect::<Vec<_>>(),
+        ["one", "two"]
+    );
 }
 
 #[tokio::test]
@@ -250,33 +257,44 @@ async fn what_is_immutable_stays() {
 async fn the_place_of_what_is_wrong_is_named() {
     let api = api().await;
     let pods = "/api/v1/namespaces/default/pods";
-    let pod = |container: Value| {
-        json!({ "metadata": { "name": "a" }, "spec": { "containers": [{ "name": "x", "image": "y" }, container] } })
-    };
+    let pod = |container: Value| json!({ "metadata": { "name": "a" }, "spec": { "containers": [{ "name": "x", "image": "y" }, container] } });
     for (container, code, place) in [
         (json!({ "name": "a", "image": 5 }), 400, "spec.containers[1].image"),
         (json!({ "name": "a", "ports": "no" }), 400, "spec.containers[1].ports"),
         (json!({ "name": "a" }), 422, "spec.containers[1].image"),
         (json!({ "name": "x", "image": "y" }), 422, "spec.containers[1].name"),
-        (json!({ "name": "a", "image": "y", "volumeMounts": [{ "name": "v", "mountPath": "/" }] }), 422,
-            "spec.containers[1].volumeMounts[0].name"),
-        (json!({ "name": "a", "image": "y", "ports": [{ "containerPort": 0 }] }), 422,
-            "spec.containers[1].ports[0].containerPort"),
+        (
+            json!({ "name": "a", "image": "y", "volumeMounts": [{ "name": "v", "mountPath": "/" }] }),
+            422,
+            "spec.containers[1].volumeMounts[0].name",
+        ),
+        (
+            json!({ "name": "a", "image": "y", "ports": [{ "containerPort": 0 }] }),
+            422,
+            "spec.containers[1].ports[0].containerPort",
+        ),
     ] {
         let (status, body) = request(&api, "POST", pods, pod(container)).await;
         let message = body["message"].as_str().unwrap();
         assert!(status == code && message.contains(place), "{status} {message}");
     }
     let strict = format!("{pods}?fieldValidation=Strict");
-    let (status, body) = request(&api, "POST", &strict, pod(json!({ "name": "a", "image": "y", "extra": 1 }))).await;
+    let (status, body) =
+        request(&api, "POST", &strict, pod(json!({ "name": "a", "image": "y", "extra": 1 }))).await;
     assert_eq!(status, 400);
     assert_eq!(body["message"], "strict decoding error: unknown field \"spec.containers[1].extra\"");
-    for body in [json!([]), json!("text"), json!({ "kind": "Node" }), json!({ "metadata": 5 }), json!({ "spec": 5 })] {
+    for body in
+        [json!([]), json!("text"), json!({ "kind": "Node" }), json!({ "metadata": 5 }), json!({ "spec": 5 })]
+    {
         let (status, _) = request(&api, "POST", pods, body.clone()).await;
         assert!([400, 422].contains(&status.as_u16()), "{body} gave {status}");
     }
     let devices = "/apis/devices.kubeedge.io/v1beta1/namespaces/default/devices";
-    for spec in [json!({}), json!(5), json!({ "deviceModelRef": { "name": "m" }, "properties": [{ "name": "a" }, { "name": "a" }] })] {
+    for spec in [
+        json!({}),
+        json!(5),
+        json!({ "deviceModelRef": { "name": "m" }, "properties": [{ "name": "a" }, { "name": "a" }] }),
+    ] {
         let device = json!({ "metadata": { "name": "lamp" }, "spec": spec });
         let (status, body) = request(&api, "POST", devices, device).await;
         assert!(status == 422 && body["message"].as_str().unwrap().contains("spec"), "{body}");
@@ -387,7 +405,10 @@ async fn pages_of_a_list_show_the_moment_at_which_it_began() {
     let names: Vec<&str> = all.iter().map(|map| map.metadata.name.as_deref().unwrap()).collect();
     assert_eq!(names, ["a", "b", "c", "d", "e"]);
     assert_eq!(all[3].data.as_ref().unwrap()["key"], "1");
-    assert_eq!((third.metadata.continue_, third.metadata.resource_version), (None, first.metadata.resource_version));
+    assert_eq!(
+        (third.metadata.continue_, third.metadata.resource_version),
+        (None, first.metadata.resource_version)
+    );
 }
 
 #[tokio::test]
@@ -460,7 +481,10 @@ async fn a_watch_ends_in_its_time_and_is_told_versions_meanwhile() {
     let maps: Api<ConfigMap> = Api::default_namespaced(api.client());
     let watch = maps.watch(&WatchParams::default().timeout(1), "0").await.unwrap();
     let events: Vec<_> = watch.try_collect().await.unwrap();
-    assert!(events.len() > 2 && events.iter().all(|event| matches!(event, WatchEvent::Bookmark(_))), "{events:?}");
+    assert!(
+        events.len() > 2 && events.iter().all(|event| matches!(event, WatchEvent::Bookmark(_))),
+        "{events:?}"
+    );
 }
 
 #[tokio::test]
@@ -505,7 +529,8 @@ async fn objects_and_versions_survive_a_restart_and_old_watches_must_list_again(
     let before = (version(&created) - 1).to_string();
     let mut old = maps.watch(&WatchParams::default(), &before).await.unwrap().boxed();
     assert_eq!(next(&mut old).await, "error 410");
-    let mut current = maps.watch(&WatchParams::default(), &version(&created).to_string()).await.unwrap().boxed();
+    let mut current =
+        maps.watch(&WatchParams::default(), &version(&created).to_string()).await.unwrap().boxed();
     assert_eq!(next(&mut current).await, "added b");
 }
 

@@ -18,7 +18,11 @@ mod types;
 ///
 /// # Errors
 /// 400 if a value has another type than its field, or if a field is unknown and the client wants to be told.
-pub(crate) fn types(resource: &Resource, object: &Value, validation: Validation) -> Result<Vec<String>, Failure> {
+pub(crate) fn types(
+    resource: &Resource,
+    object: &Value,
+    validation: Validation,
+) -> Result<Vec<String>, Failure> {
     let Some(retype) = resource.retype else { return Ok(Vec::new()) };
     let typed = retype(object).map_err(|error| {
         let place = types::misplaced(object, retype).unwrap_or_default();
@@ -31,7 +35,8 @@ pub(crate) fn types(resource: &Resource, object: &Value, validation: Validation)
     let unknown = types::unknown(object, &typed);
     match validation {
         Validation::Strict if !unknown.is_empty() => {
-            let unknown: Vec<String> = unknown.iter().map(|field| format!("unknown field {field:?}")).collect();
+            let unknown: Vec<String> =
+                unknown.iter().map(|field| format!("unknown field {field:?}")).collect();
             Err(Failure::bad_request(format!("strict decoding error: {}", unknown.join(", "))))
         }
         Validation::Warn => Ok(unknown.iter().map(|field| format!("unknown field {field:?}")).collect()),
@@ -123,9 +128,10 @@ fn is_label(text: &str) -> bool {
 }
 
 fn is_subdomain(text: &str) -> bool {
-    text.len() <= 253 && text.split('.').all(|label| {
-        is_made_of(label, 253, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
-    })
+    text.len() <= 253
+        && text.split('.').all(|label| {
+            is_made_of(label, 253, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
+        })
 }
 
 fn is_name_part(text: &str) -> bool {
