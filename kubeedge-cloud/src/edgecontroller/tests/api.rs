@@ -164,6 +164,21 @@ async fn an_object_deleted_and_created_again_has_another_uid() {
 }
 
 #[tokio::test]
+async fn a_deletion_that_a_watch_missed_is_found_when_it_is_listed_again() {
+    let cluster = Cluster::remembering(4).await;
+    let web = uid(&cluster.create(PODS, &pod("web", "edge-1", None)).await);
+    let (client, gate) = cluster.client_behind("/api/v1/pods?&watch=true");
+    let mut running = run(client, quick());
+    running.applied(&ObjectRef::pod("default", "web")).await;
+    cluster.remove(PODS, "default", "web", &web).await;
+    for number in 0..20 {
+        cluster.create(CONFIG_MAPS, &map(&format!("m{number}"))).await;
+    }
+    gate.open();
+    assert_eq!(running.deleted(&ObjectRef::pod("default", "web")).await, web);
+}
+
+#[tokio::test]
 async fn a_snapshot_is_given_only_when_every_kind_was_listed() {
     let cluster = Cluster::start().await;
     cluster.create(PODS, &pod("web", "edge-1", None)).await;
