@@ -73,6 +73,11 @@ mod cluster {
             self.writes.load(Ordering::SeqCst)
         }
 
+        /// Whether a request waits, or has waited.
+        pub(crate) fn is_reached(&self) -> bool {
+            self.open.receiver_count() > 0
+        }
+
         fn fails(&self) -> bool {
             let less = |failures: usize| failures.checked_sub(1);
             self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok()
