@@ -224,3 +224,23 @@ impl std::fmt::Debug for Api {
         f.write_str("Api")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_would_be_refused_again_is_refused_for_good() {
+        let outcome = |code| {
+            let status = kube::core::Status::failure("why", "Reason").with_code(code);
+            Outcome::from(Error::Api(kube::Error::Api(status.boxed())))
+        };
+        for code in [400, 404, 413, 422] {
+            assert!(matches!(outcome(code), Outcome::Refused(_)), "{code}");
+        }
+        for code in [401, 403, 409, 429, 500, 503] {
+            assert!(matches!(outcome(code), Outcome::Retry(_)), "{code}");
+        }
+        assert!(matches!(Outcome::from(Error::Late), Outcome::Retry(_)));
+    }
+}

@@ -30,6 +30,7 @@ mod cluster {
 
     use http::{Request, Response};
     use kube::{Client, client::Body};
+    use kubeedge_core::id::Uid;
     use serde_json::Value;
     use tokio::sync::watch;
     use tower::Service;
@@ -57,7 +58,7 @@ mod cluster {
     }
 
     impl Gate {
-        /// Lets requests through that begin with this path and wait since [`Cluster::client_behind`].
+        /// Lets the requests through that [`Cluster::client_behind`] stalls.
         pub(crate) fn open(&self) {
             self.open.send_replace(true);
         }
@@ -72,6 +73,11 @@ mod cluster {
             self.writes.load(Ordering::SeqCst)
         }
 
+        /// Whether a request waits, or has waited.
+        pub(crate) fn is_reached(&self) -> bool {
+            self.open.receiver_count() > 0
+        }
+
         fn fails(&self) -> bool {
             let less = |failures: usize| failures.checked_sub(1);
             self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok()
@@ -80,7 +86,13 @@ mod cluster {
 
     impl Cluster {
         pub(crate) async fn start() -> Self {
-            let server = ApiServer::open(None, Config::default()).await.unwrap();
+            Self::remembering(Config::default().history_changes).await
+        }
+
+        /// An API server whose watches may be at most so many changes behind.
+        pub(crate) async fn remembering(history_changes: usize) -> Self {
+            let config = Config { history_changes, ..Config::default() };
+            let server = ApiServer::open(None, config).await.unwrap();
             Self { api: Api::new(server.client()), server }
         }
 
@@ -88,7 +100,7 @@ mod cluster {
             self.server.client()
         }
 
-        /// A client whose requests for paths that begin with `stalled` wait until the gate opens.
+        /// A client whose requests for addresses that contain `stalled` wait until the gate opens.
         pub(crate) fn client_behind(&self, stalled: &'static str) -> (Client, Gate) {
             let gate =
                 Gate { open: watch::Sender::new(false), failures: Arc::default(), writes: Arc::default() };
@@ -96,7 +108,7 @@ mod cluster {
             let service = tower::service_fn(move |request: Request<Body>| {
                 let (mut service, gate) = (service.clone(), at.clone());
                 async move {
-                    if request.uri().path().starts_with(stalled) {
+                    if request.uri().to_string().contains(stalled) {
                         gate.open.subscribe().wait_for(|open| *open).await.unwrap();
                     }
                     if request.method() != "GET" {
@@ -129,6 +141,11 @@ mod cluster {
                 Err(error) if error.is_missing() => None,
                 Err(error) => panic!("{error}"),
             }
+        }
+
+        /// Deletes an object without a grace.
+        pub(crate) async fn remove(&self, kind: Kind, namespace: &str, name: &str, uid: &Uid) {
+            self.api.delete(Place { kind, namespace, name }, uid).await.unwrap();
         }
 
         /// Deletes an object as `kubectl delete` does: a pod is given its grace.

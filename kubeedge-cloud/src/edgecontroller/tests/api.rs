@@ -15,7 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::super::{
     Config, EdgeController, Outside, pipes,
-    state::{CONFIG_MAPS, EVENTS, LEASES, NODES, PODS},
+    state::{CONFIG_MAPS, EVENTS, LEASES, NODES, PODS, is_deleting},
 };
 use crate::controller::testing::{Cluster, eventually, node};
 
@@ -164,6 +164,21 @@ async fn an_object_deleted_and_created_again_has_another_uid() {
 }
 
 #[tokio::test]
+async fn a_deletion_that_a_watch_missed_is_found_when_it_is_listed_again() {
+    let cluster = Cluster::remembering(4).await;
+    let web = uid(&cluster.create(PODS, &pod("web", "edge-1", None)).await);
+    let (client, gate) = cluster.client_behind("/api/v1/pods?&watch=true");
+    let mut running = run(client, quick());
+    running.applied(&ObjectRef::pod("default", "web")).await;
+    cluster.remove(PODS, "default", "web", &web).await;
+    for number in 0..20 {
+        cluster.create(CONFIG_MAPS, &map(&format!("m{number}"))).await;
+    }
+    gate.open();
+    assert_eq!(running.deleted(&ObjectRef::pod("default", "web")).await, web);
+}
+
+#[tokio::test]
 async fn a_snapshot_is_given_only_when_every_kind_was_listed() {
     let cluster = Cluster::start().await;
     cluster.create(PODS, &pod("web", "edge-1", None)).await;
@@ -246,6 +261,40 @@ async fn a_pod_that_is_gone_is_deleted_only_if_it_is_that_pod_and_its_deletion_w
     running.report("edge-1", 3, gone("web", &web));
     running.acked(3).await;
     assert_eq!(cluster.get(PODS, "default", "web").await, None);
+}
+
+/// What is on its way for a pod must not hit the next pod of its name: the watch may be behind.
+async fn overtaken_by_a_new_pod(stalled: &'static str, report: fn(&str, &Uid) -> Report) -> Value {
+    let cluster = Cluster::start().await;
+    let first = uid(&cluster.create(PODS, &pod("web", "edge-1", None)).await);
+    let (client, gate) = cluster.client_behind(stalled);
+    let mut running = run(client, quick());
+    cluster.delete(PODS, "default", "web").await;
+    let deleting = async || match running.told().await.1 {
+        ObjectEvent::Applied(pod) => is_deleting(&pod).then_some(()),
+        ObjectEvent::Deleted { .. } => None,
+    };
+    eventually("a pod that is being deleted", deleting).await;
+    running.report("edge-1", 1, report("web", &first));
+    eventually("a write on its way", async || gate.is_reached().then_some(())).await;
+    cluster.remove(PODS, "default", "web", &first).await;
+    let second = uid(&cluster.create(PODS, &pod("web", "edge-1", None)).await);
+    gate.open();
+    running.acked(1).await;
+    let web = cluster.get(PODS, "default", "web").await.expect("the new pod stays");
+    assert_eq!(uid(&web), second);
+    web
+}
+
+#[tokio::test]
+async fn a_deletion_on_its_way_does_not_hit_the_next_pod_of_that_name() {
+    overtaken_by_a_new_pod("pods/web?", gone).await;
+}
+
+#[tokio::test]
+async fn a_status_on_its_way_does_not_hit_the_next_pod_of_that_name() {
+    let web = overtaken_by_a_new_pod("pods/web/status?", |name, uid| status(name, uid, "Failed")).await;
+    assert_ne!(web["status"]["phase"], "Failed");
 }
 
 #[tokio::test]
