@@ -16,7 +16,7 @@ use std::{
 
 /// The image that tests run: busybox with its applets.
 #[allow(dead_code, reason = "not every test that includes this file runs containers of its own")]
-pub const IMAGE: &str = "localhost/busybox:1";
+pub(crate) const IMAGE: &str = "localhost/busybox:1";
 
 /// What has to be installed: a program or directory, and the Debian package that has it.
 const NEEDED: [(&str, &str); 6] = [
@@ -30,7 +30,7 @@ const NEEDED: [(&str, &str); 6] = [
 
 /// A running containerd.
 #[derive(Debug)]
-pub struct Containerd {
+pub(crate) struct Containerd {
     directory: tempfile::TempDir,
     child: Child,
     bridge: String,
@@ -42,7 +42,7 @@ impl Containerd {
     /// # Panics
     /// If a program is not installed (the message names the packages), if this is not root, or if containerd
     /// does not come up: a test that needs it must not pass without it.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let missing: Vec<&str> =
             NEEDED.iter().filter(|(path, _)| !Path::new(path).exists()).map(|(_, package)| *package).collect();
         assert!(missing.is_empty(), "install these Debian packages to run this test: {}", missing.join(" "));
@@ -69,13 +69,13 @@ impl Containerd {
     }
 
     /// The socket that it listens on.
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.directory.path().join("containerd.sock")
     }
 
     /// Its directory, in which tests may put what shall be gone afterwards.
     #[allow(dead_code, reason = "not every test that includes this file needs it")]
-    pub fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
 
@@ -83,7 +83,7 @@ impl Containerd {
     ///
     /// # Errors
     /// If it fails; with what it said.
-    pub fn ctr(&self, arguments: &[&str]) -> Result<String, String> {
+    pub(crate) fn ctr(&self, arguments: &[&str]) -> Result<String, String> {
         let output = Command::new("/usr/bin/ctr")
             .arg("--address")
             .arg(self.socket())
