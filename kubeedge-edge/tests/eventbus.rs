@@ -2,13 +2,9 @@
 //!
 //! Needs the Debian packages `mosquitto` and `mosquitto-clients`.
 #![cfg(feature = "eventbus")]
+#![expect(clippy::unwrap_used, reason = "what a test stands on may panic")]
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    process::Stdio,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, process::Stdio, time::Duration};
 
 use bytes::Bytes;
 use kubeedge_core::{
@@ -283,11 +279,8 @@ async fn a_will_is_published_when_a_client_vanishes() {
 
 #[tokio::test]
 async fn garbage_ends_its_own_connection_only() {
-    let (broker, address, _stop) = broker(broker::Config {
-        connect_deadline: Duration::from_millis(100),
-        ..Default::default()
-    })
-    .await;
+    let (broker, address, _stop) =
+        broker(broker::Config { connect_deadline: Duration::from_millis(100), ..Default::default() }).await;
     let mut client = Client::connect("good", address).await;
     client.subscribe("t", QoS::AtMostOnce).await;
     let connect = b"\x10\x0f\x00\x04MQTT\x04\x02\x00\x00\x00\x03bad";

@@ -142,7 +142,11 @@ fn warn_of_what_has_no_effect(root: &Node<'_>, warnings: &mut Vec<String>) -> Re
     }
     let kind = root.at("kind");
     if kind.text()? != "CloudCore" {
-        warnings.push(format!("{}: {:?} is not CloudCore; is this the right file?", kind.path(), kind.text()?));
+        warnings.push(format!(
+            "{}: {:?} is not CloudCore; is this the right file?",
+            kind.path(),
+            kind.text()?
+        ));
     }
     Ok(())
 }

@@ -106,7 +106,11 @@ fn warn_of_what_has_no_effect(root: &Node<'_>, warnings: &mut Vec<String>) -> Re
     }
     let kind = root.at("kind");
     if kind.text()? != "EdgeCore" {
-        warnings.push(format!("{}: {:?} is not EdgeCore; is this the right file?", kind.path(), kind.text()?));
+        warnings.push(format!(
+            "{}: {:?} is not EdgeCore; is this the right file?",
+            kind.path(),
+            kind.text()?
+        ));
     }
     Ok(())
 }

@@ -40,8 +40,7 @@ async fn listen(config: &Internal) -> Result<TcpListener, Error> {
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "the embedded MQTT broker asks for no password, and is open to the network");
     }
-    let listener =
-        TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+    let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
     tracing::info!(%address, "the embedded MQTT broker listens");
     Ok(listener)
 }

@@ -74,7 +74,7 @@ struct SessionState {
 #[derive(Debug, thiserror::Error)]
 enum End {
     #[error("{0}")]
-    Library(#[from] ConnectionError),
+    Library(Box<ConnectionError>),
     #[error("the broker sent more than {HELD_MAX} messages without waiting for an acknowledgement")]
     Flooded,
     #[error("the client library takes no more requests")]
@@ -176,7 +176,7 @@ impl Client {
                     Ok(())
                 }
                 Ok(Event::Outgoing(_)) => Ok(()),
-                Err(error) => Err(error.into()),
+                Err(error) => Err(End::Library(Box::new(error))),
             };
             if let Err(end) = handled {
                 return end;
@@ -184,7 +184,10 @@ impl Client {
         }
     }
 
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the library's packets: the others need no answer of ours")]
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the library's packets: the others need no answer of ours"
+    )]
     fn handle_packet(&self, packet: Packet, session: &Session, address: &str) -> Result<(), End> {
         match packet {
             Packet::ConnAck(_) => {
@@ -246,17 +249,22 @@ impl Client {
     async fn send(&self, session: &Session) -> End {
         loop {
             let changed = self.changed.notified();
-            let connected = session.lock().connected_at.is_some();
-            while connected {
-                let Some(publish) = self.pending().poll_publish() else { break };
-                let qos = rumqttc::QoS::AtLeastOnce;
-                let sent = session.client.try_publish(publish.topic, qos, false, publish.payload);
-                if sent.is_err() {
-                    return End::Stuck;
-                }
+            if session.lock().connected_at.is_some()
+                && let Err(end) = self.fill_window(session)
+            {
+                return end;
             }
             changed.await;
         }
+    }
+
+    fn fill_window(&self, session: &Session) -> Result<(), End> {
+        let mut pending = self.pending();
+        while let Some(publish) = pending.poll_publish() {
+            let qos = rumqttc::QoS::AtLeastOnce;
+            session.client.try_publish(publish.topic, qos, false, publish.payload).map_err(|_| End::Stuck)?;
+        }
+        Ok(())
     }
 
     /// Offers held messages again, and acknowledges those that were taken.

@@ -24,7 +24,8 @@ fn messages_about_devices_and_the_node_go_to_the_twin_and_others_to_the_cloud() 
     ] {
         assert_eq!(route(twin), Destination::Twin, "{twin}");
     }
-    for cloud in ["$hw/events/upload/a/b", "$hw/events/upload", "SYS/dis/upload_records", "default/user/x/y"] {
+    for cloud in ["$hw/events/upload/a/b", "$hw/events/upload", "SYS/dis/upload_records", "default/user/x/y"]
+    {
         assert_eq!(route(cloud), Destination::Cloud, "{cloud}");
     }
     for nobody in [
@@ -55,8 +56,11 @@ fn a_full_pipe_is_said_to_be_full_and_a_part_that_is_gone_holds_nobody_up() {
 
 #[test]
 fn passwords_do_not_show() {
-    let external =
-        External { password: Some(Secret::new("hunter2")), username: Some("u".into()), ..External::default() };
+    let external = External {
+        password: Some(Secret::new("hunter2")),
+        username: Some("u".into()),
+        ..External::default()
+    };
     let config = Config { external, ..Config::default() };
     assert!(!format!("{config:?}").contains("hunter2"));
 }

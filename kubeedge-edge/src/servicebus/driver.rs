@@ -76,7 +76,8 @@ async fn exchange(
     let talk = async move {
         let response = sender.send_request(request).await?;
         let (mut head, body) = response.into_parts();
-        let body = Limited::new(body, bytes_max).collect().await.map_err(|error| too_long(error, bytes_max))?;
+        let body =
+            Limited::new(body, bytes_max).collect().await.map_err(|error| too_long(error, bytes_max))?;
         remove_hop_by_hop(&mut head.headers);
         let headers = head.headers.iter().map(|(name, value)| {
             (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())

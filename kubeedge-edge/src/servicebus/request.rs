@@ -13,7 +13,8 @@ use super::{Allowed, Config};
 const HOP_BY_HOP: [HeaderName; 5] = [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
 
 /// More of them, older than the rule.
-const HOP_BY_HOP_OLD: [&str; 4] = ["keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"];
+const HOP_BY_HOP_OLD: [&str; 4] =
+    ["keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"];
 
 /// An answer that says why there is none.
 pub(super) fn failed(code: u16, message: impl Into<String>) -> Response {

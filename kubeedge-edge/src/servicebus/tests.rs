@@ -21,13 +21,7 @@ use super::{Allowed, Config, ServiceBus, pipes, request::allowed};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn call(port: u16, method: &str, path: &str) -> ServiceRequest {
-    ServiceRequest {
-        port,
-        method: method.into(),
-        path: path.into(),
-        headers: Vec::new(),
-        body: Bytes::new(),
-    }
+    ServiceRequest { port, method: method.into(), path: path.into(), headers: Vec::new(), body: Bytes::new() }
 }
 
 fn everything() -> Config {
@@ -44,9 +38,11 @@ fn start(config: Config) -> (Caller<ServiceRequest, Response>, DropGuard) {
 async fn echo(request: Request) -> impl IntoResponse {
     let (head, body) = request.into_parts();
     let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
-    let mut headers: Vec<_> = head.headers.iter().map(|(k, v)| format!("{k}={}", v.to_str().unwrap())).collect();
+    let mut headers: Vec<_> =
+        head.headers.iter().map(|(k, v)| format!("{k}={}", v.to_str().unwrap())).collect();
     headers.sort();
-    let text = format!("{} {} {} {}", head.method, head.uri, headers.join(","), String::from_utf8_lossy(&body));
+    let text =
+        format!("{} {} {} {}", head.method, head.uri, headers.join(","), String::from_utf8_lossy(&body));
     let mut answer = HeaderMap::new();
     answer.insert("x-answer", "yes".parse().unwrap());
     answer.insert("connection", "x-hop".parse().unwrap());
@@ -63,7 +59,9 @@ async fn server() -> u16 {
         .route(
             "/endless",
             get(|| async {
-                Body::from_stream(futures::stream::repeat(Ok::<_, Infallible>(Bytes::from_static(&[0; 4096]))))
+                Body::from_stream(futures::stream::repeat(Ok::<_, Infallible>(Bytes::from_static(
+                    &[0; 4096],
+                ))))
             }),
         );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -125,10 +123,7 @@ async fn nothing_may_be_called_by_default_and_the_refusal_names_the_key() {
 #[test]
 fn the_allow_list_names_ports_and_paths_with_what_is_below() {
     let config = Config {
-        allow: vec![
-            Allowed { port: 80, path: "/api/".into() },
-            Allowed { port: 81, path: "/".into() },
-        ],
+        allow: vec![Allowed { port: 80, path: "/api/".into() }, Allowed { port: 81, path: "/".into() }],
         ..Config::default()
     };
     for (port, path) in [(80, "/api"), (80, "/api/x"), (81, "/anything"), (81, "/a/../b")] {
@@ -186,8 +181,7 @@ async fn a_server_that_is_not_there_or_speaks_no_http_is_a_bad_gateway() {
 
 #[tokio::test]
 async fn a_slow_server_costs_its_own_call_only() {
-    let config =
-        Config { deadline: Duration::from_millis(300), concurrency_max: 2, ..everything() };
+    let config = Config { deadline: Duration::from_millis(300), concurrency_max: 2, ..everything() };
     let (services, _stop) = start(config);
     let port = server().await;
     let slow = services.call(call(port, "GET", "/slow"), PATIENCE);

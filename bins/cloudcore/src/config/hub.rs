@@ -67,7 +67,12 @@ pub(super) fn read(node: &Node<'_>) -> Result<Hub> {
             certificate: node.at("tlsCertFile").file()?,
             key: node.at("tlsPrivateKeyFile").file()?,
         },
-        advertise_addresses: node.at("advertiseAddress").list()?.iter().map(Node::parsed).collect::<Result<_>>()?,
+        advertise_addresses: node
+            .at("advertiseAddress")
+            .list()?
+            .iter()
+            .map(Node::parsed)
+            .collect::<Result<_>>()?,
         dns_names: names(&node.at("dnsNames"))?,
         node_limit: usize::try_from(node.at("nodeLimit").number(1u32, 1_000_000)?)?,
         keepalive_interval: node.at("keepaliveInterval").seconds()?,

@@ -28,7 +28,8 @@ fn the_texts_that_are_printed_load() {
 #[test]
 fn defaults_are_those_of_kubeedge_with_quic_besides() {
     let config = parse("");
-    let ports = [config.hub.websocket, config.hub.quic, config.hub.https].map(|address| address.unwrap().port());
+    let ports =
+        [config.hub.websocket, config.hub.quic, config.hub.https].map(|address| address.unwrap().port());
     assert_eq!(ports, [10000, 10001, 10002]);
     assert_eq!(config.hub.certificate_validity, Duration::from_secs(365 * 24 * 3600));
     assert_eq!(config.hub.token_refresh, Duration::from_secs(12 * 3600));
@@ -76,7 +77,11 @@ fn what_has_no_effect_or_is_not_known_is_named() {
     for (path, value, expected) in [
         ("modules.cloudHub.nodeLimmit", "1", "modules.cloudHub.nodeLimmit: unknown key, ignored"),
         ("modules.cloudStream.enable", "true", "modules.cloudStream.enable: not available"),
-        ("modules.cloudHub.authorization.enable", "true", "modules.cloudHub.authorization.enable: not available"),
+        (
+            "modules.cloudHub.authorization.enable",
+            "true",
+            "modules.cloudHub.authorization.enable: not available",
+        ),
         ("kind", "EdgeCore", "kind: \"EdgeCore\" is not CloudCore"),
     ] {
         let warnings = Config::parse(&at(path, value)).unwrap().1;

@@ -94,10 +94,7 @@ pub(super) fn node_name(node: &Node<'_>, hostname: &str) -> Result<NodeName> {
 
 pub(super) fn meta(node: &Node<'_>) -> Result<Meta> {
     node.at("metaServer.server").parsed::<SocketAddr>()?;
-    Ok(Meta {
-        enable: node.at("enable").bool()?,
-        query_deadline: node.at("remoteQueryTimeout").seconds()?,
-    })
+    Ok(Meta { enable: node.at("enable").bool()?, query_deadline: node.at("remoteQueryTimeout").seconds()? })
 }
 
 pub(super) fn edged(root: &Node<'_>) -> Result<Option<Edged>> {
@@ -195,7 +192,8 @@ pub(super) fn event_bus(node: &Node<'_>, warnings: &mut Vec<String>) -> Result<O
     ensure!(!tls.bool()?, tls.wrong("MQTT with TLS is not available in this edge"));
     if config.mode.internal() && !config.internal.listen.ip().is_loopback() {
         let path = node.at("mqttServerInternal");
-        warnings.push(format!("{}: the broker asks for no password, and is open to the network", path.path()));
+        warnings
+            .push(format!("{}: the broker asks for no password, and is open to the network", path.path()));
     }
     Ok(Some(config))
 }

@@ -124,10 +124,7 @@ kubeedgeRs:
     assert_eq!(bus.internal.listen, "127.0.0.1:11884".parse::<SocketAddr>().unwrap());
     assert_eq!(bus.external.client_id.as_deref(), Some("me"));
     let allow = config.service_bus.unwrap().allow;
-    assert_eq!(allow, [
-        Allowed { port: 80, path: "/api".into() },
-        Allowed { port: 81, path: "/".into() },
-    ]);
+    assert_eq!(allow, [Allowed { port: 80, path: "/api".into() }, Allowed { port: 81, path: "/".into() },]);
     assert_eq!(config.mappers, ["thermometer"]);
 }
 
@@ -135,9 +132,17 @@ kubeedgeRs:
 fn what_has_no_effect_or_is_not_known_is_named() {
     for (path, value, expected) in [
         ("modules.edgehub2.x", "1", "modules.edgehub2: unknown key, ignored"),
-        ("modules.edged.tailoredKubeletConfig.maxPod", "1", "modules.edged.tailoredKubeletConfig.maxPod: unknown"),
+        (
+            "modules.edged.tailoredKubeletConfig.maxPod",
+            "1",
+            "modules.edged.tailoredKubeletConfig.maxPod: unknown",
+        ),
         ("modules.edgeStream.enable", "true", "modules.edgeStream.enable: not available in this edge"),
-        ("modules.metaManager.metaServer.enable", "on", "modules.metaManager.metaServer.enable: not available"),
+        (
+            "modules.metaManager.metaServer.enable",
+            "on",
+            "modules.metaManager.metaServer.enable: not available",
+        ),
         ("kind", "CloudCore", "kind: \"CloudCore\" is not EdgeCore"),
         ("modules.eventBus.mqttQOS", "2", "modules.eventBus.mqttQOS: QoS 2 is not offered"),
         ("modules.eventBus.mqttmode", "0", "modules.eventBus.mqttmode: taken as mqttMode"),
@@ -147,7 +152,9 @@ fn what_has_no_effect_or_is_not_known_is_named() {
         assert!(warnings.len() == 1 && warnings[0].starts_with(expected), "{path}: {warnings:?}");
     }
     let open = "modules: {eventBus: {mqttMode: 0, mqttServerInternal: \"tcp://0.0.0.0:1884\"}}";
-    assert!(warnings(open)[0].starts_with("modules.eventBus.mqttServerInternal: the broker asks for no password"));
+    assert!(
+        warnings(open)[0].starts_with("modules.eventBus.mqttServerInternal: the broker asks for no password")
+    );
 }
 
 #[test]
@@ -196,7 +203,8 @@ fn a_value_that_cannot_be_is_an_error_that_begins_with_its_path() {
     }
     let neither = error("modules: {edgeHub: {websocket: {enable: false}}}");
     assert!(neither.starts_with("modules.edgeHub: one of websocket.enable and quic.enable"), "{neither}");
-    let disabled = "modules: {edgeHub: {enable: false, websocket: {enable: false}}, eventBus: {enable: false}}";
+    let disabled =
+        "modules: {edgeHub: {enable: false, websocket: {enable: false}}, eventBus: {enable: false}}";
     let config = parse(disabled);
     assert!(!config.hub.enable && config.event_bus.is_none());
 }

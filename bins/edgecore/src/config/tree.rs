@@ -206,7 +206,8 @@ impl<'a> Node<'a> {
 
     /// A whole number of units, such as seconds; at least one, at most ten years.
     pub(crate) fn units(&self, unit: Duration) -> Result<Duration> {
-        let ten_years = 10 * 366 * 24 * 3600 / u32::try_from(unit.as_secs().max(1)).unwrap_or(u32::MAX).max(1);
+        let ten_years =
+            10 * 366 * 24 * 3600 / u32::try_from(unit.as_secs().max(1)).unwrap_or(u32::MAX).max(1);
         Ok(unit * self.number::<u32>(1, ten_years.max(1))?)
     }
 
@@ -236,9 +237,8 @@ impl<'a> Node<'a> {
 
     pub(crate) fn members(&self) -> Result<Vec<(&'a str, Self)>> {
         let map = self.value.as_object().ok_or_else(|| self.wrong("keys and values expected"))?;
-        let node = |(key, value): (&'a String, _)| {
-            (key.as_str(), Self { path: join(&self.path, key), value })
-        };
+        let node =
+            |(key, value): (&'a String, _)| (key.as_str(), Self { path: join(&self.path, key), value });
         Ok(map.iter().map(node).collect())
     }
 

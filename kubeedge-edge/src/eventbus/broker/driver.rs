@@ -1,44 +1,25 @@
-//! Carries packets between sockets and [`State`].
+//! Accepts connections, and lets them share one [`State`].
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    net::SocketAddr,
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use bytes::BytesMut;
 use futures::{StreamExt, stream::FuturesUnordered};
 use kubeedge_core::message::Publish;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        TcpListener, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
-    sync::Notify,
-    time::{Instant, sleep, sleep_until, timeout},
-};
+use tokio::{net::TcpListener, sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     BadTopic, Config, Intake, Offer, QoS, Stats,
-    codec::{self, Incoming, Malformed, Message, Outgoing},
-    state::{ConnectionId, Limits, Refusal, State, Violation},
+    codec::Message,
+    state::{ConnectionId, Limits, State},
 };
 use crate::eventbus::topic;
 
-/// How often a message that the intake had no room for is offered again.
-const OFFER_AGAIN: Duration = Duration::from_millis(25);
-
-/// Messages of one connection that wait for the intake; then nothing more is read from it.
-const HELD_MAX: usize = 32;
-
 /// Answers that wait for one client to read; a client with more is disconnected.
 const ANSWERS_MAX: usize = 1024;
-
-/// Packets are collected to about this many bytes for one write.
-const WRITE_BYTES: usize = 64 << 10;
 
 /// The pause after a failed accept: the process may be out of file descriptors for a moment.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -46,46 +27,23 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// What the connections of a broker share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    config: Config,
+    pub(super) config: Config,
     intake: Option<Arc<dyn Intake>>,
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    state: State,
+pub(super) struct Inner {
+    pub(super) state: State,
     lines: BTreeMap<ConnectionId, Arc<Line>>,
     last_id: ConnectionId,
 }
 
 /// How the state reaches a connection.
 #[derive(Debug, Default)]
-struct Line {
-    wake: Notify,
-    close: CancellationToken,
-}
-
-/// Says why a connection ended.
-#[derive(Debug, thiserror::Error)]
-enum End {
-    #[error("the client took leave")]
-    Leave,
-    #[error("the connection is gone: {0}")]
-    Io(#[from] std::io::Error),
-    #[error("the client closed the connection without taking leave")]
-    Closed,
-    #[error("malformed packet: {0}")]
-    Malformed(#[from] Malformed),
-    #[error("refused: {0}")]
-    Refused(#[from] Refusal),
-    #[error("{0}")]
-    Violation(#[from] Violation),
-    #[error("no CONNECT came in time, or another packet came first")]
-    NoConnect,
-    #[error("the client was silent for one and a half times its keep-alive")]
-    Silent,
-    #[error("the client did not read for {0:?}")]
-    Deaf(Duration),
+pub(super) struct Line {
+    pub(super) wake: Notify,
+    pub(super) close: CancellationToken,
 }
 
 impl Shared {
@@ -140,132 +98,8 @@ impl Shared {
         }
     }
 
-    async fn serve(&self, socket: TcpStream, peer: SocketAddr) {
-        let seat = self.seat();
-        match self.converse(socket, &seat).await {
-            end @ (End::Leave | End::Closed | End::Io(_)) => {
-                seat.leave(matches!(end, End::Leave));
-                tracing::trace!(%peer, %end, "MQTT connection ended");
-            }
-            end @ (End::Malformed(_)
-            | End::Refused(_)
-            | End::Violation(_)
-            | End::NoConnect
-            | End::Silent
-            | End::Deaf(_)) => {
-                seat.leave(false);
-                tracing::debug!(%peer, %end, "MQTT connection ended by the broker");
-            }
-        }
-    }
-
-    async fn converse(&self, socket: TcpStream, seat: &Seat<'_>) -> End {
-        // Messages are small and each one is somebody's answer.
-        let _ = socket.set_nodelay(true);
-        let (read, mut write) = socket.into_split();
-        let mut packets = Packets { read, buffer: BytesMut::new(), limit: self.config.packet_bytes_max };
-        let keep_alive = match self.welcome(&mut packets, &mut write, seat).await {
-            Ok(keep_alive) => keep_alive,
-            Err(end) => return end,
-        };
-        let end = tokio::select! {
-            received = self.receive(&mut packets, seat, keep_alive) => received,
-            sent = self.send(&mut write, seat) => sent,
-            () = seat.line.close.cancelled() => Err(Violation::TakenOver.into()),
-        };
-        end.err().unwrap_or(End::Closed)
-    }
-
-    /// Waits for CONNECT and lets the client in. Returns how long it may be silent.
-    async fn welcome(
-        &self,
-        packets: &mut Packets,
-        write: &mut OwnedWriteHalf,
-        seat: &Seat<'_>,
-    ) -> Result<Option<Duration>, End> {
-        let first = timeout(self.config.connect_deadline, packets.next());
-        let Ok(Incoming::Connect(connect)) = first.await.map_err(|_| End::NoConnect)? else {
-            return Err(End::NoConnect);
-        };
-        let keep_alive = Duration::from_secs(connect.keep_alive.into());
-        match self.with(|state| state.handle_connect(seat.id, connect)) {
-            Ok(will) => will.into_iter().for_each(|will| self.publish_will(will)),
-            Err(refusal) => {
-                let mut answer = BytesMut::new();
-                codec::encode(
-                    &Outgoing::ConnAck { session_present: false, code: refusal.code() },
-                    &mut answer,
-                );
-                let _ = timeout(self.config.write_deadline, write.write_all(&answer)).await;
-                return Err(refusal.into());
-            }
-        }
-        // One and a half times: MQTT 3.1.1 §3.1.2.10.
-        Ok((!keep_alive.is_zero()).then(|| keep_alive + keep_alive / 2))
-    }
-
-    async fn receive(
-        &self,
-        packets: &mut Packets,
-        seat: &Seat<'_>,
-        silence_max: Option<Duration>,
-    ) -> Result<(), End> {
-        let mut held = VecDeque::new();
-        let mut heard = Instant::now();
-        let mut offer_at = heard;
-        loop {
-            // While the connection is not read, its silence is ours.
-            let reading = held.len() < HELD_MAX;
-            let silent_at = heard + silence_max.unwrap_or(FAR);
-            tokio::select! {
-                packet = packets.next(), if reading => {
-                    heard = Instant::now();
-                    self.handle(packet?, seat, &mut held)?;
-                }
-                () = sleep_until(offer_at), if !held.is_empty() => {
-                    self.offer_held(seat, &mut held)?;
-                    offer_at = Instant::now() + OFFER_AGAIN;
-                    if !reading {
-                        heard = Instant::now();
-                    }
-                }
-                () = sleep_until(silent_at), if reading && silence_max.is_some() => return Err(End::Silent),
-            }
-        }
-    }
-
-    fn handle(&self, packet: Incoming, seat: &Seat<'_>, held: &mut Held) -> Result<(), End> {
-        match packet {
-            Incoming::Publish { message, id } => self.take(message, id, seat, held),
-            Incoming::Disconnect => Err(End::Leave),
-            other @ (Incoming::Connect(_)
-            | Incoming::PubAck(_)
-            | Incoming::Subscribe { .. }
-            | Incoming::Unsubscribe { .. }
-            | Incoming::PingReq) => Ok(self.with(|state| state.handle_packet(seat.id, other))?),
-        }
-    }
-
-    /// Takes a client's message now, or holds it back until the intake has room.
-    fn take(&self, message: Message, id: u16, seat: &Seat<'_>, held: &mut Held) -> Result<(), End> {
-        if self.config.denied.iter().any(|filter| topic::matches(filter, &message.topic)) {
-            tracing::warn!(topic = %message.topic, "a client published on a topic that is not for clients");
-            return if id > 0 { self.acknowledge(id, seat) } else { Ok(()) };
-        }
-        if id == 0 {
-            self.take_uncertain(message);
-            return Ok(());
-        }
-        // Behind a message that waits, all wait: acknowledgements go out in order (§4.6).
-        if !held.is_empty() || self.offer(&message) == Offer::Full {
-            held.push_back((message, id));
-            return Ok(());
-        }
-        self.with(|state| state.handle_publish(message));
-        self.acknowledge(id, seat)
-    }
-
-    fn take_uncertain(&self, message: Message) {
+    /// Takes a message of QoS 0, for which nobody waits.
+    pub(super) fn take_uncertain(&self, message: Message) {
         let lost = self.offer(&message) == Offer::Full;
         self.with(|state| {
             if lost {
@@ -275,33 +109,16 @@ impl Shared {
         });
     }
 
-    fn offer_held(&self, seat: &Seat<'_>, held: &mut Held) -> Result<(), End> {
-        while let Some((message, id)) = held.pop_front() {
-            if self.offer(&message) == Offer::Full {
-                held.push_front((message, id));
-                break;
-            }
-            self.with(|state| state.handle_publish(message));
-            self.acknowledge(id, seat)?;
-        }
-        Ok(())
-    }
-
-    fn acknowledge(&self, id: u16, seat: &Seat<'_>) -> Result<(), End> {
-        Ok(self.with(|state| state.handle_taken(seat.id, id))?)
-    }
-
-    fn offer(&self, message: &Message) -> Offer {
+    pub(super) fn offer(&self, message: &Message) -> Offer {
         match &self.intake {
             None => Offer::NotMine,
-            Some(intake) => intake.offer(&Publish {
-                topic: message.topic.to_string(),
-                payload: message.payload.clone(),
-            }),
+            Some(intake) => {
+                intake.offer(&Publish { topic: message.topic.to_string(), payload: message.payload.clone() })
+            }
         }
     }
 
-    fn publish_will(&self, will: Message) {
+    pub(super) fn publish_will(&self, will: Message) {
         if self.config.denied.iter().any(|filter| topic::matches(filter, &will.topic)) {
             tracing::warn!(topic = %will.topic, "a client's will is on a topic that is not for clients");
         } else {
@@ -309,33 +126,8 @@ impl Shared {
         }
     }
 
-    async fn send(&self, write: &mut OwnedWriteHalf, seat: &Seat<'_>) -> Result<(), End> {
-        let mut buffer = BytesMut::new();
-        loop {
-            let wake = seat.line.wake.notified();
-            buffer.clear();
-            {
-                let mut inner = self.lock();
-                while buffer.len() < WRITE_BYTES
-                    && let Some(packet) = inner.state.poll_packet(seat.id)
-                {
-                    codec::encode(&packet, &mut buffer);
-                }
-            }
-            if buffer.is_empty() {
-                wake.await;
-                continue;
-            }
-            let deadline = self.config.write_deadline;
-            timeout(deadline, write.write_all(&buffer)).await.map_err(|_| End::Deaf(deadline))??;
-            if buffer.capacity() > 4 * WRITE_BYTES {
-                buffer = BytesMut::new();
-            }
-        }
-    }
-
     /// Lets the state decide, and tells the connections that it names.
-    fn with<R>(&self, decide: impl FnOnce(&mut State) -> R) -> R {
+    pub(super) fn with<R>(&self, decide: impl FnOnce(&mut State) -> R) -> R {
         let mut inner = self.lock();
         let result = decide(&mut inner.state);
         while let Some(id) = inner.state.poll_wake() {
@@ -347,7 +139,7 @@ impl Shared {
         result
     }
 
-    fn seat(&self) -> Seat<'_> {
+    pub(super) fn seat(&self) -> Seat<'_> {
         let mut inner = self.lock();
         inner.last_id += 1;
         let (id, line) = (inner.last_id, Arc::new(Line::default()));
@@ -355,28 +147,22 @@ impl Shared {
         Seat { shared: self, id, line }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         // No code of others runs under the lock, so a poisoned state is still whole.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Where the timer of a client without keep-alive stands; it is switched off besides.
-const FAR: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// Messages that wait for the intake, with their packet identifiers.
-type Held = VecDeque<(Message, u16)>;
-
 /// A connection's place in the broker; dropping it gives the place back, also when the broker stops.
-struct Seat<'a> {
+pub(super) struct Seat<'a> {
     shared: &'a Shared,
-    id: ConnectionId,
-    line: Arc<Line>,
+    pub(super) id: ConnectionId,
+    pub(super) line: Arc<Line>,
 }
 
 impl Seat<'_> {
     /// Ends the connection in the state, and publishes its will if there is one to publish.
-    fn leave(&self, in_peace: bool) {
+    pub(super) fn leave(&self, in_peace: bool) {
         let will = self.shared.with(|state| state.handle_end(self.id, in_peace));
         will.into_iter().for_each(|will| self.shared.publish_will(will));
     }
@@ -386,27 +172,5 @@ impl Drop for Seat<'_> {
     fn drop(&mut self) {
         self.shared.with(|state| state.handle_end(self.id, true));
         self.shared.lock().lines.remove(&self.id);
-    }
-}
-
-/// Packets out of a socket. Memory grows with what has arrived, not with what a header announces.
-struct Packets {
-    read: OwnedReadHalf,
-    buffer: BytesMut,
-    limit: usize,
-}
-
-impl Packets {
-    /// The next packet. Cancel-safe: bytes read stay in the buffer.
-    async fn next(&mut self) -> Result<Incoming, End> {
-        loop {
-            if let Some(packet) = codec::decode(&mut self.buffer, self.limit)? {
-                return Ok(packet);
-            }
-            self.buffer.reserve(4096);
-            if self.read.read_buf(&mut self.buffer).await? == 0 {
-                return Err(End::Closed);
-            }
-        }
     }
 }

@@ -24,6 +24,7 @@
 //! ```
 
 mod codec;
+mod connection;
 mod driver;
 mod session;
 mod state;

@@ -125,8 +125,7 @@ impl State {
             return Err(Refusal::Identifier);
         }
         // No text of a client has the zero character, so a made-up name never meets one that was given.
-        let name =
-            if connect.client.is_empty() { format!("\0{id}") } else { connect.client.clone() };
+        let name = if connect.client.is_empty() { format!("\0{id}") } else { connect.client.clone() };
         let takes_over = self.sessions.get(&name).is_some_and(|session| session.connection.is_some());
         if self.connections.len() >= self.limits.clients_max && !takes_over {
             return Err(Refusal::Full);

@@ -59,12 +59,10 @@ fn subscribe(state: &mut State, id: ConnectionId, filter: &str, qos: QoS) -> u8 
 /// All publishes in line for a connection: payload, packet id, duplicate, retained.
 fn received(state: &mut State, id: ConnectionId) -> Vec<(String, u16, bool, bool)> {
     std::iter::from_fn(|| state.poll_packet(id))
-        .map(|packet| match packet {
-            Outgoing::Publish { message, id, duplicate } => {
-                let text = String::from_utf8(message.payload.to_vec()).unwrap();
-                (text, id, duplicate, message.retain)
-            }
-            other => panic!("{other:?}"),
+        .map(|packet| {
+            let Outgoing::Publish { message, id, duplicate } = packet else { panic!("{packet:?}") };
+            let text = String::from_utf8(message.payload.to_vec()).unwrap();
+            (text, id, duplicate, message.retain)
         })
         .collect()
 }
@@ -249,10 +247,7 @@ fn who_may_not_connect_is_told_why() {
         connect(&mut state, id, client("", true));
     }
     assert_eq!(state.handle_connect(5, client("e", true)), Err(Refusal::Full));
-    assert_eq!(
-        [Refusal::Version, Refusal::Identifier, Refusal::Full].map(Refusal::code),
-        [1, 2, 3],
-    );
+    assert_eq!([Refusal::Version, Refusal::Identifier, Refusal::Full].map(Refusal::code), [1, 2, 3],);
 }
 
 #[test]
@@ -307,7 +302,9 @@ fn encoded(packet: &Outgoing) -> BytesMut {
 
 #[test]
 fn a_connect_is_read_with_its_will_and_its_credentials_are_skipped() {
-    let mut bytes = b"\x10\x26\x00\x04MQTT\x04\xee\x00\x3c\x00\x01a\x00\x04gone\x00\x02hi\x00\x04user\x00\x06secret".to_vec();
+    let mut bytes =
+        b"\x10\x26\x00\x04MQTT\x04\xee\x00\x3c\x00\x01a\x00\x04gone\x00\x02hi\x00\x04user\x00\x06secret"
+            .to_vec();
     bytes[1] = u8::try_from(bytes.len() - 2).unwrap();
     let will = Message { retain: true, ..message("gone", "hi", QoS::AtLeastOnce) };
     let expected = Connect { keep_alive: 60, will: Some(will), ..client("a", true) };
