@@ -22,7 +22,7 @@ use kubeedge_core::{
     runtime::{
         ContainerRuntime,
         containerd::{self, Containerd},
-        process::{self, Processes},
+        process::{self, ProcessRuntime},
     },
     store::redb::{RedbConfig, RedbStore},
     tls::{self, Identity},
@@ -75,9 +75,9 @@ impl World {
         let authority = Authority::open_or_create(&folder.join("cloud"))?;
         let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
         let server = authority.issue_server(&names, CERTIFICATES_LAST)?;
-        let server = Identity::from_pem(server.certificate.as_bytes(), server.key.as_bytes())?;
+        let server = Identity::from_pem(server.certificate_pem.as_bytes(), server.key_pem.as_bytes())?;
         let issued = authority.issue_node(&node, CERTIFICATES_LAST)?;
-        let identity = Identity::from_pem(issued.certificate.as_bytes(), issued.key.as_bytes())?;
+        let identity = Identity::from_pem(issued.certificate_pem.as_bytes(), issued.key_pem.as_bytes())?;
         let roots = || tls::roots_from_pem(authority.certificate_pem().as_bytes());
 
         // The cloud: the API for kubectl on TLS, and CloudHub for edges on QUIC.
@@ -228,7 +228,7 @@ impl World {
 async fn runtime(folder: &Path, containerd: Option<&Path>) -> Result<Arc<dyn ContainerRuntime>> {
     match containerd {
         Some(socket) => Ok(Arc::new(Containerd::new(containerd::Config { socket: socket.to_owned(), ..Default::default() })?)),
-        None => Ok(Arc::new(ProcessRuntime::new(process::Config::new(folder.join("edge/processes")))?)),
+        None => Ok(Arc::new(ProcessRuntime::open(process::Config { directory: folder.join("edge/processes") })?)),
     }
 }
 
@@ -236,7 +236,7 @@ async fn runtime(folder: &Path, containerd: Option<&Path>) -> Result<Arc<dyn Con
 async fn api_listener(server: &Identity, ca: &str, kubeconfig: &Path) -> Result<standalone::Listener> {
     let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let url = format!("https://{}", socket.local_addr()?);
-    let token = standalone::random_token()?;
+    let token = standalone::Token::random()?;
     std::fs::write(kubeconfig, standalone::kubeconfig(&url, ca, &token))?;
     let tls = Arc::new(tls::web_server_config(server)?);
     Ok(standalone::Listener { socket, tls, token: standalone::Token::new(&token) })

@@ -163,6 +163,17 @@ pub fn server_config(identity: &Identity, roots: RootCertStore) -> Result<Server
     Ok(config)
 }
 
+/// Builds what an HTTPS server listens with that knows its clients by other means than certificates.
+///
+/// # Errors
+/// If the identity cannot be used.
+pub fn web_server_config(identity: &Identity) -> Result<ServerConfig, Error> {
+    Ok(ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(identity.chain.clone(), identity.key.clone_key())?)
+}
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }

@@ -45,7 +45,7 @@ impl CloudIdentity {
             .chain(hub.dns_names.iter().cloned())
             .collect();
         let issued = authority.issue_server(&names, SERVER_CERTIFICATE_LASTS)?;
-        let server = Identity::from_pem(issued.certificate.as_bytes(), issued.key.as_bytes())?;
+        let server = Identity::from_pem(issued.certificate_pem.as_bytes(), issued.key_pem.as_bytes())?;
         Ok(Self { authority, server })
     }
 
@@ -88,7 +88,7 @@ fn token(file: &Path) -> Result<String> {
     {
         return Ok(token.trim().to_owned());
     }
-    let token = standalone::random_token()?;
+    let token = standalone::Token::random()?;
     write_private(file, &token)?;
     Ok(token)
 }

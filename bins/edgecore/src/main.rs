@@ -23,7 +23,7 @@ use kubeedge_core::{
     runtime::{
         ContainerRuntime,
         containerd::{self, Containerd},
-        process::{self, Processes},
+        process::{self, ProcessRuntime},
     },
     store::redb::{RedbConfig, RedbStore},
     tls::{self, Identity},
@@ -251,7 +251,7 @@ fn runtime(runtime: &Runtime) -> Result<Arc<dyn ContainerRuntime>> {
             let config = containerd::Config { socket: socket.clone(), ..containerd::Config::default() };
             Ok(Arc::new(Containerd::new(config)?))
         }
-        Runtime::Process { directory } => Ok(Arc::new(Processes::open(process::Config::new(directory))?)),
+        Runtime::Process { directory } => Ok(Arc::new(ProcessRuntime::open(process::Config { directory: directory.clone() })?)),
     }
 }
 

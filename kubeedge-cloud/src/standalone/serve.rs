@@ -5,7 +5,10 @@ use std::{fmt, io, sync::Arc, time::Duration};
 use http::{HeaderMap, Response, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use ring::digest;
+use ring::{
+    digest,
+    rand::{SecureRandom as _, SystemRandom},
+};
 use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -33,6 +36,16 @@ impl Token {
     /// Takes the token.
     pub fn new(token: &str) -> Self {
         Self(digest::digest(&digest::SHA256, token.as_bytes()))
+    }
+
+    /// Draws a token: 256 random bits in hexadecimal digits. Gives it as text, since it is shown only here.
+    ///
+    /// # Errors
+    /// If the system gives no randomness.
+    pub fn random() -> io::Result<String> {
+        let mut bits = [0; 32];
+        SystemRandom::new().fill(&mut bits).map_err(|_| io::Error::other("the system gives no randomness"))?;
+        Ok(bits.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// Whether the request carries the token. Digests are compared, and each bit of them, so that the time
