@@ -119,7 +119,7 @@ async fn main() -> anyhow::Result<()> {
         LogStore::open(&folder.path().join(format!("{number}.log"))).expect("a fresh log opens")
     })
     .await;
-    conformance::durable(async || LogStore::open(&path).expect("the log opens again")).await;
+    conformance::durable(|| LogStore::open(&path).expect("the log opens again")).await;
     println!("LogStore keeps the contract of MetaStore");
     Ok(())
 }

@@ -213,7 +213,7 @@ async fn set_point(world: &World, value: &str) -> Result<String> {
 }
 
 async fn both_ends_notice(world: &World) -> Result<String> {
-    let mut connectivity = world.connectivity();
+    let mut connectivity = world.connectivity()?;
     timeout(PATIENCE, connectivity.wait_for(|connectivity| !connectivity.is_online()))
         .await
         .context("the edge does not notice")??;
@@ -241,7 +241,7 @@ async fn known_after_restart(world: &World, before: &str) -> Result<String> {
     known.await?;
     let twin = world.ask_twin("setpoint").await.context("the twin does not answer after the restart")?;
     ensure!(twin.contains("25"), "the twin has forgotten the set point: {twin}");
-    ensure!(!world.connectivity().borrow().is_online(), "the link was meant to be cut");
+    ensure!(!world.connectivity()?.borrow().is_online(), "the link was meant to be cut");
     // Long enough for an edge that does not know its pod to do something about it.
     sleep(Duration::from_secs(1)).await;
     let after = running_container(world).await?;

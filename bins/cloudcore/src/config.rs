@@ -31,8 +31,6 @@ pub(crate) struct Config {
     pub(crate) monitor: SocketAddr,
     /// How the API server is reached, if there is one.
     pub(crate) api: Api,
-    /// The API server inside the process, instead of a cluster's.
-    pub(crate) standalone: Option<Standalone>,
     /// The links to the nodes.
     pub(crate) hub: Hub,
     /// Whether pods and their configuration go to nodes; the value is how often a node's state may be written.
@@ -48,15 +46,6 @@ pub(crate) struct Api {
     pub(crate) master: Option<String>,
     /// The kubeconfig; with neither, the cluster that the process runs in.
     pub(crate) kubeconfig: Option<PathBuf>,
-}
-
-/// An API server inside the process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Standalone {
-    /// Where it listens.
-    pub(crate) listen: SocketAddr,
-    /// The file of its objects.
-    pub(crate) database: PathBuf,
 }
 
 impl Config {
@@ -95,7 +84,6 @@ impl Config {
         Ok(Self {
             monitor: root.at("commonConfig.monitorServer.bindAddress").parsed()?,
             api: api(&root.at("kubeAPIConfig"))?,
-            standalone: standalone(&root.at("kubeedgeRs.standalone"))?,
             hub: hub::read(&root.at("modules.cloudHub"))?,
             edge_controller: controller.at("enable").bool()?.then_some(frequency),
             device_controller: root.at("modules.deviceController.enable").bool()?,
@@ -112,12 +100,6 @@ fn api(node: &Node<'_>) -> Result<Api> {
     let kubeconfig = node.at("kubeConfig");
     let kubeconfig = kubeconfig.filled()?.map(|_| kubeconfig.file()).transpose()?;
     Ok(Api { master: master.map(str::to_owned), kubeconfig })
-}
-
-fn standalone(node: &Node<'_>) -> Result<Option<Standalone>> {
-    let standalone =
-        Standalone { listen: node.at("listen").parsed()?, database: node.at("dataSource").file()? };
-    Ok(node.at("enable").bool()?.then_some(standalone))
 }
 
 /// Checks values without effect here that KubeEdge would refuse, so that a file is good for both or for none.

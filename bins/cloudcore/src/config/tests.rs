@@ -37,7 +37,6 @@ fn defaults_are_those_of_kubeedge_with_quic_besides() {
     assert_eq!(config.monitor, "127.0.0.1:9091".parse().unwrap());
     assert_eq!(config.edge_controller, Some(Duration::from_secs(10)));
     assert_eq!(config.api, Api { master: None, kubeconfig: None });
-    assert_eq!(config.standalone, None);
 }
 
 #[test]
@@ -62,14 +61,12 @@ modules:
   edgeController: {buffer: {configMapEvent: 1, patchNode: 1524}, load: {CreatePodWorks: 4}}
   deviceController: {enable: no}
   iptablesManager: {enable: true, mode: external}
-kubeedgeRs: {standalone: {enable: yes}}
 "#,
     );
     assert_eq!(config.hub.advertise_addresses.len(), 2);
     assert_eq!(config.hub.dns_names, ["cloud.example.com"]);
     assert_eq!((config.hub.quic, config.hub.https), (None, None));
     assert!(!config.device_controller);
-    assert_eq!(config.standalone.unwrap().listen.port(), 8080);
 }
 
 #[test]
@@ -111,7 +108,6 @@ fn a_value_that_cannot_be_is_an_error_that_begins_with_its_path() {
         ("modules.edgeController.nodeUpdateFrequency", "0"),
         ("modules.router.address", "x"),
         ("modules.iptablesManager.mode", "both"),
-        ("kubeedgeRs.standalone.listen", "8080"),
     ] {
         let error = format!("{:#}", Config::parse(&at(path, value)).unwrap_err());
         assert!(error.starts_with(path), "{path} {value}: {error}");
