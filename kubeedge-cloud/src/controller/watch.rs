@@ -180,7 +180,7 @@ impl Watcher {
         if first {
             self.told.push_back(Change::Began(self.kind));
         }
-        for item in list.items {
+        for item in list.items.unwrap_or_default() {
             if let Some(object) = self.read(item) {
                 self.told.push_back(Change::Applied(object));
             }

@@ -44,8 +44,9 @@ impl Problem {
 #[derive(Deserialize)]
 pub(super) struct List<'a> {
     pub(super) metadata: ListMeta,
-    #[serde(borrow, default = "Vec::new")]
-    pub(super) items: Vec<&'a RawValue>,
+    /// Absent or null is what a server in Go makes of a list that it never filled.
+    #[serde(borrow, default)]
+    pub(super) items: Option<Vec<&'a RawValue>>,
 }
 
 #[derive(Deserialize)]
