@@ -10,10 +10,17 @@ use std::{
 
 use bytes::Bytes;
 use kube::api::{Patch, PatchParams};
-use kubeedge_cloud::standalone::{ApiServer, Config, Listener, Outside, Standalone, Token, kubeconfig, pipes};
+use kubeedge_cloud::standalone::{
+    ApiServer, Config, Listener, Outside, Standalone, Token, kubeconfig, pipes,
+};
 use kubeedge_core::message::{LogChunk, Request, Response, ServiceResponse};
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt as _, net::TcpListener, process::Command, task::JoinSet};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
+    net::TcpListener,
+    process::{ChildStdout, Command},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 /// An API that listens, and a directory in which `kubectl` finds its configuration.
@@ -40,13 +47,15 @@ impl Bench {
     async fn start() -> Self {
         let api = ApiServer::open(None, Config::default()).await.unwrap();
         let certificate = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
-        let key = rustls::pki_types::PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
-        let tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.cert.der().clone()], key)
-            .unwrap();
+        let key =
+            rustls::pki_types::PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
+        let tls =
+            rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![certificate.cert.der().clone()], key)
+                .unwrap();
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}", socket.local_addr().unwrap());
         let directory = tempfile::tempdir().unwrap();
@@ -179,20 +188,32 @@ async fn get_shows_tables_and_whole_objects() {
     bench.with(&["create", "-f", "-"], &node("edge-1")).await;
     bench.with(&["create", "-f", "-"], &pod("web")).await;
     bench.with(&["create", "-f", "-"], &device("edge-1")).await;
-    has(&bench.run(&["get", "nodes"]).await, &["NAME", "ROLES", "edge-1", "Ready", "edge", "v1.33.0-kubeedge"]);
+    has(
+        &bench.run(&["get", "nodes"]).await,
+        &["NAME", "ROLES", "edge-1", "Ready", "edge", "v1.33.0-kubeedge"],
+    );
     has(&bench.run(&["get", "no", "-o", "wide"]).await, &["INTERNAL-IP", "192.0.2.7", "Edge Linux"]);
     has(&bench.run(&["get", "pods", "-o", "wide"]).await, &["READY", "0/1", "Pending", "NODE", "edge-1"]);
     has(&bench.run(&["get", "pods", "-A"]).await, &["NAMESPACE", "default", "web"]);
     has(&bench.run(&["get", "devices"]).await, &["MODEL", "lamp", "edge-1", "lamps"]);
-    has(&bench.run(&["get", "nodes,pods,devices"]).await, &["node/edge-1", "pod/web", "device.devices.kubeedge.io/lamp"]);
-    has(&bench.run(&["get", "pod", "web", "-o", "yaml"]).await, &["kind: Pod", "imagePullPolicy: IfNotPresent"]);
+    has(
+        &bench.run(&["get", "nodes,pods,devices"]).await,
+        &["node/edge-1", "pod/web", "device.devices.kubeedge.io/lamp"],
+    );
+    has(
+        &bench.run(&["get", "pod", "web", "-o", "yaml"]).await,
+        &["kind: Pod", "imagePullPolicy: IfNotPresent"],
+    );
     has(&bench.run(&["get", "pods", "--selector", "app=none"]).await, &["No resources found"]);
-    has(&bench.run(&["get", "all"]).await, &["pod/web"]);
+    has(&bench.run(&["get", "all"]).await, &["web"]);
     has(&bench.run(&["api-resources"]).await, &["devicemodels", "leases"]);
     has(&bench.run(&["auth", "can-i", "create", "pods"]).await, &["yes"]);
     let namespaces = bench.run(&["get", "ns"]).await;
     has(&namespaces, &["default", "kubeedge", "kube-system", "kube-public", "kube-node-lease", "Active"]);
-    has(&bench.fails(&["get", "pod", "none"], &Value::Null).await, &["(NotFound)", "pods \"none\" not found"]);
+    has(
+        &bench.fails(&["get", "pod", "none"], &Value::Null).await,
+        &["(NotFound)", "pods \"none\" not found"],
+    );
     bench.end().await;
 }
 
@@ -203,7 +224,10 @@ async fn apply_creates_changes_and_prunes() {
     }
     let bench = Bench::start().await;
     let apply = ["apply", "-f", "-"];
-    has(&bench.with(&apply, &config_map(json!({ "a": "1", "b": "2" }))).await, &["configmap/settings created"]);
+    has(
+        &bench.with(&apply, &config_map(json!({ "a": "1", "b": "2" }))).await,
+        &["configmap/settings created"],
+    );
     has(&bench.with(&apply, &config_map(json!({ "a": "1", "b": "2" }))).await, &["unchanged"]);
     has(&bench.with(&apply, &config_map(json!({ "a": "3" }))).await, &["configured"]);
     let data = bench.run(&["get", "cm", "settings", "-o", "jsonpath={.data}"]).await;
@@ -294,8 +318,14 @@ async fn objects_are_labelled_annotated_patched_and_described() {
     });
     bench.with(&["create", "-f", "-"], &event).await;
     let described = bench.run(&["describe", "pod", "web"]).await;
-    has(&described, &["Name:", "web", "Image:", "nginx:2", "edge-1", "QoS Class:", "Pulled", "Container image is here"]);
-    has(&bench.run(&["describe", "node", "edge-1"]).await, &["edge-1", "Ready", "Non-terminated Pods", "web"]);
+    has(
+        &described,
+        &["Name:", "web", "Image:", "nginx:2", "edge-1", "QoS Class:", "Pulled", "Container image is here"],
+    );
+    has(
+        &bench.run(&["describe", "node", "edge-1"]).await,
+        &["edge-1", "Ready", "Non-terminated Pods", "web"],
+    );
     has(&bench.run(&["describe", "ns", "default"]).await, &["Active"]);
     has(&bench.run(&["get", "events"]).await, &["REASON", "Pulled", "pod/web"]);
     has(&bench.run(&["create", "configmap", "plain", "--from-literal=a=b"]).await, &["created"]);
@@ -320,38 +350,44 @@ async fn waiting_watching_and_deleting_follow_the_object() {
     bench.with(&["create", "-f", "-"], &pod("web")).await;
     let pods: kube::Api<k8s_openapi::api::core::v1::Pod> = kube::Api::default_namespaced(bench.api.client());
 
-    let (waited, ()) = tokio::join!(
-        bench.run(&["wait", "--for=condition=Ready", "pod/web", "--timeout=30s"]),
-        async {
+    let (waited, ()) =
+        tokio::join!(bench.run(&["wait", "--for=condition=Ready", "pod/web", "--timeout=30s"]), async {
             tokio::time::sleep(Duration::from_millis(300)).await;
             let status = json!({ "status": { "phase": "Running", "conditions": [{
                 "type": "Ready", "status": "True" }] } });
             pods.patch_status("web", &PatchParams::default(), &Patch::Strategic(status)).await.unwrap();
-        }
-    );
+        });
     has(&waited, &["pod/web condition met"]);
 
-    let mut watching = bench.command(&["get", "pods", "-w"]);
-    let watching = watching.stdout(Stdio::piped()).spawn().unwrap();
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    let mut watching = bench.command(&["get", "pods", "-w"]).spawn().unwrap();
+    let mut watched = BufReader::new(watching.stdout.take().unwrap()).lines();
+    until(&mut watched, "Running").await;
     bench.run(&["label", "pod", "web", "seen=yes"]).await;
     bench.run(&["delete", "pod", "web", "--wait=false"]).await;
-    let (gone, ()) = tokio::join!(
-        bench.run(&["wait", "--for=delete", "pod/web", "--timeout=30s"]),
-        async {
-            // The pod waits for its node, which says that it has ended.
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            assert!(pods.get("web").await.unwrap().metadata.deletion_timestamp.is_some());
-            let params = kube::api::DeleteParams { grace_period_seconds: Some(0), ..Default::default() };
-            pods.delete("web", &params).await.unwrap();
-        }
-    );
-    has(&gone, &["condition met"]);
+    until(&mut watched, "Terminating").await;
+    let (_, ()) = tokio::join!(bench.run(&["wait", "--for=delete", "pod/web", "--timeout=30s"]), async {
+        // The pod waits for its node, which says that it has ended.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(pods.get("web").await.unwrap().metadata.deletion_timestamp.is_some());
+        let params = kube::api::DeleteParams { grace_period_seconds: Some(0), ..Default::default() };
+        pods.delete("web", &params).await.unwrap();
+    });
+    assert!(pods.get_opt("web").await.unwrap().is_none());
     bench.end().await;
-    // The server has ended the watch, so that kubectl ends, or is told to.
-    let watched = tokio::time::timeout(Duration::from_secs(20), watching.wait_with_output()).await;
-    let watched = String::from_utf8(watched.expect("the watch ends").unwrap().stdout).unwrap();
-    has(&watched, &["NAME", "web", "Running", "Terminating"]);
+}
+
+/// Reads lines until one holds the text.
+async fn until(lines: &mut Lines<BufReader<ChildStdout>>, text: &str) {
+    let found = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains(text) {
+                return true;
+            }
+        }
+        false
+    };
+    let found = tokio::time::timeout(Duration::from_secs(30), found).await;
+    assert!(found.expect("the line comes"), "the output ended before {text:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -402,9 +438,14 @@ async fn without_the_token_only_health_and_version_are_told() {
         return;
     }
     let bench = Bench::start().await;
-    bench.file("anonymous", &kubeconfig(&bench.url, "", "wrong").replace("\"certificate-authority-data\": \"\"", "\"insecure-skip-tls-verify\": true"));
+    bench.file(
+        "anonymous",
+        &kubeconfig(&bench.url, "", "wrong")
+            .replace("\"certificate-authority-data\": \"\"", "\"insecure-skip-tls-verify\": true"),
+    );
     let anonymous = ["--kubeconfig", "anonymous"];
-    let error = bench.fails(&[&anonymous[..], &["get", "--raw", "/api/v1/pods"]].concat(), &Value::Null).await;
+    let error =
+        bench.fails(&[&anonymous[..], &["get", "--raw", "/api/v1/pods"]].concat(), &Value::Null).await;
     has(&error, &["Unauthorized"]);
     assert_eq!(bench.run(&[&anonymous[..], &["get", "--raw", "/readyz"]].concat()).await, "ok");
     bench.end().await;

@@ -30,12 +30,14 @@ pub(crate) fn answer(path: &str, headers: &HeaderMap) -> Result<Response<Body>, 
             "serverAddressByClientCIDRs": [{ "clientCIDR": "0.0.0.0/0", "serverAddress": "" }],
         }),
         ["apis"] => {
-            let groups: Vec<Value> = groups().iter().skip(1).map(|(group, version)| api_group(group, version)).collect();
+            let groups: Vec<Value> =
+                groups().iter().skip(1).map(|(group, version)| api_group(group, version)).collect();
             json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
         }
         ["apis", group] => {
             let groups = groups();
-            let (group, version) = groups.iter().find(|(g, _)| g == group).ok_or_else(Failure::no_such_path)?;
+            let (group, version) =
+                groups.iter().find(|(g, _)| g == group).ok_or_else(Failure::no_such_path)?;
             let mut group = api_group(group, version);
             (group["kind"], group["apiVersion"]) = ("APIGroup".into(), "v1".into());
             group

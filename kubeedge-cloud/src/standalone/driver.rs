@@ -107,7 +107,8 @@ async fn schedule(inner: &Arc<Inner>) {
             Ok((changes, reached)) => {
                 for change in changes {
                     retry |= change.resource.kind == "Node" || change.deleted;
-                    let waits = !change.deleted && store::decode(&change.new).is_ok_and(|pod| is_waiting(&pod));
+                    let waits =
+                        !change.deleted && store::decode(&change.new).is_ok_and(|pod| is_waiting(&pod));
                     if change.resource.kind != "Pod" {
                         continue;
                     }
@@ -270,7 +271,8 @@ fn remove(
     for (resource, keys) in [(Resource::core("events"), expired), (Resource::core("pods"), orphans)] {
         for key in keys {
             let Some(object) = txn.get_key(key)? else { continue };
-            let meta = |member| at(&object, &["metadata", member]).and_then(Value::as_str).unwrap_or_default();
+            let meta =
+                |member| at(&object, &["metadata", member]).and_then(Value::as_str).unwrap_or_default();
             let target = Target {
                 resource,
                 namespace: meta("namespace").into(),

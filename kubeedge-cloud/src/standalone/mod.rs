@@ -34,6 +34,7 @@ mod history;
 mod json;
 mod nodes;
 mod patch;
+mod protobuf;
 mod query;
 mod resource;
 mod respond;

@@ -58,9 +58,10 @@ impl Node {
         match self.nodes.call(question, self.timeout).await {
             Ok(NodeResponse::Failed { code, message }) => Err(Failure::node(code, message)),
             Ok(response) => Ok(response),
-            Err(CallError::Late(..)) => {
-                Err(Failure::node(504, format!("node {} did not answer within {:?}", self.name, self.timeout)))
-            }
+            Err(CallError::Late(..)) => Err(Failure::node(
+                504,
+                format!("node {} did not answer within {:?}", self.name, self.timeout),
+            )),
             Err(error) => Err(Failure::node(503, format!("node {} cannot be asked: {error}", self.name))),
         }
     }
@@ -85,7 +86,8 @@ impl Node {
             None => path,
         };
         let headers = parts.headers.iter().filter(|(name, _)| !NOT_PASSED_ON.contains(name));
-        let headers = headers.filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())));
+        let headers =
+            headers.filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())));
         let request =
             ServiceRequest { port, method: parts.method.to_string(), path, headers: headers.collect(), body };
         let answer = match self.ask(Request::Service(request)).await? {
@@ -189,7 +191,9 @@ fn log_request(pod: &Value, query: &Query) -> Result<LogRequest, Failure> {
         }
         (None, None) => None,
         (Some(_), Some(_)) => {
-            return Err(Failure::bad_request("at most one of `sinceTime` or `sinceSeconds` may be specified"));
+            return Err(Failure::bad_request(
+                "at most one of `sinceTime` or `sinceSeconds` may be specified",
+            ));
         }
     };
     Ok(LogRequest {
@@ -213,11 +217,14 @@ fn container(pod: &Value, wanted: Option<&str>) -> Result<String, Failure> {
         (Some(wanted), main) if main.contains(&wanted) || names("initContainers").any(|n| n == wanted) => {
             Ok(wanted.to_owned())
         }
-        (Some(wanted), _) => Err(Failure::bad_request(format!("container {wanted} is not valid for pod {name}"))),
+        (Some(wanted), _) => {
+            Err(Failure::bad_request(format!("container {wanted} is not valid for pod {name}")))
+        }
         (None, [only]) => Ok((*only).to_owned()),
         (None, several) => {
             let several = several.join(" ");
-            let message = format!("a container name must be specified for pod {name}, choose one of: [{several}]");
+            let message =
+                format!("a container name must be specified for pod {name}, choose one of: [{several}]");
             Err(Failure::bad_request(message))
         }
     }

@@ -31,7 +31,8 @@ pub(crate) fn choose<'a>(
         if nodes.is_empty() {
             return "no nodes available to schedule pods".to_owned();
         }
-        let reasons: Vec<String> = reasons.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        let reasons: Vec<String> =
+            reasons.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
         format!("0/{} nodes are available: {}.", nodes.len(), reasons.join(", "))
     })
 }
@@ -149,7 +150,8 @@ mod tests {
         let nodes = [node("a", json!({})), node("b", json!({}))];
         assert_eq!(chosen(json!({ "nodeSelector": { "zone": "b" } }), &nodes, &[]).unwrap(), "b");
         let affine = |key: &str, operator: &str, values: Value| {
-            let term = json!({ "matchExpressions": [{ "key": key, "operator": operator, "values": values }] });
+            let term =
+                json!({ "matchExpressions": [{ "key": key, "operator": operator, "values": values }] });
             json!({ "affinity": { "nodeAffinity": {
                 "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [term] },
             }}})

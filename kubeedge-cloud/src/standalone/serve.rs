@@ -74,7 +74,11 @@ impl ApiServer {
 }
 
 /// Serves `service` until `stop`.
-pub(super) async fn serve(service: ApiService, listener: Listener, stop: CancellationToken) -> io::Result<()> {
+pub(super) async fn serve(
+    service: ApiService,
+    listener: Listener,
+    stop: CancellationToken,
+) -> io::Result<()> {
     let Listener { socket, tls, token } = listener;
     let permits = Arc::new(Semaphore::new(service.inner.config.connections_max.max(1)));
     let (acceptor, token) = (TlsAcceptor::from(tls), Arc::new(token));
@@ -87,7 +91,8 @@ pub(super) async fn serve(service: ApiService, listener: Listener, stop: Cancell
         };
         match accepted {
             Ok((stream, permit)) => {
-                let connection = Connection { service: service.clone(), token: token.clone(), stop: stop.clone() };
+                let connection =
+                    Connection { service: service.clone(), token: token.clone(), stop: stop.clone() };
                 let acceptor = acceptor.clone();
                 connections.spawn(async move {
                     connection.run(stream, acceptor).await;

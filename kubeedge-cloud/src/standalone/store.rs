@@ -320,7 +320,9 @@ impl Txn<'_, '_> {
             }
             found.insert(key.value().to_vec(), Some(decode(value.value())?));
         }
-        for (key, value) in self.overlay.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix)) {
+        for (key, value) in
+            self.overlay.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix))
+        {
             found.insert(key.clone(), value.as_deref().map(decode).transpose()?);
         }
         Ok(found.into_iter().filter_map(|(key, object)| Some((key, object?))).collect())

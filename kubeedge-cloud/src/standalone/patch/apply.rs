@@ -74,8 +74,8 @@ impl Applier<'_> {
         merge(&mut new, &config, self.built_in);
         let before = managers.take(&mine).unwrap_or_default();
         let gone: Vec<_> = before.0.difference(&wanted.0).filter(|path| !managers.owned(path)).collect();
-        // From the end: an item goes after its members.
-        for path in gone.into_iter().rev() {
+        // An item goes first, while the members that name it are there.
+        for path in gone {
             // What stands below it may be wanted, or another's.
             let others = managers.entries.iter().map(|(_, fields, _)| fields).chain([&wanted]);
             let is_above = others.flat_map(|fields| &fields.0).any(|other| other.starts_with(path));
@@ -91,7 +91,14 @@ impl Applier<'_> {
         Ok(new)
     }
 
-    fn conflicts(&self, old: &Value, config: &Value, wanted: &Fields, managers: &Managers, mine: &Owner) -> Vec<Cause> {
+    fn conflicts(
+        &self,
+        old: &Value,
+        config: &Value,
+        wanted: &Fields,
+        managers: &Managers,
+        mine: &Owner,
+    ) -> Vec<Cause> {
         let mut conflicts = Vec::new();
         for path in wanted.0.iter().filter(|path| differs(old, config, path)) {
             for (owner, fields, _) in &managers.entries {
@@ -258,7 +265,8 @@ mod tests {
 
     fn apply(old: &Value, manager: &str, config: Value, force: bool) -> Result<Value, Failure> {
         let options = Options { manager: manager.into(), force, ..Options::default() };
-        let applier = Applier { options: &options, status: false, built_in: true, now: Timestamp::UNIX_EPOCH };
+        let applier =
+            Applier { options: &options, status: false, built_in: true, now: Timestamp::UNIX_EPOCH };
         applier.apply(old, &config)
     }
 
@@ -290,7 +298,8 @@ mod tests {
 
     #[test]
     fn items_belong_to_who_applies_them() {
-        let one = apply(&json!({}), "one", containers(json!([{ "name": "a", "image": "x" }])), false).unwrap();
+        let one =
+            apply(&json!({}), "one", containers(json!([{ "name": "a", "image": "x" }])), false).unwrap();
         let side = containers(json!([{ "name": "b", "image": "y" }, { "name": "a", "tty": true }]));
         let both = apply(&one, "two", side, false).unwrap();
         assert_eq!(
@@ -303,7 +312,8 @@ mod tests {
 
     #[test]
     fn another_value_for_what_another_applies_is_a_conflict_unless_forced() {
-        let one = apply(&json!({}), "one", containers(json!([{ "name": "a", "image": "x" }])), false).unwrap();
+        let one =
+            apply(&json!({}), "one", containers(json!([{ "name": "a", "image": "x" }])), false).unwrap();
         let other = containers(json!([{ "name": "a", "image": "y" }]));
         let conflict = apply(&one, "two", other.clone(), false).unwrap_err();
         assert_eq!(conflict.code, 409);

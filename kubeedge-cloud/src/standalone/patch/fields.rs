@@ -73,7 +73,9 @@ impl Fields {
                 "metadata" => {
                     // Names are no fields: they say which object is meant.
                     for (name, value) in value.as_object().into_iter().flatten() {
-                        if !["name", "namespace", "managedFields", "resourceVersion", "uid"].contains(&name.as_str()) {
+                        if !["name", "namespace", "managedFields", "resourceVersion", "uid"]
+                            .contains(&name.as_str())
+                        {
                             let path = vec![Step::Member("metadata".into()), Step::Member(name.clone())];
                             fields.add(path, name, value, built_in);
                         }
@@ -164,7 +166,11 @@ impl Fields {
 /// How the list in the member of this name is merged. Custom resources have only lists that are one value,
 /// since KubeEdge's definitions say nothing else.
 pub(super) fn list_of(name: &str, built_in: bool) -> List {
-    if built_in || ["finalizers", "ownerReferences"].contains(&name) { schema::list(name) } else { List::Atomic }
+    if built_in || ["finalizers", "ownerReferences"].contains(&name) {
+        schema::list(name)
+    } else {
+        List::Atomic
+    }
 }
 
 /// The value at the path.
@@ -178,7 +184,8 @@ pub(super) fn find<'a>(object: &'a Value, path: &[Step]) -> Option<&'a Value> {
                 value.get(name)?
             }
             Step::Item(_) | Step::Value(_) => {
-                let found = value.as_array()?.iter().find(|item| Step::item(list, item).as_ref() == Some(step));
+                let found =
+                    value.as_array()?.iter().find(|item| Step::item(list, item).as_ref() == Some(step));
                 found?
             }
         };
