@@ -3,6 +3,8 @@
 //! Typed structs would drop every field that they do not know, and what the edge gets must be what the user
 //! wrote. So an object is cut out of the list or the watch line as the text it is, and only its head is read.
 
+mod answer;
+
 use std::{collections::VecDeque, pin::Pin, time::Duration};
 
 use bytes::Bytes;
@@ -16,11 +18,11 @@ use kube::{
     core::{Request, params::ListParams, params::WatchParams},
 };
 use kubeedge_core::message::Object;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{Backoff, api};
+use super::Backoff;
+use answer::{Event, List, Problem, version_of};
 
 /// A kind of the API, and how its requests spell it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -178,7 +180,7 @@ impl Watcher {
         if first {
             self.told.push_back(Change::Began(self.kind));
         }
-        for item in list.items {
+        for item in list.items.unwrap_or_default() {
             if let Some(object) = self.read(item) {
                 self.told.push_back(Change::Applied(object));
             }
@@ -337,74 +339,6 @@ impl Failure {
     fn new(problem: Problem, next: Phase) -> Self {
         Self { problem, next }
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum Problem {
-    #[error(transparent)]
-    Api(#[from] kube::Error),
-    #[error("the API's answer is not what it should be: {0}")]
-    Json(#[from] serde_json::Error),
-    #[error("the API did not answer in time")]
-    Late,
-    #[error("the API ended the watch at once")]
-    Ended,
-}
-
-impl Problem {
-    fn code(&self) -> Option<u16> {
-        match self {
-            Self::Api(error) => api::code(error),
-            Self::Json(_) | Self::Late | Self::Ended => None,
-        }
-    }
-
-    fn is_missing(&self) -> bool {
-        self.code() == Some(404)
-    }
-
-    fn is_expired(&self) -> bool {
-        self.code() == Some(410)
-    }
-
-    /// Whether asking again from the same version is of no use.
-    fn forgets_version(&self) -> bool {
-        self.code().is_some_and(|code| (400..500).contains(&code) && !matches!(code, 401 | 403 | 408 | 429))
-    }
-}
-
-#[derive(Deserialize)]
-struct List<'a> {
-    metadata: ListMeta,
-    #[serde(borrow, default = "Vec::new")]
-    items: Vec<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ListMeta {
-    #[serde(default)]
-    resource_version: String,
-    #[serde(default, rename = "continue")]
-    next: Option<String>,
-}
-
-/// A plain struct with borrowed text, so that `object` may come before `type`.
-#[derive(Deserialize)]
-struct Event<'a> {
-    #[serde(rename = "type")]
-    what: &'a str,
-    #[serde(borrow)]
-    object: &'a RawValue,
-}
-
-fn version_of(raw: &RawValue) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Head {
-        metadata: ListMeta,
-    }
-    let head: Head = serde_json::from_str(raw.get()).ok()?;
-    Some(head.metadata.resource_version).filter(|version| !version.is_empty())
 }
 
 // The script is a tower service, which only the standalone API depends on.

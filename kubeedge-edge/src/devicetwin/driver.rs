@@ -8,7 +8,7 @@ use std::{
 
 use kubeedge_core::{
     device::Reading,
-    message::{ObjectEvent, Publish, Report},
+    message::{Connectivity, ObjectEvent, Publish, Report},
     pipe::SendError,
     store::{MetaStore, MetaStoreExt, StoreError},
 };
@@ -193,7 +193,9 @@ impl Driver {
     }
 
     fn notice_connectivity(&mut self) {
-        let online = self.part.inbox.connectivity.borrow_and_update().is_online();
+        let connectivity = *self.part.inbox.connectivity.borrow_and_update();
+        let online = connectivity.is_online();
+        self.state.handle_synchronized(connectivity == Connectivity::Synchronized, Instant::now().into_std());
         if online && !self.was_online {
             self.state.handle_online();
         }
@@ -206,7 +208,7 @@ impl Driver {
             self.handle(input, now);
         }
         if self.pause.is_none() {
-            self.state.handle_timeout(now.at);
+            self.state.handle_timeout(now);
         }
         match self.commit().await? {
             Ok(wrote) => {

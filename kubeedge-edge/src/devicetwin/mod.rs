@@ -104,6 +104,9 @@ pub struct Limits {
     pub inputs_per_turn: usize,
     /// How long values that a mapper read may wait to be written; see the [module](self) for what that risks.
     pub readings_persisted_every: Duration,
+    /// How long a device from the store may go unmentioned while the edge is synchronized with the cloud, before it
+    /// is taken for one that was deleted while nobody listened.
+    pub orphans_kept: Duration,
     /// How long after a failed commit the next one is tried; it doubles up to [`Limits::retry_max`].
     pub retry_min: Duration,
     /// The longest pause between two tries to commit.
@@ -122,6 +125,8 @@ impl Default for Limits {
             inputs_per_turn: 256,
             // One commit of a store on flash writes about 20 KB: this is 4 KB a minute, if values change at all.
             readings_persisted_every: Duration::from_secs(300),
+            // All devices are told again at start, within seconds.
+            orphans_kept: Duration::from_secs(600),
             retry_min: Duration::from_secs(1),
             retry_max: Duration::from_secs(30),
             store_deadline: Duration::from_secs(60),

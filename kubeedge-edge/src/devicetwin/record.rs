@@ -23,6 +23,9 @@ pub(super) struct DeviceRecord {
     pub(super) state: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) last_online: Option<String>,
+    /// The newest version of any twin that was forgotten, so that one of its name does not count from the beginning.
+    #[serde(default)]
+    pub(super) forgotten_version: u64,
 }
 
 /// A record as it is written: its form stands beside its content.

@@ -56,6 +56,8 @@ pub(super) struct State {
     /// Values from mappers that wait to be written, and until when.
     unwritten: BTreeSet<(DeviceId, String)>,
     write_at: Option<Instant>,
+    /// When devices that the cloud did not mention in this run are forgotten.
+    forget_at: Option<Instant>,
     publishes: Vec<Publish>,
     to_report: BTreeSet<DeviceId>,
     to_assign: BTreeSet<DeviceId>,
@@ -96,6 +98,7 @@ impl State {
             dirty: Dirty::default(),
             unwritten: BTreeSet::new(),
             write_at: None,
+            forget_at: None,
             publishes: Vec::new(),
             to_report: BTreeSet::new(),
             to_assign: BTreeSet::new(),
@@ -130,15 +133,35 @@ impl State {
         self.to_report.extend(self.devices.keys().cloned());
     }
 
-    /// When [`State::handle_timeout`] wants to be called.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.write_at
+    /// The edge has, or no longer has, all that the cloud has.
+    pub(super) fn handle_synchronized(&mut self, synchronized: bool, now: Instant) {
+        let is_orphan = |device: &Device| device.seen.is_none();
+        if !synchronized || !self.devices.values().any(is_orphan) {
+            self.forget_at = None;
+        } else if self.forget_at.is_none() {
+            self.forget_at = Some(now + self.config.limits.orphans_kept);
+        }
     }
 
-    /// Writes what waits to be written, if it is time.
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
-        if self.write_at.is_some_and(|at| at <= now) {
+    /// When [`State::handle_timeout`] wants to be called.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        [self.write_at, self.forget_at].into_iter().flatten().min()
+    }
+
+    /// Writes what waits to be written, and forgets devices that are gone, if it is time.
+    pub(super) fn handle_timeout(&mut self, now: Now) {
+        if self.write_at.is_some_and(|at| at <= now.at) {
             self.write_all();
+        }
+        if self.forget_at.is_some_and(|at| at <= now.at) {
+            // Should the turn be rolled back, the next link brings the next time.
+            self.forget_at = None;
+            let unseen = self.devices.iter().filter(|(_, device)| device.seen.is_none());
+            let orphans: Vec<_> = unseen.map(|(id, _)| id.clone()).collect();
+            for id in orphans {
+                tracing::info!(device = %id, "a device that the cloud no longer has was forgotten");
+                self.remove(&id, now);
+            }
         }
     }
 

@@ -10,11 +10,12 @@ use kubeedge_core::{
     device::{Reading, ReadingContent},
     id::{DeviceId, Uid},
     message::{DeviceReport, Object, ObjectEvent, ObjectRef, Publish},
+    store::{Change, Key},
 };
 use serde_json::{Value, json};
 
 use super::{
-    Config,
+    Config, record,
     state::{Now, State, Told},
 };
 
@@ -152,10 +153,10 @@ impl Twin {
         self.writes += usize::from(!batch.is_empty());
         for change in batch.into_changes() {
             match change {
-                kubeedge_core::store::Change::Put(key, value) => {
+                Change::Put(key, value) => {
                     self.stored.insert(key.as_str().to_owned(), value.to_vec());
                 }
-                kubeedge_core::store::Change::Delete(key) => {
+                Change::Delete(key) => {
                     self.stored.remove(key.as_str());
                 }
             }
@@ -166,15 +167,13 @@ impl Twin {
     /// What a process finds that starts after the power was cut here.
     fn after_power_cut(&self) -> Self {
         let mut next = Self::new();
-        for (key, value) in &self.stored {
-            if let Some(device) = key.strip_prefix("devices/") {
-                next.state.restore_device(device.parse().unwrap(), value).unwrap();
-            }
+        let key = |text: &String| Key::from_text(text.as_str()).unwrap();
+        for (text, value) in self.stored.iter().filter(|(text, _)| record::devices().matches(&key(text))) {
+            next.state.restore_device(record::device_of(&key(text)).unwrap(), value).unwrap();
         }
-        for (key, value) in &self.stored {
-            if let Some(property) = key.strip_prefix("twins/default/t-1/") {
-                next.state.restore_twin(&thermometer_id(), property.to_owned(), value).unwrap();
-            }
+        for (text, value) in self.stored.iter().filter(|(text, _)| record::twins().matches(&key(text))) {
+            let (id, property) = record::twin_of(&key(text)).unwrap();
+            next.state.restore_twin(&id, property, value).unwrap();
         }
         next.stored = self.stored.clone();
         next

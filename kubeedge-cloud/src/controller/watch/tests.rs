@@ -173,11 +173,15 @@ async fn a_kind_that_the_api_lacks_counts_as_empty_after_a_while_if_a_crd_define
     let missing = || (404, "404 page not found".to_owned());
     let backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
     let timing = Timing { backoff, ..Timing::default() };
-    let answers = (0..4).map(|_| missing()).chain([list(5, "", &[&map("a", 1)])]).collect();
+    let null = (200, r#"{"metadata":{"resourceVersion":"4"},"items":null}"#.to_owned());
+    let gone = (410, String::new());
+    let found = list(5, "", &[&map("a", 1)]);
+    let answers = (0..4).map(|_| missing()).chain([null, gone, found]).collect();
     let (client, _) = scripted(answers);
     let mut changes = watch(client, DEVICES, timing).boxed();
-    let told = tell(&mut changes, 5).await;
-    assert_eq!(told, ["began Device", "listed Device", "began Device", "+Device a 1", "listed Device"]);
+    let told = tell(&mut changes, 7).await;
+    assert_eq!(told[..4], ["began Device", "listed Device", "began Device", "listed Device"]);
+    assert_eq!(told[4..], ["began Device", "+Device a 1", "listed Device"]);
 
     let (client, _) = scripted((0..20).map(|_| missing()).collect());
     let mut changes = watch(client, MAPS, timing).boxed();

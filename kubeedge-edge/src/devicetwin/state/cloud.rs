@@ -78,7 +78,7 @@ impl State {
         }
     }
 
-    fn remove(&mut self, id: &DeviceId, now: Now) {
+    pub(super) fn remove(&mut self, id: &DeviceId, now: Now) {
         self.remember(id);
         let Some(device) = self.devices.remove(id) else { return };
         self.twins = self.twins.saturating_sub(device.twins.len());
@@ -150,10 +150,29 @@ impl State {
         self.remember(id);
         let device = self.devices.get_mut(id)?;
         if !device.twins.contains_key(property) {
-            device.twins.insert(property.to_owned(), Twin::default());
+            device.twins.insert(property.to_owned(), Twin::after(device.record.forgotten_version));
             self.twins += 1;
         }
         device.twins.get_mut(property)
+    }
+
+    /// Makes room by forgetting what applications made and deleted again.
+    pub(super) fn forget_deleted(&mut self, id: &DeviceId) {
+        self.remember(id);
+        let Some(device) = self.devices.get_mut(id) else { return };
+        let forgotten: Vec<(String, u64)> = device
+            .twins
+            .iter()
+            .filter(|(name, twin)| twin.deleted && !device.is_specified(name))
+            .map(|(name, twin)| (name.clone(), twin.newest_of_all()))
+            .collect();
+        for (name, version) in forgotten {
+            device.twins.remove(&name);
+            device.record.forgotten_version = device.record.forgotten_version.max(version);
+            self.twins = self.twins.saturating_sub(1);
+            self.dirty.devices.insert(id.clone());
+            self.dirty.twins.insert((id.clone(), name));
+        }
     }
 
     fn apply_model(&mut self, object: &Object) {

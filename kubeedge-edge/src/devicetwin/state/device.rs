@@ -46,11 +46,22 @@ pub(super) struct Property {
 
 impl Device {
     pub(super) fn new(uid: Uid, resource_version: ResourceVersion) -> Self {
-        Self::restored(DeviceRecord { uid, resource_version, state: None, last_online: None })
+        Self::restored(DeviceRecord {
+            uid,
+            resource_version,
+            state: None,
+            last_online: None,
+            forgotten_version: 0,
+        })
     }
 
     pub(super) fn restored(record: DeviceRecord) -> Self {
         Self { record, twins: BTreeMap::new(), seen: None, spec: None }
+    }
+
+    /// Whether the cloud's Device object has this property; such a one always has room.
+    pub(super) fn is_specified(&self, property: &str) -> bool {
+        self.seen.as_ref().is_some_and(|seen| seen.properties.contains_key(property))
     }
 
     /// What a mapper should run: the merged device with the desired values of now, wherever they came from.

@@ -40,7 +40,7 @@ impl State {
         if value.len() > limits.value_bytes {
             return Err("the value is too long");
         }
-        if device.twins.contains_key(property) {
+        if device.twins.contains_key(property) || device.is_specified(property) {
             return Ok(());
         }
         if property.is_empty() || property.len() > 128 {

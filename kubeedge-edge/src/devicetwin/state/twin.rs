@@ -98,6 +98,16 @@ impl Slot {
 }
 
 impl Twin {
+    /// One that counts on behind `floor`.
+    pub(super) fn after(floor: u64) -> Self {
+        Self { floor, reserved: floor, ..Self::default() }
+    }
+
+    /// The newest version that was ever used.
+    pub(super) fn newest_of_all(&self) -> u64 {
+        self.expected.version.max(self.newest()).max(self.reserved)
+    }
+
     /// Says that it came from the store: counting goes on behind all that an earlier run may have used.
     pub(super) fn restored(mut self) -> Self {
         self.floor = self.reserved;
@@ -106,7 +116,7 @@ impl Twin {
 
     /// Sets the desired value.
     pub(super) fn expect(&mut self, value: Option<String>, now_ms: u64, source: Source) {
-        self.expected.write(value, 0, now_ms, source);
+        self.expected.write(value, self.floor, now_ms, source);
         self.revive();
     }
 

@@ -86,6 +86,9 @@ impl State {
             Err(reason) => return self.refuse(&Topic::UnreadableTwinUpdate, "", now, BAD_REQUEST, reason),
         };
         let (event_id, topic) = (request.event_id(), DeviceTopic::TwinUpdateResult.of(id));
+        if self.lacks_room(id, &changes) {
+            self.forget_deleted(id);
+        }
         let Some(device) = self.devices.get(id) else {
             let reason = "update rejected due to the device is not existed";
             return self.refuse(&topic, event_id, now, NOT_FOUND, reason);
@@ -119,13 +122,18 @@ impl State {
         if payload.len() > limit { Err(format!("the payload is longer than {limit} bytes")) } else { Ok(()) }
     }
 
+    fn lacks_room(&self, id: &DeviceId, changes: &Changes) -> bool {
+        let Some(device) = self.devices.get(id) else { return false };
+        let (limits, created) = (&self.config.limits, created(device, changes));
+        created > 0
+            && (device.twins.len() + created > limits.twins_per_device || self.twins + created > limits.twins)
+    }
+
     /// Checks a whole update, so that it is taken whole or not at all.
     fn check(&self, device: &Device, changes: &Changes) -> Result<(), String> {
-        let mut created = 0;
         for (key, change) in changes {
             let Some(change) = change else { continue };
             let twin = device.twins.get(key);
-            created += usize::from(twin.is_none());
             let value_type = match twin.filter(|twin| !twin.deleted) {
                 Some(twin) => twin.value_type.as_str(),
                 None => new_type(change),
@@ -138,7 +146,7 @@ impl State {
                 payload::check_type(value_type, value)?;
             }
         }
-        let limits = &self.config.limits;
+        let (limits, created) = (&self.config.limits, created(device, changes));
         if created > 0 && device.twins.len() + created > limits.twins_per_device {
             return Err(format!("a device may have {} twins", limits.twins_per_device));
         }
@@ -281,6 +289,12 @@ impl Changed {
             Self::Written(shown) => Some(shown),
         }
     }
+}
+
+/// How many twins an update would make that need room.
+fn created(device: &Device, changes: &Changes) -> usize {
+    let is_new = |key: &String| !device.twins.contains_key(key) && !device.is_specified(key);
+    changes.iter().filter(|(key, change)| change.is_some() && is_new(key)).count()
 }
 
 /// The type that a change gives to a twin that begins.

@@ -330,7 +330,7 @@ fn a_value_that_a_mapper_read_is_told_at_once_and_written_later() {
     let at = twin.state.poll_timeout().unwrap();
     assert_eq!(at - twin.start, Duration::from_secs(300));
     twin.passed = Duration::from_secs(300);
-    twin.state.handle_timeout(at);
+    twin.state.handle_timeout(twin.now());
     twin.end_turn();
     assert_eq!((twin.writes, twin.state.poll_timeout()), (writes + 1, None));
 }
@@ -387,19 +387,7 @@ fn twins_are_there_after_a_restart_before_the_cloud_says_anything() {
     twin.send("twin/update", update);
     twin.read(connection("online"));
     let before = twin.send("twin/get", json!({}));
-    let mut after = Twin::new();
-    for (key, value) in &twin.stored {
-        let key = kubeedge_core::store::Key::from_text(key.as_str()).unwrap();
-        if let Ok(id) = super::super::record::device_of(&key) {
-            after.state.restore_device(id, value).unwrap();
-        }
-    }
-    for (key, value) in &twin.stored {
-        let key = kubeedge_core::store::Key::from_text(key.as_str()).unwrap();
-        if let Ok((id, property)) = super::super::record::twin_of(&key) {
-            after.state.restore_twin(&id, property, value).unwrap();
-        }
-    }
+    let mut after = twin.after_power_cut();
     assert_eq!(after.send("twin/get", json!({})), before);
 }
 
@@ -423,4 +411,50 @@ fn a_turn_that_is_rolled_back_never_was() {
         told.assignments[0].spec.as_ref().unwrap().property("target").unwrap().desired.as_deref(),
         Some("9")
     );
+}
+
+#[test]
+fn deleted_twins_make_room_and_their_versions_are_not_used_again() {
+    let mut config = Config::new("edge-1".parse().unwrap());
+    config.limits.twins_per_device = 2;
+    let mut twin = Twin::with(config);
+    twin.hear(&thermometer("u", 1, None));
+    for _ in 0..5 {
+        twin.send("twin/update", json!({"twin": {"a": {"actual": {"value": "1"}}}}));
+        twin.send("twin/update", json!({"twin": {"a": null}}));
+    }
+    twin.send("twin/update", json!({"twin": {"b": {"actual": {"value": "1"}}}}));
+    let told = twin.publish(&message("twin/update", &json!({"twin": {"c": {"actual": {"value": "1"}}}})));
+    assert_eq!(reported(&told.reports[0], "c"), Some(("1".to_owned(), 11)), "behind the ten versions of a");
+    assert!(!twin.stored.contains_key("twins/default/t-1/a"));
+    let refused = twin.send("twin/update", json!({"twin": {"d": {"actual": {"value": "1"}}}}));
+    assert_eq!(refused[0].1["code"], 400);
+    assert_eq!(twin.read(reading("temperature", "1", None)).publishes.len(), 2, "what is specified has room");
+}
+
+#[test]
+fn a_device_that_the_cloud_no_longer_mentions_is_forgotten_in_time() {
+    let mut twin = Twin::thermometer();
+    twin.send("twin/update", json!({"twin": {"a": {"actual": {"value": "1"}}}}));
+    let mut after = twin.after_power_cut();
+    let wait = Duration::from_secs(600);
+    // A link that breaks in between says nothing of what the cloud has.
+    after.state.handle_synchronized(true, after.start);
+    after.passed = wait / 2;
+    after.state.handle_synchronized(false, after.now().at);
+    after.passed = wait;
+    after.state.handle_timeout(after.now());
+    assert!(after.end_turn().publishes.is_empty());
+    after.state.handle_synchronized(true, after.now().at);
+    assert_eq!(after.state.poll_timeout(), Some(after.now().at + wait));
+    after.passed = wait * 2;
+    after.state.handle_timeout(after.now());
+    let answers = shown(after.end_turn());
+    assert_eq!(answers[0].1["removed_devices"][0]["id"], "default/t-1");
+    assert!(after.stored.is_empty());
+    // One that was mentioned stays.
+    twin = twin.after_power_cut();
+    twin.hear(&thermometer("u", 1, None));
+    twin.state.handle_synchronized(true, twin.start);
+    assert_eq!(twin.state.poll_timeout(), None);
 }
