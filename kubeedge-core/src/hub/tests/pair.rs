@@ -190,7 +190,7 @@ impl Pair {
         self.edge = EdgeLink::new(self.edge_config.clone(), node(), seed, self.now);
         self.objects.clear();
         if let Some(connection) = self.edge_connection.take() {
-            self.later(Event::CloudBroken { connection });
+            self.tell(Event::CloudBroken { connection });
         }
         self.connectivity.push((self.elapsed(), Connectivity::Offline));
     }
@@ -201,7 +201,7 @@ impl Pair {
         self.reports.clear();
         self.downstream.clear();
         if let Some(connection) = self.cloud_connection.take() {
-            self.later(Event::EdgeBroken { connection });
+            self.tell(Event::EdgeBroken { connection });
         }
     }
 
@@ -265,6 +265,13 @@ impl Pair {
     fn later(&mut self, event: Event) {
         let delay = Duration::from_millis(1 + self.random.below(self.faults.jitter_ms + 1));
         self.at(self.now + delay, event);
+    }
+
+    /// The peer learns that its connection is closed, behind the last words, unless nothing comes through.
+    fn tell(&mut self, event: Event) {
+        if !self.faults.partition {
+            self.at(self.now + Duration::from_millis(500), event);
+        }
     }
 
     fn after_storing(&mut self, event: Event) {
@@ -441,7 +448,7 @@ impl Pair {
                     self.carry(true, &frame);
                 }
                 if let Some(connection) = self.edge_connection.take() {
-                    self.later(Event::CloudBroken { connection });
+                    self.tell(Event::CloudBroken { connection });
                 }
             }
             EdgeOutput::Undeliverable { what } => self.undeliverable.push(what),
@@ -478,7 +485,7 @@ impl Pair {
                         self.carry(false, &frame);
                     }
                     if let Some(connection) = self.cloud_connection.take() {
-                        self.at(self.now + Duration::from_secs(1), Event::EdgeBroken { connection });
+                        self.tell(Event::EdgeBroken { connection });
                     }
                 }
             }
