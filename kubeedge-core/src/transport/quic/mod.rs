@@ -32,6 +32,7 @@ mod connection;
 mod incoming;
 mod listener;
 mod outgoing;
+mod reset;
 #[cfg(test)]
 mod tests;
 
@@ -50,6 +51,7 @@ use tokio::time::timeout;
 pub use self::{
     connection::QuicConnection,
     listener::{QuicListener, QuicListenerConfig},
+    reset::ResetSecret,
 };
 use super::{
     Connection, Transport, TransportError,
