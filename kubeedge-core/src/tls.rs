@@ -29,6 +29,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use sha2::{Digest, Sha256};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use crate::id::{InvalidId, NodeName};
@@ -81,6 +82,13 @@ impl Identity {
             })
         })?;
         Ok(identity)
+    }
+
+    /// Derives a secret for another purpose from the private key: the same for as long as the key is the same, and
+    /// telling nothing about it.
+    pub fn derive_secret(&self, purpose: &str) -> [u8; 32] {
+        let key = Sha256::digest(self.key.secret_der());
+        Sha256::new().chain_update(key).chain_update(purpose).finalize().into()
     }
 
     /// The own certificate.

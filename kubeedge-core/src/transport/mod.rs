@@ -86,7 +86,8 @@ pub trait Connection: fmt::Debug + Send + Sync + 'static {
     async fn recv(&self) -> Result<Option<(Lane, Bytes)>, TransportError>;
 
     /// Closes the connection and tells the peer the reason. Frames that `send` has taken before are still
-    /// delivered as far as the peer takes them within a short time.
+    /// delivered as far as the peer takes them within a short time. Then the peer's `recv` gives `None`, and its
+    /// `send` fails with [`TransportError::Closed`] and the reason. A second call does nothing.
     async fn close(&self, reason: &str);
 }
 

@@ -1,13 +1,21 @@
 //! Accepting connections in the cloud.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{TokioRuntime, crypto::rustls::QuicServerConfig};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Mutex;
 
-use super::{ALPN, QuicConnection, code, connection::reason, outgoing, transport_config};
+use super::{
+    ALPN, QuicConnection, ResetSecret, code, connection::reason, outgoing, reset::endpoint_config,
+    transport_config,
+};
 use crate::{
     id::NodeName,
     message::Lane,
@@ -32,6 +40,9 @@ pub struct QuicListenerConfig {
     pub idle_timeout: Duration,
     /// Whether the kernel splits packets (GSO). On: it saves the cloud much CPU time.
     pub segmentation_offload: bool,
+    /// What connection resets are signed with. With a secret that stays the same, edges notice a restart of the
+    /// cloud with their next packet; without one, only when the link's pings stay unanswered.
+    pub reset_secret: Option<ResetSecret>,
 }
 
 impl Default for QuicListenerConfig {
@@ -41,6 +52,7 @@ impl Default for QuicListenerConfig {
             handshakes_max: 256,
             idle_timeout: Duration::from_secs(60),
             segmentation_offload: true,
+            reset_secret: None,
         }
     }
 }
@@ -51,7 +63,7 @@ impl Default for QuicListenerConfig {
 /// quarter of the places is taken, clients have to prove their address first (RFC 9000 §8.1.2), so that forged
 /// addresses cannot take the rest.
 pub struct QuicListener {
-    endpoint: quinn::Endpoint,
+    pub(super) endpoint: quinn::Endpoint,
     config: QuicListenerConfig,
     handshakes: Mutex<Handshakes<QuicConnection>>,
 }
@@ -82,7 +94,11 @@ impl QuicListener {
             .max_incoming(BACKLOG)
             .incoming_buffer_size(BACKLOG_BYTES.0)
             .incoming_buffer_size_total(BACKLOG_BYTES.1);
-        let endpoint = quinn::Endpoint::server(server, address)
+        let endpoint = UdpSocket::bind(address)
+            .and_then(|socket| {
+                let endpoint = endpoint_config(config.reset_secret.clone());
+                quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(TokioRuntime))
+            })
             .map_err(|error| TransportError::Config(format!("cannot listen on UDP {address}: {error}")))?;
         Ok(Self { endpoint, config, handshakes: Mutex::default() })
     }

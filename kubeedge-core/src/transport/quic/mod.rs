@@ -23,8 +23,8 @@
 //! changes its network keeps its connection (RFC 9000 §9): the client notices its new address and moves.
 //!
 //! # Memory
-//! The cloud holds thousands of connections that are mostly silent. An idle one has one task and no buffers;
-//! `recv` reads the streams directly, and what nobody receives waits at the sender. At worst a peer can
+//! The cloud holds thousands of connections that are mostly silent. An idle one takes some 35 KiB, nearly all of
+//! it QUIC's and TLS's own state: this adapter adds one task and no buffers. `recv` reads the streams directly, and what nobody receives waits at the sender. At worst a peer can
 //! make this side hold [`RECEIVE_WINDOW`] plus the frame that is being put together per lane, which grows with
 //! the bytes that have arrived, not with the length that was announced.
 
@@ -32,6 +32,7 @@ mod connection;
 mod incoming;
 mod listener;
 mod outgoing;
+mod reset;
 #[cfg(test)]
 mod tests;
 
@@ -50,6 +51,7 @@ use tokio::time::timeout;
 pub use self::{
     connection::QuicConnection,
     listener::{QuicListener, QuicListenerConfig},
+    reset::ResetSecret,
 };
 use super::{
     Connection, Transport, TransportError,

@@ -251,6 +251,35 @@ async fn a_connection_moves_with_its_node_to_another_address() {
     );
 }
 
+#[tokio::test]
+async fn an_edge_notices_at_once_that_the_cloud_has_restarted() {
+    let pki = Pki::new();
+    let limits =
+        QuicListenerConfig { reset_secret: Some(ResetSecret::new([7; 32])), ..QuicListenerConfig::default() };
+    let before = listener_with(&pki, limits.clone());
+    let address = before.local_address();
+    let transport = transport(&before, pki.client());
+    let (edge, cloud) = tokio::join!(transport.connect(), before.accept());
+    let (edge, _cloud) = (edge.unwrap(), cloud.unwrap());
+    // The cloud is gone without a farewell: it no longer hears or says anything at its address.
+    // Twice, because an endpoint goes on listening at the address before.
+    for _ in 0..2 {
+        before.endpoint.rebind(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap();
+    }
+    let bind = async {
+        loop {
+            match QuicListener::bind(address.parse().unwrap(), pki.server(), limits.clone()) {
+                Ok(after) => break after,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    let _after = timeout(SOON, bind).await.unwrap();
+    edge.send(Lane::Pods, vec![1; 500].into()).await.unwrap();
+    let error = timeout(SOON, edge.recv()).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("reset"), "{error}");
+}
+
 #[test]
 fn a_wrong_endpoint_is_a_wrong_configuration() {
     let error = QuicTransport::new(QuicConfig::new("no port", Pki::new().client())).unwrap_err();

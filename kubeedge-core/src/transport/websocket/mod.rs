@@ -20,7 +20,7 @@
 //! The lanes share one TCP stream, so here a lost packet holds up all of them; that is why QUIC is preferred.
 //!
 //! # Memory
-//! An idle connection has one task, 4 KiB for reading and what TLS keeps. `recv` reads the socket directly:
+//! An idle connection takes some 12 KiB beside the kernel's: one task, 4 KiB for reading, and what TLS keeps. `recv` reads the socket directly:
 //! what nobody receives waits in the kernel, then at the sender. At worst a peer can make this side hold one
 //! frame that is being put together per lane. The kernel's send buffer is kept small as well, since an urgent
 //! frame cannot pass what is in it already.
