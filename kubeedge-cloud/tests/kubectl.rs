@@ -1,5 +1,6 @@
 //! The standalone API under a real `kubectl`. The tests pass without doing anything where there is none.
 #![cfg(all(feature = "standalone", feature = "pki"))]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests say what is wrong by failing")]
 
 use std::{
     path::PathBuf,

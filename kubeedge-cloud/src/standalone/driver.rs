@@ -16,13 +16,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ApiServer, ApiService, Error, Inner, Listener,
+    delete::{self, Deletion},
     failure::Failure,
     history::Change,
     json::{at, items, text},
     resource::Resource,
     scheduler, serve,
     store::{self, Txn},
-    write::{self, Deletion, Target},
+    write::{self, Target},
 };
 
 /// What the API sends to other parts.
@@ -138,7 +139,7 @@ async fn schedule(inner: &Arc<Inner>) {
     }
 }
 
-fn rescan(inner: &Inner) -> Result<(BTreeSet<Vec<u8>>, u64), Failure> {
+fn rescan(inner: &Inner) -> Result<(Keys, u64), Failure> {
     let snapshot = inner.store.read()?;
     let mut pending = BTreeSet::new();
     snapshot.scan(&store::prefix(Resource::core("pods"), None), None, |key, pod| {
@@ -211,7 +212,7 @@ async fn sweep(inner: &Arc<Inner>) {
             let (expired, orphaned) = candidates(inner)?;
             let (gone, suspects) = orphaned.into_iter().partition(|key| orphans.contains(key));
             orphans = suspects;
-            let victims: BTreeSet<Vec<u8>> = gone;
+            let victims: Keys = gone;
             if expired.is_empty() && victims.is_empty() {
                 return Ok(());
             }
@@ -224,8 +225,11 @@ async fn sweep(inner: &Arc<Inner>) {
     }
 }
 
+/// Places in the store.
+type Keys = BTreeSet<Vec<u8>>;
+
 /// The keys of expired events, and of pods whose node does not exist.
-fn candidates(inner: &Inner) -> Result<(BTreeSet<Vec<u8>>, BTreeSet<Vec<u8>>), Failure> {
+fn candidates(inner: &Inner) -> Result<(Keys, Keys), Failure> {
     let snapshot = inner.store.read()?;
     let oldest = Timestamp::now().checked_sub(inner.config.event_ttl).unwrap_or(Timestamp::MIN);
     let mut expired = BTreeSet::new();
@@ -263,11 +267,7 @@ fn last_seen(event: &Value) -> Option<Timestamp> {
     times.iter().filter_map(|path| text(event, path).parse().ok()).max()
 }
 
-fn remove(
-    txn: &mut Txn<'_, '_>,
-    expired: &BTreeSet<Vec<u8>>,
-    orphans: &BTreeSet<Vec<u8>>,
-) -> Result<(), Failure> {
+fn remove(txn: &mut Txn<'_, '_>, expired: &Keys, orphans: &Keys) -> Result<(), Failure> {
     for (resource, keys) in [(Resource::core("events"), expired), (Resource::core("pods"), orphans)] {
         for key in keys {
             let Some(object) = txn.get_key(key)? else { continue };
@@ -280,7 +280,7 @@ fn remove(
                 status: false,
             };
             let deletion = Deletion { grace: Some(0), ..Deletion::default() };
-            write::delete(txn, &target, &deletion)?;
+            delete::delete(txn, &target, &deletion)?;
         }
     }
     Ok(())

@@ -54,6 +54,16 @@ pub(crate) fn drop_nulls(value: &mut Value) {
     }
 }
 
+/// Whether the value has more than `levels` levels of objects and lists.
+pub(crate) fn is_deeper_than(value: &Value, levels: usize) -> bool {
+    let below = |value: &Value| levels == 0 || is_deeper_than(value, levels - 1);
+    match value {
+        Value::Object(members) => levels == 0 || members.values().any(below),
+        Value::Array(items) => levels == 0 || items.iter().any(below),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
 /// The text, cut to about `length` bytes.
 pub(crate) fn shorten(text: &str, length: usize) -> String {
     if text.len() <= length {

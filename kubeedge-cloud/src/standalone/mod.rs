@@ -27,11 +27,13 @@ use kubeedge_core::{
 use serde::Deserialize;
 
 mod defaults;
+mod delete;
 mod discovery;
 mod driver;
 mod failure;
 mod history;
 mod json;
+mod list;
 mod nodes;
 mod patch;
 mod protobuf;
@@ -113,6 +115,9 @@ pub enum Error {
     /// The store's file cannot be opened: it is in use, damaged, or not ours to write.
     #[error("the store of the standalone API cannot be opened")]
     Open(#[from] redb::DatabaseError),
+    /// The store's file cannot be created.
+    #[error("the file of the standalone API's store cannot be created")]
+    Create(#[source] std::io::Error),
     /// The store cannot be read or written.
     #[error("the store of the standalone API failed")]
     Store(#[source] redb::Error),
@@ -151,8 +156,12 @@ impl ApiServer {
     /// # Errors
     /// If the file cannot be opened, read or written.
     pub async fn open(path: Option<&Path>, config: Config) -> Result<Self, Error> {
-        let store =
-            store::Store::open(path, config.cache_bytes, config.history_changes, config.history_bytes)?;
+        let (path, at) = (path.map(Path::to_owned), config.clone());
+        let open =
+            move || store::Store::open(path.as_deref(), at.cache_bytes, at.history_changes, at.history_bytes);
+        // Opening waits for the disk, and for a repair if the power was lost.
+        let opened = tokio::task::spawn_blocking(open).await;
+        let store = opened.map_err(|error| Error::Thread(std::io::Error::other(error)))??;
         let ensured = store.write(false, write::ensure_namespaces).await;
         ensured.map_err(|failure| Error::Namespaces(failure.message))?;
         Ok(Self { inner: Arc::new(Inner { store, config }) })

@@ -1,5 +1,5 @@
-//! Reads the few objects that `kubectl create` sends as protobuf whatever the server prefers: ConfigMaps,
-//! Secrets, namespaces and service accounts.
+//! Reads the few objects that `kubectl create` and `kubectl drain` send as protobuf whatever the server
+//! prefers: ConfigMaps, Secrets, namespaces, service accounts and the options of deletions.
 //!
 //! Kubernetes puts four bytes before a message that says which kind follows and holds its bytes. The numbers
 //! below are those of `generated.proto` in `k8s.io/api/core/v1` and `k8s.io/apimachinery`.
@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 
 use super::failure::Failure;
 
-const MAGIC: &[u8] = b"k8s\0";
+/// The first bytes of every message of Kubernetes.
+pub(crate) const MAGIC: &[u8] = b"k8s\0";
 
 /// How a field becomes JSON.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +17,7 @@ enum Kind {
     Text,
     Texts,
     Bool,
+    Number,
     TextMap,
     BytesMap,
     Message(Message),
@@ -65,6 +67,13 @@ const SERVICE_ACCOUNT: Message = &[
 ];
 const NAMESPACE: Message = &[(1, "metadata", Kind::Message(OBJECT_META))];
 
+const DELETE_OPTIONS: Message = &[
+    (1, "gracePeriodSeconds", Kind::Number),
+    (2, "preconditions", Kind::Message(&[(1, "uid", Kind::Text), (2, "resourceVersion", Kind::Text)])),
+    (4, "propagationPolicy", Kind::Text),
+    (5, "dryRun", Kind::Texts),
+];
+
 const ENVELOPE: Message = &[(1, "type", Kind::Message(TYPE_META))];
 const TYPE_META: Message = &[(1, "apiVersion", Kind::Text), (2, "kind", Kind::Text)];
 
@@ -85,6 +94,7 @@ pub(crate) fn decode(body: &[u8]) -> Result<Value, Failure> {
         "Secret" => SECRET,
         "ServiceAccount" => SERVICE_ACCOUNT,
         "Namespace" => NAMESPACE,
+        "DeleteOptions" => DELETE_OPTIONS,
         other => {
             let message = format!("{other:?} cannot be read as protobuf here; send it as application/json");
             return Err(Failure::unsupported_media_type(message));
@@ -152,6 +162,10 @@ fn read(message: &[u8], shape: Message) -> Result<Value, Failure> {
         match (kind, field) {
             (Kind::Bool, Field::Number(value)) => {
                 object.insert((*name).into(), (value != 0).into());
+            }
+            (Kind::Number, Field::Number(value)) => {
+                // Negative numbers are written in two's complement.
+                object.insert((*name).into(), value.cast_signed().into());
             }
             (Kind::Text, Field::Bytes(bytes)) => {
                 // An empty text is what an absent one is written as.

@@ -8,6 +8,9 @@ use super::table::{self, Columns};
 /// The group of KubeEdge's devices.
 pub(crate) const DEVICES: &str = "devices.kubeedge.io";
 
+/// Reads an object by its type and writes it again.
+pub(crate) type Retype = fn(&Value) -> Result<Value, serde_json::Error>;
+
 /// What the API says of one kind of object, and how it treats it.
 pub(crate) struct Resource {
     /// The API group; empty for the core group.
@@ -31,7 +34,7 @@ pub(crate) struct Resource {
     /// Whether `metadata.generation` counts changes of its spec.
     pub(crate) generation: bool,
     /// Reads an object by Kubernetes' own types and writes it again; absent for custom resources.
-    pub(crate) retype: Option<fn(&Value) -> Result<Value, serde_json::Error>>,
+    pub(crate) retype: Option<Retype>,
     /// What `kubectl get` shows.
     pub(crate) columns: Columns,
 }

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, task};
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 use futures::StreamExt as _;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header, request::Parts};
 use http_body_util::{BodyExt as _, Limited, StreamBody};
@@ -10,19 +10,22 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    Body, Inner, Nodes, discovery,
+    Body, Inner, Nodes,
+    delete::{self, Deletion},
+    discovery,
     failure::Failure,
     json::at,
+    list::{Page, Scope},
     nodes::Node,
     patch::Patch,
+    protobuf,
     query::Query,
     resource::Resource,
     respond::{self, Form},
     route::{self, Route},
-    selector::Selector,
     store,
     watch::Watch,
-    write::{self, Deletion, Target, Written},
+    write::{self, Target, Written},
 };
 
 /// The API as a `tower::Service`; cloneable.
@@ -96,6 +99,9 @@ impl ApiService {
                         let bind = move |txn: &mut store::Txn<'_, '_>| write::binding(txn, &target, &binding);
                         self.inner.store.write(query.dry_run()?, bind).await?;
                         return Ok(respond::json(201, &success(json!({}))));
+                    }
+                    (Some(sub @ ("exec" | "attach" | "portforward")), "Pod") => {
+                        return Err(Failure::not_implemented(sub));
                     }
                     (Some(_), _) => return Err(Failure::no_such_path()),
                 }
@@ -188,7 +194,7 @@ impl ApiService {
     async fn delete(&self, target: Target, query: &Query, body: &[u8]) -> Result<Response<Body>, Failure> {
         let (deletion, dry_run) = deletion(query, body)?;
         let (resource, name) = (target.resource, target.name.clone());
-        let delete = move |txn: &mut store::Txn<'_, '_>| write::delete(txn, &target, &deletion);
+        let delete = move |txn: &mut store::Txn<'_, '_>| delete::delete(txn, &target, &deletion);
         let (object, gone) = self.inner.store.write(dry_run, delete).await?;
         if !gone {
             return Ok(respond::json(200, &object));
@@ -213,7 +219,7 @@ impl ApiService {
         let delete = move |txn: &mut store::Txn<'_, '_>| {
             for object in txn.list(scope.resource, scope.namespace.as_deref())? {
                 if scope.selector.matches(&object) {
-                    write::delete(txn, &scope.target_of(&object), &deletion)?;
+                    delete::delete(txn, &scope.target_of(&object), &deletion)?;
                 }
             }
             Ok(())
@@ -273,140 +279,6 @@ impl ApiService {
     }
 }
 
-/// Which objects a request is about.
-struct Scope {
-    resource: &'static Resource,
-    namespace: Option<String>,
-    selector: Selector,
-}
-
-impl Scope {
-    fn parse(resource: &'static Resource, namespace: Option<String>, query: &Query) -> Result<Self, Failure> {
-        let selector =
-            Selector::parse(query.get("labelSelector"), query.get("fieldSelector"), resource.kind)?;
-        Ok(Self { resource, namespace, selector })
-    }
-
-    fn prefix(&self) -> Vec<u8> {
-        let namespace = if self.resource.namespaced { self.namespace.as_deref() } else { Some("") };
-        store::prefix(self.resource, namespace)
-    }
-
-    fn matches(&self, object: &[u8]) -> Result<bool, Failure> {
-        Ok(self.selector.is_empty() || self.selector.matches(&store::decode(object)?))
-    }
-
-    fn all(&self, snapshot: &store::Snapshot) -> Result<Vec<Bytes>, Failure> {
-        let mut objects = Vec::new();
-        snapshot.scan(&self.prefix(), None, |_, object| {
-            if self.matches(object)? {
-                objects.push(Bytes::copy_from_slice(object));
-            }
-            Ok(true)
-        })?;
-        Ok(objects)
-    }
-
-    fn target_of(&self, object: &Value) -> Target {
-        let meta =
-            |member| at(object, &["metadata", member]).and_then(Value::as_str).unwrap_or_default().to_owned();
-        Target { resource: self.resource, namespace: meta("namespace"), name: meta("name"), status: false }
-    }
-}
-
-/// Which part of a list.
-struct Page {
-    limit: usize,
-    /// The version as of which the list began, and the last key that was sent.
-    after: Option<(u64, Vec<u8>)>,
-}
-
-impl Page {
-    fn parse(query: &Query) -> Result<Self, Failure> {
-        let limit = query.number("limit")?.unwrap_or_default();
-        let limit = if limit == 0 { usize::MAX } else { usize::try_from(limit).unwrap_or(usize::MAX) };
-        let bad = || Failure::bad_request("continue key is not valid");
-        let Some(text) = query.get("continue") else { return Ok(Self { limit, after: None }) };
-        // Version and key, in hexadecimal, so that it passes through any client unchanged.
-        let (version, key) = text.split_once('-').ok_or_else(bad)?;
-        let version = u64::from_str_radix(version, 16).map_err(|_| bad())?;
-        if !key.is_ascii() || key.len() % 2 != 0 || key.len() > 2048 {
-            return Err(bad());
-        }
-        let key = (0..key.len()).step_by(2).map(|i| u8::from_str_radix(&key[i..i + 2], 16));
-        Ok(Self { limit, after: Some((version, key.collect::<Result<_, _>>().map_err(|_| bad())?)) })
-    }
-
-    fn read(&self, store: &store::Store, scope: &Scope) -> Result<(Vec<Bytes>, Value), Failure> {
-        let snapshot = store.read()?;
-        let version = self.after.as_ref().map_or(snapshot.version, |(version, _)| *version);
-        let mut undo = match &self.after {
-            Some((version, _)) => store.history().undo(scope.resource, *version)?,
-            None => Default::default(),
-        };
-        let prefix = scope.prefix();
-        let after = self.after.as_ref().map(|(_, key)| key.as_slice());
-        if after.is_some_and(|after| !after.starts_with(&prefix)) {
-            return Err(Failure::bad_request("continue key is not valid"));
-        }
-        undo.retain(|key, _| key.starts_with(&prefix) && after.is_none_or(|after| key.as_slice() > after));
-        let mut taken =
-            Taken { limit: self.limit, scope, objects: Vec::new(), last: Vec::new(), more: false };
-        snapshot.scan(&prefix, after, |key, object| {
-            // Objects that have been deleted since stand before this one in the list as it was.
-            while let Some(entry) = undo.first_entry() {
-                if entry.key().as_slice() >= key {
-                    break;
-                }
-                let (key, old) = entry.remove_entry();
-                if !taken.take(&key, old)? {
-                    return Ok(false);
-                }
-            }
-            match undo.remove(key) {
-                Some(old) => taken.take(key, old),
-                None => taken.take(key, Some(Bytes::copy_from_slice(object))),
-            }
-        })?;
-        for (key, old) in undo {
-            if taken.more || !taken.take(&key, old)? {
-                break;
-            }
-        }
-        let mut meta = json!({ "resourceVersion": version.to_string() });
-        if taken.more {
-            let key: String = taken.last.iter().map(|byte| format!("{byte:02x}")).collect();
-            meta["continue"] = format!("{version:x}-{key}").into();
-        }
-        Ok((taken.objects, meta))
-    }
-}
-
-struct Taken<'a> {
-    limit: usize,
-    scope: &'a Scope,
-    objects: Vec<Bytes>,
-    last: Vec<u8>,
-    more: bool,
-}
-
-impl Taken<'_> {
-    /// Takes the object if it matches and there is room. Returns whether to go on.
-    fn take(&mut self, key: &[u8], object: Option<Bytes>) -> Result<bool, Failure> {
-        let Some(object) = object else { return Ok(true) };
-        if !self.scope.matches(&object)? {
-            return Ok(true);
-        }
-        if self.objects.len() == self.limit {
-            self.more = true;
-            return Ok(false);
-        }
-        self.objects.push(object);
-        self.last = key.to_vec();
-        Ok(true)
-    }
-}
-
 fn answer_written(resource: &Resource, written: Written, form: Form) -> Response<Body> {
     let code = if written.created { 201 } else { 200 };
     let object = form.object(resource, written.object.to_string().into(), true);
@@ -427,7 +299,9 @@ fn success(details: Value) -> Value {
 
 /// The options of a deletion, which stand in the body or in the query.
 fn deletion(query: &Query, body: &[u8]) -> Result<(Deletion, bool), Failure> {
-    let options: Value = if body.iter().all(u8::is_ascii_whitespace) {
+    let options: Value = if body.starts_with(protobuf::MAGIC) {
+        protobuf::decode(body)?
+    } else if body.iter().all(u8::is_ascii_whitespace) {
         json!({})
     } else {
         serde_json::from_slice(body)
@@ -460,7 +334,7 @@ fn decode_body(headers: &HeaderMap, body: &[u8]) -> Result<Value, Failure> {
         "application/json" | "" => serde_json::from_slice(body)
             .map_err(|e| Failure::bad_request(format!("the body is not valid JSON: {e}"))),
         "application/yaml" => super::patch::apply::parse(body),
-        "application/vnd.kubernetes.protobuf" => super::protobuf::decode(body),
+        "application/vnd.kubernetes.protobuf" => protobuf::decode(body),
         other => {
             let message = format!(
                 "the body of the request was in an unknown format {other:?}; it must be application/json or application/yaml"

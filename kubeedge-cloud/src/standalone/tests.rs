@@ -302,6 +302,33 @@ async fn the_place_of_what_is_wrong_is_named() {
 }
 
 #[tokio::test]
+async fn a_hostile_patch_is_refused_and_harms_nothing() {
+    let (api, maps) = maps().await;
+    maps.create(&PostParams::default(), &config_map("a", "1")).await.unwrap();
+    let path = "/api/v1/namespaces/default/configmaps/a";
+    let copies: Vec<Value> = (0..60)
+        .map(|i| json!({ "op": "copy", "from": "/metadata", "path": format!("/metadata/{i}") }))
+        .collect();
+    let deep = "[".repeat(90) + &"]".repeat(90);
+    let deep: Value = serde_json::from_str(&deep).unwrap();
+    let deeper = json!([
+        { "op": "add", "path": "/x", "value": deep },
+        { "op": "copy", "from": "/x", "path": &format!("/x{}", "/0".repeat(89)) },
+    ]);
+    for patch in [json!(copies), deeper, json!([{ "op": "add", "path": "/x".repeat(200), "value": 1 }])] {
+        let request = Request::builder()
+            .method("PATCH")
+            .uri(path)
+            .header("content-type", "application/json-patch+json")
+            .body(KubeBody::from(patch.to_string().into_bytes()))
+            .unwrap();
+        let status = api.service().oneshot(request).await.unwrap().status();
+        assert_eq!(status, 400);
+    }
+    assert_eq!(maps.list(&ListParams::default()).await.unwrap().items.len(), 1);
+}
+
+#[tokio::test]
 async fn a_body_that_is_too_large_is_refused() {
     let api = ApiServer::open(None, Config { body_bytes_max: 1000, ..Config::default() }).await.unwrap();
     let (status, body) = request(&api, "POST", "/api/v1/namespaces", json!({ "x": "y".repeat(2000) })).await;

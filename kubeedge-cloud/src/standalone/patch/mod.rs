@@ -32,10 +32,10 @@ impl Patch {
         let object = |body| {
             let value: Value = serde_json::from_slice(body)
                 .map_err(|e| Failure::bad_request(format!("error decoding patch: {e}")))?;
-            match value {
-                Value::Object(_) => Ok(value),
-                _ => Err(Failure::bad_request("error decoding patch: it must be a JSON object")),
+            if !value.is_object() {
+                return Err(Failure::bad_request("error decoding patch: it must be a JSON object"));
             }
+            Ok(value)
         };
         match media_type {
             "application/json-patch+json" => json::parse(body).map(Self::Json),
