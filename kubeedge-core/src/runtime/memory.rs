@@ -368,3 +368,18 @@ fn end(state: &mut ContainerState, code: i32) {
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
+
+#[cfg(all(test, feature = "conformance"))]
+mod tests {
+    use super::*;
+    use crate::runtime::conformance::{self, Workload};
+
+    #[tokio::test]
+    async fn the_memory_runtime_is_a_container_runtime() {
+        let runtime = MemoryRuntime::new();
+        runtime.add_image("app:1");
+        runtime.exit_at_start("conformance-exit/main", [3]);
+        let workload = Workload::new("app:1", std::path::Path::new("/nowhere"));
+        conformance::run(async || runtime.clone(), &workload).await;
+    }
+}

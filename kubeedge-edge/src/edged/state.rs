@@ -143,6 +143,7 @@ impl State {
                 self.pods.insert(object.uid.clone(), entry);
             }
         }
+        self.observe_at = self.observe_at.min(now.at + self.config.observe_interval);
     }
 
     fn delete_pod(&mut self, uid: &Uid) {

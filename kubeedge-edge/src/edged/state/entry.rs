@@ -193,7 +193,9 @@ impl Entry {
     pub(crate) fn remember_ips(&mut self, sandboxes: &[ObservedSandbox], node_ip: &str) {
         let host = self.wanted().is_some_and(|pod| pod.spec.host_network);
         if let Some(ready) = sandboxes.last().filter(|sandbox| sandbox.ready) {
-            self.ips = if host { vec![node_ip.to_owned()] } else { ready.ips.clone() };
+            // A runtime that gives no addresses of its own runs its pods in the node's network.
+            let of_node = host || ready.ips.is_empty();
+            self.ips = if of_node { vec![node_ip.to_owned()] } else { ready.ips.clone() };
             self.ips.retain(|ip| !ip.is_empty());
         }
     }

@@ -68,7 +68,7 @@ impl Planner<'_> {
     /// Whether the step in flight should be given up for a stop that is due.
     pub(crate) fn wants_abort(&self, entry: &mut Entry) -> bool {
         let ending = entry.is_ending();
-        let grace = entry.wanted().map_or(0, Pod::grace_seconds);
+        let grace = grace_of(entry);
         let aborts = match &mut entry.busy {
             Some(Busy::Pull { .. }) => ending,
             Some(Busy::Kill { grace: given, aborting }) => {
@@ -93,8 +93,7 @@ impl Planner<'_> {
 
     fn end(&self, entry: &Entry) -> Action {
         if !self.sandboxes.is_empty() {
-            // An orphan gets what Kubernetes gives by default: nobody can say what it was promised.
-            let grace = entry.wanted().map_or(30, Pod::grace_seconds);
+            let grace = grace_of(entry);
             let alive = |container: &&ObservedContainer| !matches!(container.state, ContainerState::Exited { .. });
             let sandboxes = self.sandboxes.iter().map(|sandbox| {
                 let alive = sandbox.containers.iter().filter(alive);
@@ -313,6 +312,12 @@ impl Planner<'_> {
         let log = stale.log.as_ref().map(|log| log.path.clone());
         Some(Action::RemoveContainer { id: stale.id.clone(), log })
     }
+}
+
+/// How long its containers may take. An orphan gets what Kubernetes gives by default: nobody can say what it
+/// was promised.
+fn grace_of(entry: &Entry) -> u64 {
+    entry.wanted().map_or(30, Pod::grace_seconds)
 }
 
 impl Entry {
