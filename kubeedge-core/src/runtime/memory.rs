@@ -138,9 +138,10 @@ impl MemoryRuntime {
     /// What the newest instance of `container` was created from.
     pub fn container_config(&self, container: &str) -> Option<ContainerConfig> {
         let state = self.lock();
-        let configs = state.sandboxes.values().flat_map(|sandbox| {
-            sandbox.configs.values().map(move |config| (&sandbox.config.uid, config))
-        });
+        let configs = state
+            .sandboxes
+            .values()
+            .flat_map(|sandbox| sandbox.configs.values().map(move |config| (&sandbox.config.uid, config)));
         configs
             .filter(|(uid, config)| format!("{uid}/{}", config.name) == container)
             .max_by_key(|(_, config)| config.attempt)
@@ -211,9 +212,8 @@ impl ContainerRuntime for MemoryRuntime {
     async fn run_sandbox(&self, sandbox: &SandboxConfig) -> Result<SandboxId, RuntimeError> {
         let what = format!("run sandbox of pod {}/{}", sandbox.namespace, sandbox.name);
         let mut state = self.open(&what)?;
-        let same = |other: &Sandbox| {
-            other.config.uid == sandbox.uid && other.config.attempt == sandbox.attempt
-        };
+        let same =
+            |other: &Sandbox| other.config.uid == sandbox.uid && other.config.attempt == sandbox.attempt;
         if state.sandboxes.values().any(same) {
             let message = format!("attempt {} of this pod is there already", sandbox.attempt);
             return Err(RuntimeError::Failed { what, message });

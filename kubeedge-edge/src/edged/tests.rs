@@ -110,7 +110,8 @@ fn json_merge(into: &mut Value, from: &Value) {
 }
 
 fn deleting(name: &str, grace: u64) -> Value {
-    let metadata = json!({ "deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": grace });
+    let metadata =
+        json!({ "deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": grace });
     pod(name, &json!({ "metadata": metadata }))
 }
 
@@ -186,7 +187,8 @@ async fn a_crash_is_restarted_at_once_and_then_with_back_off() {
     runtime.exit_at_start("web/app", [1, 1, 1]);
     let mut node = Node::start(directory.path(), Arc::new(runtime.clone()));
     node.apply(&pod("web", &json!({})));
-    let waiting = |status: &Value| status["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff";
+    let waiting =
+        |status: &Value| status["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff";
     let status = node.pod("web", waiting).await;
     assert_eq!(runtime.starts("web/app"), 2);
     assert_eq!(status["phase"], "Running");
@@ -310,7 +312,10 @@ async fn configuration_reaches_environment_and_files_and_its_change_reaches_the_
     node.running("web").await;
     let config = runtime.container_config("web/app").unwrap();
     let value = |name: &str| config.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-    assert_eq!((value("LEVEL"), value("NODE"), value("S_token")), (Some("info"), Some("edge-1"), Some("secret")));
+    assert_eq!(
+        (value("LEVEL"), value("NODE"), value("S_token")),
+        (Some("info"), Some("edge-1"), Some("secret"))
+    );
     assert!(value("ADDRESS").unwrap().starts_with("10."));
     assert_eq!(config.args, ["--level=info"]);
     let file = config.mounts[0].host_path.join("level");
@@ -341,8 +346,11 @@ async fn a_pull_that_fails_is_said_and_tried_again_and_a_delete_does_not_wait_fo
     node.pod("web", reason("ImagePullBackOff")).await;
     node.running("web").await;
     assert_eq!(runtime.pulls("app:1"), 3);
-    node.apply(&pod("local", &json!({ "spec": { "containers":
-        [{ "name": "app", "image": "absent:1", "imagePullPolicy": "Never" }] } })));
+    node.apply(&pod(
+        "local",
+        &json!({ "spec": { "containers":
+        [{ "name": "app", "image": "absent:1", "imagePullPolicy": "Never" }] } }),
+    ));
     node.pod("local", reason("ErrImageNeverPull")).await;
     node.apply(&deleting("local", 0));
     node.gone("local").await;
@@ -534,8 +542,7 @@ mod processes {
     }
 
     async fn log(node: &Node, pod: &str, wanted: &str) -> String {
-        let request =
-            LogRequest { namespace: "default".into(), pod: pod.into(), ..LogRequest::default() };
+        let request = LogRequest { namespace: "default".into(), pod: pod.into(), ..LogRequest::default() };
         let wait = async {
             loop {
                 let answer = node.outside.logs.call(request.clone(), Duration::from_secs(10)).await.unwrap();

@@ -1,10 +1,6 @@
 //! The next step for one pod: pure, and from what is observed only.
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use kubeedge_core::{
     id::check_subdomain,
@@ -35,6 +31,7 @@ pub(crate) struct Planner<'a> {
 }
 
 /// What is next for a container.
+#[expect(clippy::large_enum_variant, reason = "it lives from one return to the next match")]
 enum Next {
     /// Nothing for now.
     Rest,
@@ -84,7 +81,8 @@ impl Planner<'_> {
 
     /// Whether the last failure under this name was too short ago.
     fn must_wait(&self, entry: &mut Entry, name: &str) -> bool {
-        let until = entry.troubles.get(name).map(|trouble| trouble.until).filter(|until| *until > self.now.at);
+        let until =
+            entry.troubles.get(name).map(|trouble| trouble.until).filter(|until| *until > self.now.at);
         if let Some(until) = until {
             entry.wake_at(until);
         }
@@ -94,7 +92,8 @@ impl Planner<'_> {
     fn end(&self, entry: &Entry) -> Action {
         if !self.sandboxes.is_empty() {
             let grace = grace_of(entry);
-            let alive = |container: &&ObservedContainer| !matches!(container.state, ContainerState::Exited { .. });
+            let alive =
+                |container: &&ObservedContainer| !matches!(container.state, ContainerState::Exited { .. });
             let sandboxes = self.sandboxes.iter().map(|sandbox| {
                 let alive = sandbox.containers.iter().filter(alive);
                 (sandbox.id.clone(), alive.map(|container| container.id.clone()).collect())
@@ -103,7 +102,8 @@ impl Planner<'_> {
         }
         // The names of an orphan come from the runtime's labels, which others can write.
         let (namespace, name) = (entry.reference.namespace(), entry.reference.name());
-        let uid_is_plain = entry.uid.as_str().chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        let uid_is_plain =
+            entry.uid.as_str().chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
         let safe = check_subdomain("namespace", namespace).is_ok()
             && check_subdomain("name", name).is_ok()
             && uid_is_plain
@@ -137,7 +137,8 @@ impl Planner<'_> {
                 None => Action::RunSandbox(make::sandbox(pod, attempt, self.config)),
             });
         };
-        let started = sandbox.containers.iter().any(|one| pod.spec.containers.iter().any(|c| c.name == one.name));
+        let started =
+            sandbox.containers.iter().any(|one| pod.spec.containers.iter().any(|c| c.name == one.name));
         if !started {
             for container in &pod.spec.init_containers {
                 let sidecar = container.restart_policy == "Always";
@@ -175,7 +176,9 @@ impl Planner<'_> {
         for container in pod.spec.init_containers.iter().chain(&pod.spec.containers) {
             let newest = self.sandboxes.iter().rev().find_map(|sandbox| newest_of(sandbox, &container.name));
             let Some(newest) = newest else { continue };
-            let ContainerState::Exited { started_at_ms, finished_at_ms, .. } = &newest.state else { continue };
+            let ContainerState::Exited { started_at_ms, finished_at_ms, .. } = &newest.state else {
+                continue;
+            };
             let known = entry.crashes.get(&container.name);
             if known.is_some_and(|crash| crash.instance == newest.id) {
                 continue;
@@ -202,7 +205,10 @@ impl Planner<'_> {
         let lost = policy == RestartPolicy::Never
             && self.sandboxes.last().is_some_and(|sandbox| !sandbox.ready && !sandbox.containers.is_empty());
         let ended_before = pod.had_ended() || entry.shown.has_ended();
-        pod.spec.containers.iter().all(over) || init_failed || lost || (ended_before && self.sandboxes.is_empty())
+        pod.spec.containers.iter().all(over)
+            || init_failed
+            || lost
+            || (ended_before && self.sandboxes.is_empty())
     }
 
     fn volumes(&self, entry: &mut Entry, pod: &Pod) -> Option<Action> {
@@ -219,7 +225,8 @@ impl Planner<'_> {
         };
         entry.unresolved = None;
         entry.dirty = false;
-        let named = |empty: bool| pod.spec.volumes.iter().filter(move |volume| volume.empty_dir.is_some() == empty);
+        let named =
+            |empty: bool| pod.spec.volumes.iter().filter(move |volume| volume.empty_dir.is_some() == empty);
         let host_paths = named(false).filter_map(|volume| volume.host_path.as_ref());
         Some(Action::Prepare(Prepare {
             volumes: self.config.pod_volumes(&pod.uid),
@@ -242,7 +249,8 @@ impl Planner<'_> {
         if let Some(newest) = newest_of(sandbox, name) {
             match &newest.state {
                 ContainerState::Running { .. } => {
-                    let other = !newest.spec_hash.is_empty() && newest.spec_hash != make::spec_hash(container);
+                    let other =
+                        !newest.spec_hash.is_empty() && newest.spec_hash != make::spec_hash(container);
                     let grace = Duration::from_secs(pod.grace_seconds());
                     let stop = Action::Stop { id: newest.id.clone(), grace };
                     return if other { Next::Act(stop) } else { Next::Rest };
@@ -256,7 +264,8 @@ impl Planner<'_> {
                     return Next::Act(Action::RemoveContainer { id: newest.id.clone(), log: None });
                 }
                 ContainerState::Exited { .. } => {
-                    let replaced = newest.spec_hash != make::spec_hash(container) && !newest.spec_hash.is_empty();
+                    let replaced =
+                        newest.spec_hash != make::spec_hash(container) && !newest.spec_hash.is_empty();
                     if is_final(newest, policy) && !replaced {
                         return Next::Over;
                     }

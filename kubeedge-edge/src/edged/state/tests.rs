@@ -138,7 +138,10 @@ fn a_new_pod_takes_one_step_after_the_other() {
     assert_eq!((config.attempt, config.hostname.as_str()), (0, "web"));
     story.done("web");
     story.observe(vec![sandbox("web", 0, true, vec![])]);
-    assert!(matches!(story.one(), Action::Pull { policy: crate::edged::action::PullPolicy::IfNotPresent, .. }));
+    assert!(matches!(
+        story.one(),
+        Action::Pull { policy: crate::edged::action::PullPolicy::IfNotPresent, .. }
+    ));
     story.done("web");
     let Action::Start { config, .. } = story.one() else { panic!() };
     assert_eq!((config.attempt, config.log_path.to_str().unwrap()), (0, "app/0.log"));
@@ -275,6 +278,41 @@ fn many_pods_start_a_few_at_a_time() {
     let first = actions[0].0.clone();
     story.done(&first);
     assert_eq!(story.outputs().0.len(), 1, "a free place is taken at once");
+}
+
+#[test]
+fn a_pod_that_becomes_known_while_it_is_removed_as_nobodys_runs_again() {
+    let mut story = Story::new();
+    let found = || sandbox("web", 0, true, vec![container(0, "app:1", RUNNING)]);
+    story.observe(vec![found()]);
+    story.pass(60);
+    assert!(matches!(story.one(), Action::Kill { .. }));
+    story.apply("web", "app:1");
+    story.nothing();
+    story.done("web");
+    story.observe(vec![]);
+    assert!(matches!(story.one(), Action::Prepare(_)));
+    story.done("web");
+    assert!(matches!(story.one(), Action::RunSandbox(_)));
+}
+
+#[test]
+fn what_keeps_a_pod_from_starting_does_not_keep_it_from_going() {
+    let mut story = Story::new();
+    story.observe(vec![]);
+    story.apply("web", "app:1");
+    story.one();
+    let failure = || Failure { reason: "FailedMount", message: "no space left".into() };
+    for _ in 0..8 {
+        story.state.handle_done(&Uid::new("web"), Outcome::Failed(failure()), story.now);
+        story.nothing();
+        story.pass(60);
+        story.one();
+    }
+    story.state.handle_done(&Uid::new("web"), Outcome::Failed(failure()), story.now);
+    let reference = ObjectRef::pod("default", "web");
+    story.state.handle_object(ObjectEvent::Deleted { reference, uid: Uid::new("web") }, story.now);
+    assert!(matches!(story.one(), Action::RemoveFiles { .. }));
 }
 
 #[test]
