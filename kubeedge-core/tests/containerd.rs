@@ -1,6 +1,7 @@
 //! The containerd adapter against a real containerd. It needs root and the Debian packages containerd, runc,
 //! containernetworking-plugins, iptables and busybox-static, and fails naming them if one is not installed.
 #![cfg(all(feature = "containerd", feature = "conformance"))]
+#![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 #[path = "../../tests/support/containerd.rs"]
 mod support;
@@ -52,11 +53,16 @@ async fn a_pod_has_an_address_files_limits_and_a_log(containerd: &support::Conta
         name: "app".into(),
         image: support::IMAGE.into(),
         command: vec!["/bin/sh".into(), "-c".into()],
-        args: vec!["cat /etc/app/key; echo \" $WORD\"; hostname 2>/dev/null; echo late >&2; exit 5".into()],
+        args: vec!["cat /etc/app/key; echo \" $WORD\"; echo $HOSTNAME; echo late >&2; exit 5".into()],
         env: vec![("WORD".into(), "and the environment".into())],
         mounts: vec![Mount { container_path: "/etc/app".into(), host_path, read_only: true }],
         // A negative score as for a Guaranteed pod: it must not make the start fail where it is not allowed.
-        resources: Resources { oom_score_adj: -997, memory_limit: 64 << 20, cpu_shares: 2, ..Resources::default() },
+        resources: Resources {
+            oom_score_adj: -997,
+            memory_limit: 64 << 20,
+            cpu_shares: 2,
+            ..Resources::default()
+        },
         log_path: Path::new("app").join("0.log"),
         ..ContainerConfig::default()
     };
@@ -72,12 +78,15 @@ async fn a_pod_has_an_address_files_limits_and_a_log(containerd: &support::Conta
     }
     let web = &all[0];
     assert!(web.ips.first().is_some_and(|ip| ip.starts_with("10.")), "{web:?}");
-    let ContainerState::Exited { exit_code, reason, .. } = &web.containers[0].state else { panic!("{web:?}") };
+    let ContainerState::Exited { exit_code, reason, .. } = &web.containers[0].state else {
+        panic!("{web:?}")
+    };
     assert_eq!((*exit_code, reason.as_str()), (Some(5), "Error"));
     let log = web.containers[0].log.as_ref().unwrap();
     assert_eq!(log.path, containerd.directory().join("logs/web/app/0.log"));
     let text = std::fs::read_to_string(&log.path).unwrap();
     assert!(text.contains("stdout F from the node and the environment\n"), "{text}");
+    assert!(text.contains("stdout F web\n"), "{text}");
     assert!(text.contains("stderr F late\n"), "{text}");
     runtime.remove_sandbox(&id).await.unwrap();
 }

@@ -43,8 +43,11 @@ impl Containerd {
     /// If a program is not installed (the message names the packages), if this is not root, or if containerd
     /// does not come up: a test that needs it must not pass without it.
     pub(crate) fn start() -> Self {
-        let missing: Vec<&str> =
-            NEEDED.iter().filter(|(path, _)| !Path::new(path).exists()).map(|(_, package)| *package).collect();
+        let missing: Vec<&str> = NEEDED
+            .iter()
+            .filter(|(path, _)| !Path::new(path).exists())
+            .map(|(_, package)| *package)
+            .collect();
         assert!(missing.is_empty(), "install these Debian packages to run this test: {}", missing.join(" "));
         // Unix sockets have paths of at most 107 bytes, and containerd adds to it.
         let directory = tempfile::Builder::new().prefix("ke-").tempdir_in("/tmp").expect("make a directory");
@@ -100,7 +103,8 @@ impl Containerd {
         while self.ctr(&["version"]).is_err() {
             let ended = self.child.try_wait().expect("ask for containerd's state");
             if ended.is_some() || Instant::now() > deadline {
-                let log = fs::read_to_string(self.directory.path().join("containerd.log")).unwrap_or_default();
+                let log =
+                    fs::read_to_string(self.directory.path().join("containerd.log")).unwrap_or_default();
                 let end: Vec<&str> = log.lines().rev().take(20).collect();
                 panic!("containerd did not come up ({ended:?}):\n{}", end.join("\n"));
             }
@@ -149,8 +153,10 @@ fn shims_of(socket: &Path) -> Vec<u32> {
 fn write_config(directory: &Path) -> io::Result<String> {
     // Several tests may run at once, in one process or in many: each has a bridge and a /24 of its own.
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let number = std::process::id().wrapping_mul(7).wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed)) % 65_000;
-    let (bridge, subnet) = (format!("ke{number}"), format!("10.{}.{}.0/24", 100 + number / 256 % 100, number % 256));
+    let number =
+        std::process::id().wrapping_mul(7).wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed)) % 65_000;
+    let (bridge, subnet) =
+        (format!("ke{number}"), format!("10.{}.{}.0/24", 100 + number / 256 % 100, number % 256));
     let path = directory.display();
     let config = format!(
         r#"version = 2
@@ -191,7 +197,9 @@ fn image(directory: &Path, name: &str, command: &str) -> io::Result<PathBuf> {
         fs::create_dir_all(build.join(made))?;
     }
     fs::copy("/bin/busybox", bin.join("busybox"))?;
-    for applet in ["sh", "sleep", "cat", "echo", "env", "ls", "wget", "httpd", "true", "false", "date", "id", "ps", "nc"] {
+    for applet in [
+        "sh", "sleep", "cat", "echo", "env", "ls", "wget", "httpd", "true", "false", "date", "id", "ps", "nc",
+    ] {
         symlink("busybox", bin.join(applet))?;
     }
     run(Command::new("tar").args(["-cf", "../layer.tar", "."]).current_dir(build.join("root")))?;
@@ -210,7 +218,8 @@ fn image(directory: &Path, name: &str, command: &str) -> io::Result<PathBuf> {
     fs::File::create(build.join("config"))?.write_all(config.as_bytes())?;
     let config = format!("{}.json", digest(&build.join("config"))?);
     fs::rename(build.join("config"), build.join(&config))?;
-    let manifest = format!(r#"[{{"Config": "{config}", "RepoTags": ["localhost/{name}:1"], "Layers": ["layer.tar"]}}]"#);
+    let manifest =
+        format!(r#"[{{"Config": "{config}", "RepoTags": ["localhost/{name}:1"], "Layers": ["layer.tar"]}}]"#);
     fs::write(build.join("manifest.json"), manifest)?;
     let archive = directory.join(format!("{name}.tar"));
     let files = ["manifest.json", &config, "layer.tar"];

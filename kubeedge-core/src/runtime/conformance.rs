@@ -106,7 +106,10 @@ async fn images_are_told_apart(runtime: &impl ContainerRuntime, workload: &Workl
     assert!(found.is_some(), "the workload's image is here");
 }
 
-async fn a_container_goes_through_its_states<R: ContainerRuntime>(open: &impl AsyncFn() -> R, workload: &Workload) {
+async fn a_container_goes_through_its_states<R: ContainerRuntime>(
+    open: &impl AsyncFn() -> R,
+    workload: &Workload,
+) {
     let uid = "conformance-states";
     let runtime = open().await;
     let sandbox = runtime.run_sandbox(&workload.sandbox(uid)).await.expect("run_sandbox");
@@ -193,7 +196,10 @@ async fn removing_a_sandbox_ends_what_runs_in_it(runtime: &impl ContainerRuntime
     assert_eq!(find(runtime, uid).await, None);
 }
 
-async fn what_is_gone_is_stopped_and_removed_with_success(runtime: &impl ContainerRuntime, workload: &Workload) {
+async fn what_is_gone_is_stopped_and_removed_with_success(
+    runtime: &impl ContainerRuntime,
+    workload: &Workload,
+) {
     let (sandbox, id) = (SandboxId("absent".to_owned()), ContainerId("absent".to_owned()));
     runtime.stop_sandbox(&sandbox).await.expect("stopping an absent sandbox is success");
     runtime.remove_sandbox(&sandbox).await.expect("removing an absent sandbox is success");

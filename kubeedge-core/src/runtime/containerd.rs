@@ -99,7 +99,8 @@ impl Containerd {
         };
         let path = config.socket.to_str().filter(|path| path.starts_with('/'));
         let path = path.ok_or_else(|| invalid("the path must be absolute and UTF-8".into()))?;
-        let endpoint = Endpoint::try_from(format!("unix://{path}")).map_err(|error| invalid(error.to_string()))?;
+        let endpoint =
+            Endpoint::try_from(format!("unix://{path}")).map_err(|error| invalid(error.to_string()))?;
         let channel = endpoint.connect_timeout(Duration::from_secs(10)).connect_lazy();
         let runtime = RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_LIMIT);
         let images = ImageServiceClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT);
@@ -174,8 +175,7 @@ impl ContainerRuntime for Containerd {
             password: credentials.password.clone(),
         });
         let request = cri::PullImageRequest { image: Some(config::image(image)), auth, sandbox_config: None };
-        let pulled = self.images();
-        let mut images = pulled;
+        let mut images = self.images();
         let call = images.pull_image(Request::new(request));
         let pulled = self.wait(|| format!("pull image {image}"), self.config.pull_deadline, call).await?;
         Ok(ImageId(pulled.image_ref))

@@ -138,9 +138,10 @@ impl MemoryRuntime {
     /// What the newest instance of `container` was created from.
     pub fn container_config(&self, container: &str) -> Option<ContainerConfig> {
         let state = self.lock();
-        let configs = state.sandboxes.values().flat_map(|sandbox| {
-            sandbox.configs.values().map(move |config| (&sandbox.config.uid, config))
-        });
+        let configs = state
+            .sandboxes
+            .values()
+            .flat_map(|sandbox| sandbox.configs.values().map(move |config| (&sandbox.config.uid, config)));
         configs
             .filter(|(uid, config)| format!("{uid}/{}", config.name) == container)
             .max_by_key(|(_, config)| config.attempt)
@@ -211,9 +212,8 @@ impl ContainerRuntime for MemoryRuntime {
     async fn run_sandbox(&self, sandbox: &SandboxConfig) -> Result<SandboxId, RuntimeError> {
         let what = format!("run sandbox of pod {}/{}", sandbox.namespace, sandbox.name);
         let mut state = self.open(&what)?;
-        let same = |other: &Sandbox| {
-            other.config.uid == sandbox.uid && other.config.attempt == sandbox.attempt
-        };
+        let same =
+            |other: &Sandbox| other.config.uid == sandbox.uid && other.config.attempt == sandbox.attempt;
         if state.sandboxes.values().any(same) {
             let message = format!("attempt {} of this pod is there already", sandbox.attempt);
             return Err(RuntimeError::Failed { what, message });
@@ -367,4 +367,19 @@ fn end(state: &mut ContainerState, code: i32) {
 
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+#[cfg(all(test, feature = "conformance"))]
+mod tests {
+    use super::*;
+    use crate::runtime::conformance::{self, Workload};
+
+    #[tokio::test]
+    async fn the_memory_runtime_is_a_container_runtime() {
+        let runtime = MemoryRuntime::new();
+        runtime.add_image("app:1");
+        runtime.exit_at_start("conformance-exit/main", [3]);
+        let workload = Workload::new("app:1", std::path::Path::new("/nowhere"));
+        conformance::run(async || runtime.clone(), &workload).await;
+    }
 }

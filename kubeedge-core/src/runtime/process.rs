@@ -226,7 +226,8 @@ impl Inner {
                     Some(process) => {
                         let pid = i32::try_from(process.group).unwrap_or(0);
                         let leader = proc::Process::read(pid).unwrap_or(process);
-                        let process = record::Process { pid, start_time: leader.start_time, boot_id: boot_id.clone() };
+                        let process =
+                            record::Process { pid, start_time: leader.start_time, boot_id: boot_id.clone() };
                         Phase::Started { process, started_at_ms: now_ms(), exit: None }
                     }
                     None => never_ran("this program ended while it was being started"),
@@ -525,7 +526,13 @@ fn spawn(launch: &Launch, id: &ContainerId, root: &Path, log: &Path) -> io::Resu
         .current_dir(working_dir)
         .env_clear()
         .env("PATH", PATH)
-        .envs(launch.env.iter().filter(|(name, _)| !name.is_empty() && !name.contains('=')).map(|(k, v)| (k, v)))
+        .envs(
+            launch
+                .env
+                .iter()
+                .filter(|(name, _)| !name.is_empty() && !name.contains('='))
+                .map(|(k, v)| (k, v)),
+        )
         .env("CONTAINER_ROOT", root)
         .env(proc::ID_VARIABLE, &id.0)
         .stdin(Stdio::null())
@@ -545,7 +552,8 @@ fn spawn(launch: &Launch, id: &ContainerId, root: &Path, log: &Path) -> io::Resu
 fn link(root: &Path, container_path: &Path, host_path: &Path) -> Result<(), WorkError> {
     let inside: PathBuf =
         container_path.components().filter(|part| !matches!(part, Component::RootDir)).collect();
-    if inside.as_os_str().is_empty() || !inside.components().all(|part| matches!(part, Component::Normal(_))) {
+    if inside.as_os_str().is_empty() || !inside.components().all(|part| matches!(part, Component::Normal(_)))
+    {
         return Err(WorkError::Invalid(format!("mount path {} cannot be used", container_path.display())));
     }
     let link = root.join(inside);

@@ -14,12 +14,7 @@ pub(crate) enum Action {
     /// Start a sandbox.
     RunSandbox(SandboxConfig),
     /// See that a container's image is here.
-    Pull {
-        container: String,
-        image: String,
-        policy: PullPolicy,
-        credentials: Option<Credentials>,
-    },
+    Pull { container: String, image: String, policy: PullPolicy, credentials: Option<Credentials> },
     /// Create a container and start it.
     Start {
         sandbox: SandboxId,
@@ -77,7 +72,11 @@ impl PullPolicy {
                 let last = image.rsplit('/').next().unwrap_or(image);
                 let digest = last.contains('@');
                 let tag = last.split('@').next().unwrap_or(last).split_once(':').map(|(_, tag)| tag);
-                if !digest && tag.is_none_or(|tag| tag == "latest") { Self::Always } else { Self::IfNotPresent }
+                if !digest && tag.is_none_or(|tag| tag == "latest") {
+                    Self::Always
+                } else {
+                    Self::IfNotPresent
+                }
             }
         }
     }

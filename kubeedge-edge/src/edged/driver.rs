@@ -15,7 +15,7 @@ use futures::{
 };
 use kubeedge_core::{
     id::Uid,
-    message::{LogRequest, ObjectRef, Report, Response},
+    message::{LogRequest, ObjectEvent, ObjectRef, Report, Response},
     pipe::Call,
     runtime::{ObservedSandbox, RuntimeError, RuntimeInfo},
 };
@@ -48,6 +48,8 @@ struct Driver {
     observing: Option<BoxFuture<'static, Observation>>,
     asking: Option<BoxFuture<'static, Result<RuntimeInfo, RuntimeError>>>,
     next_look: Instant,
+    /// Nobody sends objects any more.
+    closed: bool,
 }
 
 impl Edged {
@@ -69,6 +71,7 @@ impl Edged {
             observing: None,
             asking: None,
             next_look: Instant::now(),
+            closed: false,
             edged: self,
         };
         driver.run(stop).await;
@@ -110,13 +113,7 @@ impl Driver {
                     }
                     self.node.handle_runtime(info, now());
                 }
-                Some(event) = self.edged.inbox.workloads.recv() => {
-                    self.state.handle_object(event, now());
-                    // Whatever came with it is one turn: a pod and its ConfigMap are not two plans.
-                    while let Some(event) = self.edged.inbox.workloads.try_recv() {
-                        self.state.handle_object(event, now());
-                    }
-                }
+                event = self.edged.inbox.workloads.recv(), if !self.closed => self.object(event),
                 Some(call) = self.edged.inbox.logs.recv() => self.answer(call),
                 Ok(()) = self.edged.inbox.connectivity.changed() => {
                     let online = self.edged.inbox.connectivity.borrow_and_update().is_online();
@@ -125,6 +122,18 @@ impl Driver {
                 Some(()) = self.answers.next(), if !self.answers.is_empty() => {}
                 () = sleep_until(wake) => {}
             }
+        }
+    }
+
+    fn object(&mut self, event: Option<ObjectEvent>) {
+        let Some(event) = event else {
+            self.closed = true;
+            return self.state.handle_closed();
+        };
+        self.state.handle_object(event, now());
+        // Whatever came with it is one turn: a pod and its ConfigMap are not two plans.
+        while let Some(event) = self.edged.inbox.workloads.try_recv() {
+            self.state.handle_object(event, now());
         }
     }
 
@@ -153,7 +162,8 @@ impl Driver {
             Output::Report(report) => self.report(report),
             Output::Observe => {
                 let runtime = Arc::clone(&self.edged.runtime);
-                let observe = async move { timeout(ASK_DEADLINE, runtime.observe()).await.unwrap_or_else(|_| late()) };
+                let observe =
+                    async move { timeout(ASK_DEADLINE, runtime.observe()).await.unwrap_or_else(|_| late()) };
                 self.observing = Some(observe.boxed());
             }
             Output::Abort(uid) => {
@@ -188,7 +198,9 @@ impl Driver {
                     let read = tokio::task::spawn_blocking(move || logs::read(&source, &request)).await;
                     match read.map_err(std::io::Error::other).and_then(|read| read) {
                         Ok(chunk) => Response::Logs(chunk),
-                        Err(error) => Response::Failed { code: 500, message: format!("read the log: {error}") },
+                        Err(error) => {
+                            Response::Failed { code: 500, message: format!("read the log: {error}") }
+                        }
                     }
                 }
             };
@@ -201,7 +213,10 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         if !self.actions.is_empty() {
-            info!(steps = self.actions.len(), "stopped between steps; the next start goes on from what it finds");
+            info!(
+                steps = self.actions.len(),
+                "stopped between steps; the next start goes on from what it finds"
+            );
         }
     }
 }

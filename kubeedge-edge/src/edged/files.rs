@@ -87,7 +87,9 @@ fn check_host_path(path: &Path, kind: &str) -> io::Result<()> {
         ("DirectoryOrCreate", None) => make_directory(path, 0o755),
         // An absent path of no type is made by the runtime as a directory; ours makes it for all runtimes.
         ("", None) => make_directory(path, 0o755),
-        ("FileOrCreate", None) => fs::OpenOptions::new().create(true).append(true).mode(0o644).open(path).map(drop),
+        ("FileOrCreate", None) => {
+            fs::OpenOptions::new().create(true).append(true).mode(0o644).open(path).map(drop)
+        }
         ("", Some(_)) => Ok(()),
         (_, None) => wrong("it is absent"),
         ("Directory" | "DirectoryOrCreate", Some(found)) if !found.is_dir() => wrong("it is no directory"),
@@ -164,7 +166,8 @@ fn read_tree(root: &Path) -> io::Result<Files> {
     while let Some(below) = open.pop() {
         for entry in fs::read_dir(root.join(&below))? {
             let entry = entry?;
-            let name = entry.file_name().into_string().map_err(|_| io::Error::other("a name is not UTF-8"))?;
+            let name =
+                entry.file_name().into_string().map_err(|_| io::Error::other("a name is not UTF-8"))?;
             let path = if below.is_empty() { name } else { format!("{below}/{name}") };
             let found = entry.metadata()?;
             if found.is_dir() {

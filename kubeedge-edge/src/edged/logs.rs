@@ -37,13 +37,16 @@ pub(crate) fn find(
     let (entry, sandboxes) = pod.ok_or_else(|| failed(404, format!("pod {name} is not on this node")))?;
     let spec = entry.wanted().map(|pod| &pod.spec);
     let named: Vec<&str> = match spec {
-        Some(spec) => spec.containers.iter().chain(&spec.init_containers).map(|one| one.name.as_str()).collect(),
+        Some(spec) => {
+            spec.containers.iter().chain(&spec.init_containers).map(|one| one.name.as_str()).collect()
+        }
         None => Vec::new(),
     };
     let container = match (request.container.as_str(), spec) {
         ("", Some(spec)) if spec.containers.len() == 1 => spec.containers[0].name.as_str(),
         ("", _) => {
-            let message = format!("a container name must be given for pod {name}, one of: {}", named.join(" "));
+            let message =
+                format!("a container name must be given for pod {name}, one of: {}", named.join(" "));
             return Err(failed(400, message));
         }
         (asked, _) if named.contains(&asked) => asked,
@@ -154,7 +157,9 @@ fn since(file: &mut fs::File, length: u64, since_ms: u64) -> io::Result<u64> {
     }
     loop {
         let block = read_at(file, low, BLOCK)?;
-        let Some(line) = block.iter().position(|byte| *byte == b'\n').map(|at| at + 1) else { return Ok(low) };
+        let Some(line) = block.iter().position(|byte| *byte == b'\n').map(|at| at + 1) else {
+            return Ok(low);
+        };
         match time_of(&block) {
             Some(time) if time < since_ms => low += line as u64,
             Some(_) | None => return Ok(low),
@@ -163,7 +168,8 @@ fn since(file: &mut fs::File, length: u64, since_ms: u64) -> io::Result<u64> {
 }
 
 fn time_of(line: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(line.get(..line.len().min(64))?.split(|byte| *byte == b' ').next()?).ok()?;
+    let text =
+        std::str::from_utf8(line.get(..line.len().min(64))?.split(|byte| *byte == b' ').next()?).ok()?;
     let time: jiff::Timestamp = text.parse().ok()?;
     u64::try_from(time.as_millisecond()).ok()
 }
@@ -267,7 +273,8 @@ mod tests {
         assert_eq!(all(&source, LogRequest::default()), b"hello\nx\n");
         let timed = LogRequest { timestamps: true, ..LogRequest::default() };
         assert_eq!(all(&source, timed), b"2026-01-02T03:04:05.1Z hello\n2026-01-02T03:04:06Z x\n");
-        let since_ms = Some("2026-01-02T03:04:06Z".parse::<jiff::Timestamp>().unwrap().as_millisecond() as u64);
+        let since_ms =
+            Some("2026-01-02T03:04:06Z".parse::<jiff::Timestamp>().unwrap().as_millisecond() as u64);
         assert_eq!(all(&source, LogRequest { since_ms, ..LogRequest::default() }), b"x\n");
     }
 

@@ -177,9 +177,9 @@ pub(crate) fn qos_class(pod: &Pod) -> &'static str {
     });
     let any = containers().any(|container| {
         let resources = &container.resources;
-        ["cpu", "memory"].iter().any(|name| {
-            set(resources.limits.get(*name)).or(set(resources.requests.get(*name))).is_some()
-        })
+        ["cpu", "memory"]
+            .iter()
+            .any(|name| set(resources.limits.get(*name)).or(set(resources.requests.get(*name))).is_some())
     });
     match (guaranteed, any) {
         (true, _) => "Guaranteed",

@@ -85,7 +85,10 @@ impl Node {
     pub(crate) fn handle_runtime(&mut self, info: Result<RuntimeInfo, RuntimeError>, now: Moment) {
         let info = info.map_err(|error| error.to_string());
         let version = |known: &Option<Result<RuntimeInfo, String>>| {
-            known.as_ref().and_then(|known| known.as_ref().ok()).map(|info| (info.name.clone(), info.version.clone()))
+            known
+                .as_ref()
+                .and_then(|known| known.as_ref().ok())
+                .map(|info| (info.name.clone(), info.version.clone()))
         };
         self.runtime = Some(match (info, self.runtime.take()) {
             (Ok(info), old) => {
@@ -151,7 +154,8 @@ impl Node {
         now: Moment,
     ) {
         let known = self.conditions.get(kind);
-        let same = known.is_some_and(|known| (known.holds, known.reason, &known.message) == (holds, reason, &message));
+        let same = known
+            .is_some_and(|known| (known.holds, known.reason, &known.message) == (holds, reason, &message));
         self.outdated |= !same;
         let since_ms = known.filter(|known| known.holds == holds).map_or(now.unix_ms, |known| known.since_ms);
         self.conditions.insert(kind, Condition { holds, since_ms, reason, message, bad_at });

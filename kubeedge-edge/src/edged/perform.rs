@@ -71,9 +71,9 @@ async fn act(runtime: &dyn ContainerRuntime, action: Action) -> Result<(), Failu
         Action::StopSandbox(id) => plain(runtime.stop_sandbox(&id).await),
         Action::RemoveSandbox(id) => plain(remove(runtime, &id).await),
         Action::Kill { sandboxes, grace } => kill(runtime, &sandboxes, grace).await,
-        Action::RemoveFiles { directories } => {
-            blocking(move || files::remove(&directories)).await.map_err(|error| failure("FailedRemove", &error))
-        }
+        Action::RemoveFiles { directories } => blocking(move || files::remove(&directories))
+            .await
+            .map_err(|error| failure("FailedRemove", &error)),
     }
 }
 

@@ -10,8 +10,8 @@ use kubeedge_core::message::{Object, ObjectRef};
 use serde::Deserialize;
 
 use super::pod::{
-    Container, DownwardItem, FieldReference, KeyToPath, Pod, ProjectedSource, Quantity, ResourceFieldReference,
-    Volume,
+    Container, DownwardItem, FieldReference, KeyToPath, Pod, ProjectedSource, Quantity,
+    ResourceFieldReference, Volume,
 };
 
 /// Everything a Pod may refer to.
@@ -53,7 +53,7 @@ pub(crate) type Files = BTreeMap<String, File>;
 pub(crate) fn volume_references(pod: &Pod) -> BTreeSet<ObjectRef> {
     let namespace = pod.reference.namespace();
     let mut found = BTreeSet::new();
-        for volume in &pod.spec.volumes {
+    for volume in &pod.spec.volumes {
         let projected = volume.projected.iter().flat_map(|projected| &projected.sources);
         let maps = volume.config_map.iter().chain(projected.filter_map(|source| source.config_map.as_ref()));
         found.extend(maps.map(|source| ObjectRef::config_map(namespace, &source.name)));
@@ -61,7 +61,8 @@ pub(crate) fn volume_references(pod: &Pod) -> BTreeSet<ObjectRef> {
     for volume in &pod.spec.volumes {
         let projected = volume.projected.iter().flat_map(|projected| &projected.sources);
         let names = volume.secret.iter().map(|source| &source.secret_name);
-        let names = names.chain(projected.filter_map(|source| source.secret.as_ref()).map(|source| &source.name));
+        let names =
+            names.chain(projected.filter_map(|source| source.secret.as_ref()).map(|source| &source.name));
         found.extend(names.map(|name| ObjectRef::secret(namespace, name)));
     }
     found
@@ -217,9 +218,7 @@ pub(crate) fn data_of(
     let Some(object) = facts.objects.get(reference) else { return Ok(None) };
     let broken = || Unresolved(format!("{reference} cannot be read"));
     let data: Data = serde_json::from_slice(&object.json).map_err(|_| broken())?;
-    let decode = |(key, text): (String, String)| {
-        base64(&text).map(|bytes| (key, bytes)).ok_or_else(broken)
-    };
+    let decode = |(key, text): (String, String)| base64(&text).map(|bytes| (key, bytes)).ok_or_else(broken);
     let text = data.data.unwrap_or_default();
     let binary = data.binary_data.unwrap_or_default().into_iter().map(decode);
     if reference.kind() == "Secret" {
@@ -263,7 +262,8 @@ pub(crate) fn environment(
     let namespace = pod.reference.namespace();
     for from in &container.env_from {
         let map = from.config_map_ref.iter().map(|map| (ObjectRef::config_map(namespace, &map.name), map));
-        let secret = from.secret_ref.iter().map(|secret| (ObjectRef::secret(namespace, &secret.name), secret));
+        let secret =
+            from.secret_ref.iter().map(|secret| (ObjectRef::secret(namespace, &secret.name), secret));
         for (reference, source) in map.chain(secret) {
             match data_of(&reference, facts)? {
                 None if source.optional => {}
@@ -280,8 +280,12 @@ pub(crate) fn environment(
         let value = match &var.value_from {
             None => Some(expand(&var.value, &env)),
             Some(from) => {
-                let map = from.config_map_key_ref.iter().map(|key| (ObjectRef::config_map(namespace, &key.name), key));
-                let secret = from.secret_key_ref.iter().map(|key| (ObjectRef::secret(namespace, &key.name), key));
+                let map = from
+                    .config_map_key_ref
+                    .iter()
+                    .map(|key| (ObjectRef::config_map(namespace, &key.name), key));
+                let secret =
+                    from.secret_key_ref.iter().map(|key| (ObjectRef::secret(namespace, &key.name), key));
                 if let Some((reference, key)) = map.chain(secret).next() {
                     match data_of(&reference, facts)?.map(|mut data| data.remove(&key.key)) {
                         Some(Some(bytes)) => Some(lossy(bytes)),

@@ -86,8 +86,13 @@ pub(crate) struct Capacity {
 #[derive(Debug)]
 enum Settled {
     /// Not before the first instant, and not before the pipe was quiet for a while.
-    Waiting { earliest: Instant, last_event: Instant },
+    Waiting {
+        earliest: Instant,
+        last_event: Instant,
+    },
     Yes,
+    /// Nobody tells us any more, so nobody's sandboxes cannot be told from others.
+    Never,
 }
 
 /// The pipe must be quiet this long after the start before a sandbox counts as nobody's.
@@ -126,6 +131,11 @@ impl State {
         }
     }
 
+    /// Takes that no more objects will come.
+    pub(crate) fn handle_closed(&mut self) {
+        self.settled = Settled::Never;
+    }
+
     fn apply_pod(&mut self, object: &Object, now: Moment) {
         let parsed = Pod::parse(object);
         if let Err(error) = &parsed {
@@ -143,6 +153,7 @@ impl State {
                 self.pods.insert(object.uid.clone(), entry);
             }
         }
+        self.observe_at = self.observe_at.min(now.at + self.config.observe_interval);
     }
 
     fn delete_pod(&mut self, uid: &Uid) {
@@ -258,7 +269,8 @@ impl State {
     pub(crate) fn handle_connectivity(&mut self, online: bool) {
         let was = std::mem::replace(&mut self.online, online);
         if !was && self.online {
-            let all: Vec<Report> = self.pods.values().filter_map(Entry::last_report).map(Report::Pod).collect();
+            let all: Vec<Report> =
+                self.pods.values().filter_map(Entry::last_report).map(Report::Pod).collect();
             self.outputs.extend(all.into_iter().map(Output::Report));
         }
     }
@@ -274,11 +286,15 @@ impl State {
         if self.observed_epoch.is_none() {
             return;
         }
+        // Pulls are counted apart: a slow registry must not keep pods from starting whose images are here.
         let mut starting = self.pods.values().filter(|entry| entry.is_starting()).count();
+        let mut pulling = self.pods.values().filter(|entry| entry.is_pulling()).count();
         let due: Vec<Uid> =
             self.pods.values().filter(|entry| entry.is_due(now.at)).map(|entry| entry.uid.clone()).collect();
         for uid in due {
-            let (Some(mut entry), sandboxes) = (self.pods.remove(&uid), self.observed.get(&uid)) else { continue };
+            let (Some(mut entry), sandboxes) = (self.pods.remove(&uid), self.observed.get(&uid)) else {
+                continue;
+            };
             let sandboxes = sandboxes.map_or(&[][..], Vec::as_slice);
             if entry.wake.is_some_and(|wake| wake <= now.at) {
                 entry.wake = None;
@@ -304,13 +320,16 @@ impl State {
             } else if !fresh {
                 entry.rest();
             } else if starting < self.config.parallel_starts || entry.is_ending() {
-                if let Some(action) = planner.next(&mut entry) {
-                    debug!(pod = %entry.reference, ?action, "next step");
-                    entry.begin(&action);
-                    starting += usize::from(entry.is_starting());
-                    self.outputs.push_back(Output::Do(uid.clone(), action));
-                } else {
-                    entry.rest();
+                match planner.next(&mut entry) {
+                    None => entry.rest(),
+                    Some(Action::Pull { .. }) if pulling >= self.config.parallel_starts => {}
+                    Some(action) => {
+                        debug!(pod = %entry.reference, ?action, "next step");
+                        entry.begin(&action);
+                        starting += usize::from(entry.is_starting());
+                        pulling += usize::from(entry.is_pulling());
+                        self.outputs.push_back(Output::Do(uid.clone(), action));
+                    }
                 }
             }
             if let Some(report) = status::changed(&mut entry, sandboxes, &self.config, &self.runtime, now) {
@@ -343,7 +362,7 @@ impl State {
         let observe = if self.observing.is_none() { Some(self.observe_at) } else { None };
         let settled = match self.settled {
             Settled::Waiting { earliest, last_event } => Some(earliest.max(last_event + QUIET)),
-            Settled::Yes => None,
+            Settled::Yes | Settled::Never => None,
         };
         let far = self.observe_at + Duration::from_secs(3600);
         wakes.chain(observe).chain(settled).min().unwrap_or(far)
@@ -355,5 +374,4 @@ impl State {
         let entry = of_name.min_by_key(|entry| (entry.deleted, entry.stage == Stage::Gone))?;
         Some((entry, self.observed.get(&entry.uid).map_or(&[], Vec::as_slice)))
     }
-
 }

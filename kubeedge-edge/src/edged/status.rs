@@ -61,7 +61,9 @@ pub(crate) fn changed(
     }
     let status = match entry.pod.clone()? {
         // What its containers were when they stopped is the last word on a pod that goes.
-        Ok(_) if entry.is_ending() && sandboxes.iter().all(|sandbox| sandbox.containers.is_empty()) => return None,
+        Ok(_) if entry.is_ending() && sandboxes.iter().all(|sandbox| sandbox.containers.is_empty()) => {
+            return None;
+        }
         // What the API has is more than an empty node can say of a pod that ended earlier.
         Ok(pod) if sandboxes.is_empty() && pod.had_ended() => return None,
         Ok(pod) => whole(&pod, entry, sandboxes, config, runtime, now),
@@ -89,7 +91,10 @@ fn whole(
 ) -> Value {
     let init_done = init_is_done(pod, sandboxes);
     let statuses = |containers: &[Container], initialized: bool| -> Vec<Value> {
-        containers.iter().map(|one| container_status(one, &Scene { pod, entry, sandboxes, runtime, now }, initialized)).collect()
+        containers
+            .iter()
+            .map(|one| container_status(one, &Scene { pod, entry, sandboxes, runtime, now }, initialized))
+            .collect()
     };
     let containers = statuses(&pod.spec.containers, init_done);
     let init = statuses(&pod.spec.init_containers, true);
@@ -153,7 +158,8 @@ fn condition(shown: &mut Shown, kind: &str, status: Result<(), (&str, String)>, 
     let since = known.map_or_else(|| rfc3339(now.unix_ms), |(_, since)| since.clone());
     shown.since.insert(kind.to_owned(), (status.is_ok(), since.clone()));
     let word = if status.is_ok() { "True" } else { "False" };
-    let mut value = json!({ "type": kind, "status": word, "lastProbeTime": null, "lastTransitionTime": since });
+    let mut value =
+        json!({ "type": kind, "status": word, "lastProbeTime": null, "lastTransitionTime": since });
     if let Err((reason, message)) = status {
         if !reason.is_empty() {
             value["reason"] = json!(reason);
@@ -185,7 +191,8 @@ fn newest<'a>(sandboxes: &'a [ObservedSandbox], name: &str) -> Option<&'a Observ
 /// The phase by the kubelet's rules.
 fn phase(pod: &Pod, sandboxes: &[ObservedSandbox], init_done: bool, entry: &Entry) -> &'static str {
     let policy = pod.spec.restart_policy;
-    let all: Vec<_> = pod.spec.containers.iter().map(|container| newest(sandboxes, &container.name)).collect();
+    let all: Vec<_> =
+        pod.spec.containers.iter().map(|container| newest(sandboxes, &container.name)).collect();
     let init_failed = policy == RestartPolicy::Never
         && pod.spec.init_containers.iter().any(|container| {
             container.restart_policy != "Always"
@@ -264,13 +271,7 @@ fn container_status(container: &Container, scene: &Scene<'_>, initialized: bool)
 }
 
 /// Why a container that should run does not, in the kubelet's words; `None` if there is nothing to say.
-fn waiting(
-    pod: &Pod,
-    container: &Container,
-    entry: &Entry,
-    initialized: bool,
-    now: Moment,
-) -> Option<Value> {
+fn waiting(pod: &Pod, container: &Container, entry: &Entry, initialized: bool, now: Moment) -> Option<Value> {
     let name = &container.name;
     if let Some(missing) = &entry.unresolved {
         return Some(json!({ "reason": "CreateContainerConfigError", "message": missing }));
@@ -300,7 +301,8 @@ fn waiting(
 }
 
 fn terminated(container: &ObservedContainer) -> Option<Value> {
-    let ContainerState::Exited { exit_code, reason, message, started_at_ms, finished_at_ms } = &container.state
+    let ContainerState::Exited { exit_code, reason, message, started_at_ms, finished_at_ms } =
+        &container.state
     else {
         return None;
     };
@@ -328,5 +330,6 @@ fn terminated(container: &ObservedContainer) -> Option<Value> {
 /// A time as the API writes it: whole seconds in UTC.
 pub(crate) fn rfc3339(unix_ms: u64) -> String {
     let seconds = i64::try_from(unix_ms / 1000).unwrap_or(0);
-    jiff::Timestamp::from_second(seconds).map_or_else(|_| "1970-01-01T00:00:00Z".to_owned(), |t| t.to_string())
+    jiff::Timestamp::from_second(seconds)
+        .map_or_else(|_| "1970-01-01T00:00:00Z".to_owned(), |t| t.to_string())
 }

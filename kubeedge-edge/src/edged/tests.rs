@@ -110,7 +110,8 @@ fn json_merge(into: &mut Value, from: &Value) {
 }
 
 fn deleting(name: &str, grace: u64) -> Value {
-    let metadata = json!({ "deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": grace });
+    let metadata =
+        json!({ "deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": grace });
     pod(name, &json!({ "metadata": metadata }))
 }
 
@@ -186,7 +187,8 @@ async fn a_crash_is_restarted_at_once_and_then_with_back_off() {
     runtime.exit_at_start("web/app", [1, 1, 1]);
     let mut node = Node::start(directory.path(), Arc::new(runtime.clone()));
     node.apply(&pod("web", &json!({})));
-    let waiting = |status: &Value| status["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff";
+    let waiting =
+        |status: &Value| status["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff";
     let status = node.pod("web", waiting).await;
     assert_eq!(runtime.starts("web/app"), 2);
     assert_eq!(status["phase"], "Running");
@@ -310,7 +312,10 @@ async fn configuration_reaches_environment_and_files_and_its_change_reaches_the_
     node.running("web").await;
     let config = runtime.container_config("web/app").unwrap();
     let value = |name: &str| config.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-    assert_eq!((value("LEVEL"), value("NODE"), value("S_token")), (Some("info"), Some("edge-1"), Some("secret")));
+    assert_eq!(
+        (value("LEVEL"), value("NODE"), value("S_token")),
+        (Some("info"), Some("edge-1"), Some("secret"))
+    );
     assert!(value("ADDRESS").unwrap().starts_with("10."));
     assert_eq!(config.args, ["--level=info"]);
     let file = config.mounts[0].host_path.join("level");
@@ -341,8 +346,11 @@ async fn a_pull_that_fails_is_said_and_tried_again_and_a_delete_does_not_wait_fo
     node.pod("web", reason("ImagePullBackOff")).await;
     node.running("web").await;
     assert_eq!(runtime.pulls("app:1"), 3);
-    node.apply(&pod("local", &json!({ "spec": { "containers":
-        [{ "name": "app", "image": "absent:1", "imagePullPolicy": "Never" }] } })));
+    node.apply(&pod(
+        "local",
+        &json!({ "spec": { "containers":
+        [{ "name": "app", "image": "absent:1", "imagePullPolicy": "Never" }] } }),
+    ));
     node.pod("local", reason("ErrImageNeverPull")).await;
     node.apply(&deleting("local", 0));
     node.gone("local").await;
@@ -511,4 +519,86 @@ async fn closed_pipes_do_not_keep_it_busy_nor_stop_it() {
 
 fn send(workloads: &LatestSender<ObjectRef, ObjectEvent>, object: &Value) {
     workloads.send(ObjectEvent::Applied(Object::from_json(object.to_string()).unwrap())).unwrap();
+}
+
+/// Over real processes, in real time.
+mod processes {
+    use kubeedge_core::runtime::process::{self, ProcessRuntime};
+
+    use super::*;
+
+    fn runtime(directory: &Path) -> Arc<ProcessRuntime> {
+        let config = process::Config { directory: directory.join("processes") };
+        Arc::new(ProcessRuntime::open(config).unwrap())
+    }
+
+    fn shell(name: &str, script: &str) -> Value {
+        let container = json!({
+            "name": "app", "image": "none", "command": ["/bin/sh", "-c", script],
+            "volumeMounts": [{ "name": "files", "mountPath": "/etc/app" }],
+        });
+        let volumes = json!([{ "name": "files", "configMap": { "name": "settings" } }]);
+        pod(name, &json!({ "spec": { "containers": [container], "volumes": volumes } }))
+    }
+
+    async fn log(node: &Node, pod: &str, wanted: &str) -> String {
+        let request = LogRequest { namespace: "default".into(), pod: pod.into(), ..LogRequest::default() };
+        let wait = async {
+            loop {
+                let answer = node.outside.logs.call(request.clone(), Duration::from_secs(10)).await.unwrap();
+                if let Response::Logs(chunk) = answer
+                    && let Ok(text) = std::str::from_utf8(&chunk.data)
+                    && text.contains(wanted)
+                {
+                    return text.to_owned();
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), wait).await.expect("the log does not have it")
+    }
+
+    #[tokio::test]
+    async fn a_process_outlives_edged_sees_its_configuration_change_and_goes_with_its_pod() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = "echo pid $$; last=; while true; do now=$(cat etc/app/level); \
+                      [ \"$now\" = \"$last\" ] || echo level $now; last=$now; sleep 0.05; done";
+        let objects = [config_map("settings", &json!({ "level": "info" })), shell("web", script)];
+        let mut first = Node::start(directory.path(), runtime(directory.path()));
+        objects.iter().for_each(|object| first.apply(object));
+        let status = first.running("web").await;
+        assert_eq!(status["podIP"], "192.0.2.7", "a process is in the node's network");
+        log(&first, "web", "level info").await;
+        first.apply(&config_map("settings", &json!({ "level": "debug" })));
+        let before = log(&first, "web", "level debug").await;
+        first.end().await;
+
+        let mut second = Node::start(directory.path(), runtime(directory.path()));
+        second.apply(&config_map("settings", &json!({ "level": "trace" })));
+        second.apply(&objects[1]);
+        let status = second.running("web").await;
+        assert_eq!(status["containerStatuses"][0]["restartCount"], 0);
+        let after = log(&second, "web", "level trace").await;
+        assert!(after.starts_with(&before), "the same process wrote on: {before:?} {after:?}");
+        assert_eq!(after.matches("pid").count(), 1);
+        let pid = after.split_whitespace().nth(1).unwrap().to_owned();
+        second.apply(&deleting("web", 5));
+        second.gone("web").await;
+        let left = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(left.is_empty() || left.contains(") Z "), "{left}");
+        second.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_pod_without_a_command_says_what_is_wrong() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut node = Node::start(directory.path(), runtime(directory.path()));
+        node.apply(&pod("web", &json!({})));
+        let failed = |status: &Value| {
+            status["containerStatuses"][0]["state"]["waiting"]["reason"] == "CreateContainerError"
+        };
+        let status = node.pod("web", failed).await;
+        assert!(status.to_string().contains("needs a command"), "{status}");
+        node.end().await;
+    }
 }

@@ -15,6 +15,7 @@ pub(super) const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 pub(super) const SPEC_HASH: &str = "kubeedge.io/spec-hash";
 
 // What creating a container in a sandbox needs to know of it, also after a restart of this process.
+const HOSTNAME: &str = "kubeedge.io/hostname";
 const LOG_DIRECTORY: &str = "kubeedge.io/log-directory";
 const HOST_NETWORK: &str = "kubeedge.io/host-network";
 const PRIVILEGED: &str = "kubeedge.io/privileged";
@@ -31,7 +32,10 @@ pub(super) fn sandbox(from: &SandboxConfig) -> cri::PodSandboxConfig {
         (POD_NAMESPACE.to_owned(), from.namespace.clone()),
         (POD_UID.to_owned(), from.uid.to_string()),
     ]);
-    let mut annotations = BTreeMap::from([(LOG_DIRECTORY.to_owned(), text(&from.log_directory))]);
+    let mut annotations = BTreeMap::from([
+        (HOSTNAME.to_owned(), from.hostname.clone()),
+        (LOG_DIRECTORY.to_owned(), text(&from.log_directory)),
+    ]);
     for (name, holds) in [(HOST_NETWORK, from.host_network), (PRIVILEGED, from.privileged)] {
         if holds {
             annotations.insert(name.to_owned(), "true".to_owned());
@@ -66,6 +70,7 @@ pub(super) fn sandbox_again(status: cri::PodSandboxStatus) -> cri::PodSandboxCon
     let annotations: BTreeMap<String, String> = status.annotations.into_iter().collect();
     cri::PodSandboxConfig {
         metadata: status.metadata,
+        hostname: annotations.get(HOSTNAME).cloned().unwrap_or_default(),
         log_directory: annotations.get(LOG_DIRECTORY).cloned().unwrap_or_default(),
         labels: status.labels,
         linux: Some(linux(&annotations)),
@@ -75,8 +80,11 @@ pub(super) fn sandbox_again(status: cri::PodSandboxStatus) -> cri::PodSandboxCon
 }
 
 fn linux(annotations: &BTreeMap<String, String>) -> cri::LinuxPodSandboxConfig {
-    let network =
-        if annotations.contains_key(HOST_NETWORK) { cri::NamespaceMode::Node } else { cri::NamespaceMode::Pod };
+    let network = if annotations.contains_key(HOST_NETWORK) {
+        cri::NamespaceMode::Node
+    } else {
+        cri::NamespaceMode::Pod
+    };
     cri::LinuxPodSandboxConfig {
         cgroup_parent: annotations.get(CGROUP_PARENT).cloned().unwrap_or_default(),
         security_context: Some(cri::LinuxSandboxSecurityContext {
@@ -112,10 +120,10 @@ pub(super) fn container(from: &ContainerConfig, sandbox: &cri::PodSandboxConfig)
         }
     }
     labels.insert(CONTAINER_NAME.to_owned(), from.name.clone());
-    let env = from.env.iter().map(|(key, value)| cri::KeyValue {
-        key: key.clone(),
-        value: value.clone().into_bytes(),
-    });
+    let env = from
+        .env
+        .iter()
+        .map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone().into_bytes() });
     let mounts = from.mounts.iter().map(|mount| cri::Mount {
         container_path: text(&mount.container_path),
         host_path: text(&mount.host_path),

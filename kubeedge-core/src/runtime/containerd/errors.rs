@@ -15,9 +15,11 @@ const UNREACHABLE: [&str; 8] = [
     "no route to host",
     "server misbehaving",
 ];
-const FORBIDDEN: [&str; 4] = ["authorization failed", "pull access denied", "401 Unauthorized", "403 Forbidden"];
+const FORBIDDEN: [&str; 4] =
+    ["authorization failed", "pull access denied", "401 Unauthorized", "403 Forbidden"];
 
 /// Turns a status into an error that says what was being done.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the codes are gRPC's: what is not named is a failure")]
 pub(super) fn explain(what: String, status: &Status) -> RuntimeError {
     let mut message = status.message().to_owned();
     if let Some(source) = std::error::Error::source(status) {

@@ -60,7 +60,10 @@ impl Containerd {
     }
 
     /// The container as it is; `None` if it vanished between two calls.
-    async fn observe_container(&self, from: cri::Container) -> Result<Option<ObservedContainer>, RuntimeError> {
+    async fn observe_container(
+        &self,
+        from: cri::Container,
+    ) -> Result<Option<ObservedContainer>, RuntimeError> {
         let known = self.known().containers.get(&from.id).cloned();
         let (state, log_path) = match known {
             Some((state, known, log_path)) if state == from.state => (known, log_path),

@@ -100,7 +100,9 @@ pub(super) fn load(directory: &Path) -> io::Result<BTreeMap<SandboxId, Sandbox>>
             clear(&path);
             continue;
         };
-        for entry in fs::read_dir(&path)?.filter(|entry| entry.as_ref().is_ok_and(|entry| entry.path().is_dir())) {
+        for entry in
+            fs::read_dir(&path)?.filter(|entry| entry.as_ref().is_ok_and(|entry| entry.path().is_dir()))
+        {
             let path = entry?.path();
             match read::<Container>(&path.join("container.json"))? {
                 Some(container) => drop(sandbox.containers.insert(container.id.clone(), container)),
@@ -147,7 +149,9 @@ fn clear(path: &Path) {
 fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::other),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }

@@ -124,8 +124,7 @@ async fn another_process_with_the_recorded_id_is_neither_adopted_nor_stopped() {
     first.remove_container(&id).await.unwrap();
     drop(first);
     let mut stranger = Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
-    let process =
-        record::Process { pid: stranger.id() as i32, start_time: 1, boot_id: proc::boot_id() };
+    let process = record::Process { pid: stranger.id() as i32, start_time: 1, boot_id: proc::boot_id() };
     let container = Container {
         id: ContainerId("old".into()),
         name: "app".into(),

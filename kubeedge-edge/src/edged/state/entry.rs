@@ -70,12 +70,20 @@ pub(crate) enum Stage {
 /// A step in flight.
 #[derive(Debug)]
 pub(crate) enum Busy {
-    Pull { container: String, policy: PullPolicy },
+    Pull {
+        container: String,
+        policy: PullPolicy,
+    },
     Prepare,
-    Kill { grace: Duration, aborting: bool },
+    Kill {
+        grace: Duration,
+        aborting: bool,
+    },
     RemoveFiles,
     /// Any other step, and the container that it is about.
-    Step { container: String },
+    Step {
+        container: String,
+    },
 }
 
 /// A step that failed, and when it is tried again.
@@ -103,12 +111,7 @@ impl Crash {
 }
 
 impl Entry {
-    pub(crate) fn new(
-        reference: ObjectRef,
-        uid: Uid,
-        pod: Result<Pod, InvalidPod>,
-        now: Moment,
-    ) -> Self {
+    pub(crate) fn new(reference: ObjectRef, uid: Uid, pod: Result<Pod, InvalidPod>, now: Moment) -> Self {
         let mut entry = Self::orphan(reference, uid, now);
         entry.apply(pod);
         entry
@@ -144,16 +147,22 @@ impl Entry {
         if was_deleting && pod.as_ref().is_ok_and(|pod| !pod.is_deleting()) {
             return;
         }
+        if pod.as_ref().is_ok_and(Pod::is_deleting) && !was_deleting {
+            // What kept it from starting must not keep it from going.
+            self.troubles.clear();
+        }
         self.shown.seed(pod.as_ref().ok());
         self.pod = Some(pod.map(Arc::new));
         if self.stage == Stage::Orphan {
-            self.stage = Stage::Wanted;
+            // It was not nobody's after all, even if its removal has begun.
+            (self.stage, self.deleted) = (Stage::Wanted, false);
         }
         self.dirty = true;
         self.changed = true;
     }
 
     pub(crate) fn delete(&mut self) {
+        self.troubles.clear();
         self.deleted = true;
         self.changed = true;
     }
@@ -179,10 +188,11 @@ impl Entry {
     }
 
     pub(crate) fn is_starting(&self) -> bool {
-        match &self.busy {
-            Some(Busy::Pull { .. } | Busy::Prepare | Busy::Step { .. }) => true,
-            Some(Busy::Kill { .. } | Busy::RemoveFiles) | None => false,
-        }
+        matches!(self.busy, Some(Busy::Prepare | Busy::Step { .. }))
+    }
+
+    pub(crate) fn is_pulling(&self) -> bool {
+        matches!(self.busy, Some(Busy::Pull { .. }))
     }
 
     pub(crate) fn is_due(&self, now: Instant) -> bool {
@@ -193,7 +203,9 @@ impl Entry {
     pub(crate) fn remember_ips(&mut self, sandboxes: &[ObservedSandbox], node_ip: &str) {
         let host = self.wanted().is_some_and(|pod| pod.spec.host_network);
         if let Some(ready) = sandboxes.last().filter(|sandbox| sandbox.ready) {
-            self.ips = if host { vec![node_ip.to_owned()] } else { ready.ips.clone() };
+            // A runtime that gives no addresses of its own runs its pods in the node's network.
+            let of_node = host || ready.ips.is_empty();
+            self.ips = if of_node { vec![node_ip.to_owned()] } else { ready.ips.clone() };
             self.ips.retain(|ip| !ip.is_empty());
         }
     }

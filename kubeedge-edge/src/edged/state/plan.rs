@@ -1,10 +1,6 @@
 //! The next step for one pod: pure, and from what is observed only.
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use kubeedge_core::{
     id::check_subdomain,
@@ -35,6 +31,7 @@ pub(crate) struct Planner<'a> {
 }
 
 /// What is next for a container.
+#[expect(clippy::large_enum_variant, reason = "it lives from one return to the next match")]
 enum Next {
     /// Nothing for now.
     Rest,
@@ -68,7 +65,7 @@ impl Planner<'_> {
     /// Whether the step in flight should be given up for a stop that is due.
     pub(crate) fn wants_abort(&self, entry: &mut Entry) -> bool {
         let ending = entry.is_ending();
-        let grace = entry.wanted().map_or(0, Pod::grace_seconds);
+        let grace = grace_of(entry);
         let aborts = match &mut entry.busy {
             Some(Busy::Pull { .. }) => ending,
             Some(Busy::Kill { grace: given, aborting }) => {
@@ -84,7 +81,8 @@ impl Planner<'_> {
 
     /// Whether the last failure under this name was too short ago.
     fn must_wait(&self, entry: &mut Entry, name: &str) -> bool {
-        let until = entry.troubles.get(name).map(|trouble| trouble.until).filter(|until| *until > self.now.at);
+        let until =
+            entry.troubles.get(name).map(|trouble| trouble.until).filter(|until| *until > self.now.at);
         if let Some(until) = until {
             entry.wake_at(until);
         }
@@ -93,9 +91,9 @@ impl Planner<'_> {
 
     fn end(&self, entry: &Entry) -> Action {
         if !self.sandboxes.is_empty() {
-            // An orphan gets what Kubernetes gives by default: nobody can say what it was promised.
-            let grace = entry.wanted().map_or(30, Pod::grace_seconds);
-            let alive = |container: &&ObservedContainer| !matches!(container.state, ContainerState::Exited { .. });
+            let grace = grace_of(entry);
+            let alive =
+                |container: &&ObservedContainer| !matches!(container.state, ContainerState::Exited { .. });
             let sandboxes = self.sandboxes.iter().map(|sandbox| {
                 let alive = sandbox.containers.iter().filter(alive);
                 (sandbox.id.clone(), alive.map(|container| container.id.clone()).collect())
@@ -104,7 +102,8 @@ impl Planner<'_> {
         }
         // The names of an orphan come from the runtime's labels, which others can write.
         let (namespace, name) = (entry.reference.namespace(), entry.reference.name());
-        let uid_is_plain = entry.uid.as_str().chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        let uid_is_plain =
+            entry.uid.as_str().chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
         let safe = check_subdomain("namespace", namespace).is_ok()
             && check_subdomain("name", name).is_ok()
             && uid_is_plain
@@ -138,7 +137,8 @@ impl Planner<'_> {
                 None => Action::RunSandbox(make::sandbox(pod, attempt, self.config)),
             });
         };
-        let started = sandbox.containers.iter().any(|one| pod.spec.containers.iter().any(|c| c.name == one.name));
+        let started =
+            sandbox.containers.iter().any(|one| pod.spec.containers.iter().any(|c| c.name == one.name));
         if !started {
             for container in &pod.spec.init_containers {
                 let sidecar = container.restart_policy == "Always";
@@ -176,7 +176,9 @@ impl Planner<'_> {
         for container in pod.spec.init_containers.iter().chain(&pod.spec.containers) {
             let newest = self.sandboxes.iter().rev().find_map(|sandbox| newest_of(sandbox, &container.name));
             let Some(newest) = newest else { continue };
-            let ContainerState::Exited { started_at_ms, finished_at_ms, .. } = &newest.state else { continue };
+            let ContainerState::Exited { started_at_ms, finished_at_ms, .. } = &newest.state else {
+                continue;
+            };
             let known = entry.crashes.get(&container.name);
             if known.is_some_and(|crash| crash.instance == newest.id) {
                 continue;
@@ -203,7 +205,10 @@ impl Planner<'_> {
         let lost = policy == RestartPolicy::Never
             && self.sandboxes.last().is_some_and(|sandbox| !sandbox.ready && !sandbox.containers.is_empty());
         let ended_before = pod.had_ended() || entry.shown.has_ended();
-        pod.spec.containers.iter().all(over) || init_failed || lost || (ended_before && self.sandboxes.is_empty())
+        pod.spec.containers.iter().all(over)
+            || init_failed
+            || lost
+            || (ended_before && self.sandboxes.is_empty())
     }
 
     fn volumes(&self, entry: &mut Entry, pod: &Pod) -> Option<Action> {
@@ -220,7 +225,8 @@ impl Planner<'_> {
         };
         entry.unresolved = None;
         entry.dirty = false;
-        let named = |empty: bool| pod.spec.volumes.iter().filter(move |volume| volume.empty_dir.is_some() == empty);
+        let named =
+            |empty: bool| pod.spec.volumes.iter().filter(move |volume| volume.empty_dir.is_some() == empty);
         let host_paths = named(false).filter_map(|volume| volume.host_path.as_ref());
         Some(Action::Prepare(Prepare {
             volumes: self.config.pod_volumes(&pod.uid),
@@ -243,7 +249,8 @@ impl Planner<'_> {
         if let Some(newest) = newest_of(sandbox, name) {
             match &newest.state {
                 ContainerState::Running { .. } => {
-                    let other = !newest.spec_hash.is_empty() && newest.spec_hash != make::spec_hash(container);
+                    let other =
+                        !newest.spec_hash.is_empty() && newest.spec_hash != make::spec_hash(container);
                     let grace = Duration::from_secs(pod.grace_seconds());
                     let stop = Action::Stop { id: newest.id.clone(), grace };
                     return if other { Next::Act(stop) } else { Next::Rest };
@@ -257,7 +264,8 @@ impl Planner<'_> {
                     return Next::Act(Action::RemoveContainer { id: newest.id.clone(), log: None });
                 }
                 ContainerState::Exited { .. } => {
-                    let replaced = newest.spec_hash != make::spec_hash(container) && !newest.spec_hash.is_empty();
+                    let replaced =
+                        newest.spec_hash != make::spec_hash(container) && !newest.spec_hash.is_empty();
                     if is_final(newest, policy) && !replaced {
                         return Next::Over;
                     }
@@ -313,6 +321,12 @@ impl Planner<'_> {
         let log = stale.log.as_ref().map(|log| log.path.clone());
         Some(Action::RemoveContainer { id: stale.id.clone(), log })
     }
+}
+
+/// How long its containers may take. An orphan gets what Kubernetes gives by default: nobody can say what it
+/// was promised.
+fn grace_of(entry: &Entry) -> u64 {
+    entry.wanted().map_or(30, Pod::grace_seconds)
 }
 
 impl Entry {
