@@ -134,8 +134,9 @@ impl Edge {
                 eventbus::Outbox { device_messages: device_messages_tx, uploads: uploads_tx },
             )
         });
-        let servicebus =
-            config.servicebus.map(|config| ServiceBus::new(config, servicebus::Inbox { services: services_rx }));
+        let servicebus = config
+            .servicebus
+            .map(|config| ServiceBus::new(config, servicebus::Inbox { services: services_rx }));
         let mapper = Mapper::new(
             mapper::Config::default(),
             config.protocol,

@@ -17,8 +17,8 @@ use kubeedge_cloud::{
     standalone::{self, ApiServer},
 };
 use kubeedge_core::{
-    device::memory::MemoryProtocol, id::NodeName, pipe, runtime::memory::MemoryRuntime, store::memory::MemoryStore,
-    transport::memory,
+    device::memory::MemoryProtocol, id::NodeName, pipe, runtime::memory::MemoryRuntime,
+    store::memory::MemoryStore, transport::memory,
 };
 use kubeedge_edge::{devicetwin, edged, edgehub};
 use kubeedge_examples::{Cloud, CloudConfig, Edge, EdgeConfig};

@@ -72,7 +72,11 @@ impl Connection for ModemConnection {
 
     async fn send(&self, lane: Lane, frame: Bytes) -> Result<(), TransportError> {
         if frame.len() > lane.frame_limit() {
-            return Err(TransportError::TooLong { lane, length: frame.len() as u64, limit: lane.frame_limit() });
+            return Err(TransportError::TooLong {
+                lane,
+                length: frame.len() as u64,
+                limit: lane.frame_limit(),
+            });
         }
         let mut packet = vec![lane as u8];
         packet.extend_from_slice(&u32::try_from(frame.len()).unwrap_or(u32::MAX).to_be_bytes());

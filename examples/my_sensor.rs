@@ -71,7 +71,9 @@ const DEVICE: &str = r#"{"metadata":{"namespace":"default","name":"host"},
 async fn main() -> Result<()> {
     let stop = CancellationToken::new();
     let (inbox, outbox, mut outside) = mapper::pipes();
-    let running = tokio::spawn(Mapper::new(mapper::Config::default(), Arc::new(LoadAverage), inbox, outbox).run(stop.clone()));
+    let running = tokio::spawn(
+        Mapper::new(mapper::Config::default(), Arc::new(LoadAverage), inbox, outbox).run(stop.clone()),
+    );
 
     // In edgecore the assignment comes from DeviceTwin, and the readings go there.
     let spec = DeviceSpec::from_json(DEVICE.as_bytes(), MODEL.as_bytes())?;

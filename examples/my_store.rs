@@ -28,13 +28,16 @@ struct LogStore {
 
 impl LogStore {
     fn open(path: &Path) -> Result<Self, StoreError> {
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(unavailable)?;
+        let mut file =
+            OpenOptions::new().read(true).append(true).create(true).open(path).map_err(unavailable)?;
         let mut log = Vec::new();
         file.read_to_end(&mut log).map_err(unavailable)?;
         let mut pairs = Pairs::new();
         let mut whole = 0;
         while let Some(record) = next_record(&log[whole..]) {
-            for change in serde_json::from_slice::<Vec<(String, Option<Vec<u8>>)>>(record).map_err(unavailable)? {
+            for change in
+                serde_json::from_slice::<Vec<(String, Option<Vec<u8>>)>>(record).map_err(unavailable)?
+            {
                 let key = Key::from_text(change.0)?;
                 match change.1 {
                     Some(value) => drop(pairs.insert(key, value.into())),

@@ -94,15 +94,23 @@ fn a_pod_on_containerd_lives_from_apply_to_delete_under_a_stock_kubectl() -> Res
     let containerd = containerd::Containerd::start(&folder.path().join("containerd"))?;
     let binaries = binaries();
     let cloud = Cloud::start(&binaries, &folder.path().join("cloud"))?;
-    let options = EdgeOptions { containerd: Some(containerd.socket().to_owned()), ..EdgeOptions::new("edge-1") };
+    let options =
+        EdgeOptions { containerd: Some(containerd.socket().to_owned()), ..EdgeOptions::new("edge-1") };
     let edge = Edge::start(&binaries, &folder.path().join("edge"), &cloud, &options)?;
 
     wait_for("the node to be Ready", || Ok(cloud.kubectl(&["get", "nodes"])?.contains(" Ready ")))?;
     let applied = cloud.apply(&format!("{}---{DEVICE}", pod(containerd::IMAGE)))?;
-    assert!(applied.contains("pod/web created") && applied.contains("device.devices.kubeedge.io/room created"), "{applied}");
-    cloud.kubectl(&["wait", "--for=condition=Ready", "pod/web", "--timeout=60s"]).with_context(|| edge.log())?;
+    assert!(
+        applied.contains("pod/web created") && applied.contains("device.devices.kubeedge.io/room created"),
+        "{applied}"
+    );
+    cloud
+        .kubectl(&["wait", "--for=condition=Ready", "pod/web", "--timeout=60s"])
+        .with_context(|| edge.log())?;
 
-    wait_for("the log", || Ok(cloud.kubectl(&["logs", "web"])?.contains("word=hello file=hello token=s3cret")))?;
+    wait_for("the log", || {
+        Ok(cloud.kubectl(&["logs", "web"])?.contains("word=hello file=hello token=s3cret"))
+    })?;
     let table = cloud.kubectl(&["get", "nodes,pods,devices", "-o", "wide"])?;
     assert!(table.contains("edge-1") && table.contains("Running") && table.contains("room"), "{table}");
     let described = cloud.kubectl(&["describe", "pod", "web"])?;
@@ -111,7 +119,14 @@ fn a_pod_on_containerd_lives_from_apply_to_delete_under_a_stock_kubectl() -> Res
     }
     assert!(cloud.apply(&pod(containerd::IMAGE))?.contains("pod/web unchanged"));
 
-    cloud.kubectl(&["patch", "configmap", "greeting", "--type=merge", "-p", r#"{"data":{"word":"bonjour"}}"#])?;
+    cloud.kubectl(&[
+        "patch",
+        "configmap",
+        "greeting",
+        "--type=merge",
+        "-p",
+        r#"{"data":{"word":"bonjour"}}"#,
+    ])?;
     wait_for("the changed file in the container", || {
         Ok(cloud.kubectl(&["logs", "web", "--tail=1"])?.contains("word=hello file=bonjour"))
     })?;
@@ -131,7 +146,8 @@ fn an_application_reports_for_a_device_over_a_real_mosquitto() -> Result<()> {
     let binaries = binaries();
     let mosquitto = Mosquitto::start(folder.path())?;
     let cloud = Cloud::start(&binaries, &folder.path().join("cloud"))?;
-    let modules = format!("  eventBus: {{mqttMode: 2, mqttServerExternal: \"tcp://127.0.0.1:{}\"}}\n", mosquitto.port);
+    let modules =
+        format!("  eventBus: {{mqttMode: 2, mqttServerExternal: \"tcp://127.0.0.1:{}\"}}\n", mosquitto.port);
     let edge = Edge::start(
         &binaries,
         &folder.path().join("edge"),
@@ -142,7 +158,13 @@ fn an_application_reports_for_a_device_over_a_real_mosquitto() -> Result<()> {
     let power = r#"{"event_id":"e1","timestamp":1,"twin":{"power":{"actual":{"value":"on"}}}}"#;
     wait_for("the reported value in the Device", || {
         mosquitto.publish("$hw/events/device/default/lamp-1/twin/update", power)?;
-        let device = cloud.kubectl(&["get", "device", "lamp-1", "-o", "jsonpath={.status.twins[0].reported.value}"])?;
+        let device = cloud.kubectl(&[
+            "get",
+            "device",
+            "lamp-1",
+            "-o",
+            "jsonpath={.status.twins[0].reported.value}",
+        ])?;
         Ok(device == "on")
     })
     .with_context(|| edge.log())?;
@@ -184,7 +206,10 @@ impl Mosquitto {
     fn start(folder: &Path) -> Result<Self> {
         let port = free_port()?;
         let config = folder.join("mosquitto.conf");
-        std::fs::write(&config, format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n"))?;
+        std::fs::write(
+            &config,
+            format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n"),
+        )?;
         let process = Command::new("mosquitto")
             .env("PATH", format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default()))
             .arg("-c")

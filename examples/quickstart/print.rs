@@ -40,7 +40,10 @@ impl Printer {
         let (step, began) = self.step.take().unwrap_or(("starting", self.began));
         let milliseconds = began.elapsed().as_millis();
         if self.json {
-            println!("{}", json!({"step": step, "ok": false, "error": format!("{error:#}"), "ms": milliseconds}));
+            println!(
+                "{}",
+                json!({"step": step, "ok": false, "error": format!("{error:#}"), "ms": milliseconds})
+            );
         } else {
             println!("\u{2717} {step:<52} {error:#}  ({milliseconds} ms)");
         }

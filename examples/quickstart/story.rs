@@ -70,7 +70,8 @@ async fn node_ready(world: &World) -> Result<String> {
     until("the node is not Ready", async || {
         let node = nodes.get_opt(NODE).await?;
         let Some(status) = node.and_then(|node| node.status) else { return Ok(None) };
-        let ready = condition(status.conditions.iter().flatten().map(|c| (&c.type_, &c.status)), "Ready") == Some("True");
+        let ready = condition(status.conditions.iter().flatten().map(|c| (&c.type_, &c.status)), "Ready")
+            == Some("True");
         let version = status.node_info.map(|info| info.kubelet_version).unwrap_or_default();
         Ok(ready.then(|| format!("{NODE}, {version}")))
     })
@@ -80,7 +81,8 @@ async fn node_ready(world: &World) -> Result<String> {
 async fn apply_all(world: &World, image: Option<&str>) -> Result<String> {
     let manifests = manifests(image);
     for manifest in &manifests {
-        let text = |pointer: &str| manifest.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let text =
+            |pointer: &str| manifest.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
         let kind = text("/kind");
         let (group, version) = match text("/apiVersion").split_once('/') {
             Some((group, version)) => (group.to_owned(), version.to_owned()),
@@ -169,7 +171,9 @@ async fn running_container(world: &World) -> Result<String> {
         .flat_map(|sandbox| &sandbox.containers)
         .collect();
     match containers[..] {
-        [one] if matches!(one.state, kubeedge_core::runtime::ContainerState::Running { .. }) => Ok(one.id.to_string()),
+        [one] if matches!(one.state, kubeedge_core::runtime::ContainerState::Running { .. }) => {
+            Ok(one.id.to_string())
+        }
         _ => bail!("one running container was expected, and there are: {containers:?}"),
     }
 }
@@ -186,7 +190,8 @@ async fn temperature_after(world: &World, after_ms: u64) -> Result<(String, u64)
         let device = devices.get("room").await?;
         let Some(reported) = reported(&device.data, "temperature") else { return Ok(None) };
         let value = reported["value"].as_str().unwrap_or_default();
-        let at: u64 = reported["metadata"]["timestamp"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
+        let at: u64 =
+            reported["metadata"]["timestamp"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
         Ok((at > after_ms).then(|| (format!("{value} \u{b0}C"), at)))
     })
     .await
@@ -202,7 +207,10 @@ async fn set_point(world: &World, value: &str) -> Result<String> {
     let devices = devices(world);
     let patch = json!([{"op": "replace", "path": "/spec/properties/1/desired/value", "value": value}]);
     let patch: json_patch::Patch = serde_json::from_value(patch)?;
-    devices.patch("room", &PatchParams::default(), &Patch::<()>::Json(patch)).await.context("patch device room")?;
+    devices
+        .patch("room", &PatchParams::default(), &Patch::<()>::Json(patch))
+        .await
+        .context("patch device room")?;
     until("the device does not report the desired value", async || {
         let device = devices.get("room").await?;
         let reported = reported(&device.data, "setpoint");
@@ -239,7 +247,10 @@ async fn known_after_restart(world: &World, before: &str) -> Result<String> {
         Ok((objects == 1).then_some(()))
     });
     known.await?;
-    let twin = world.ask_twin("setpoint").await.context("the twin does not answer after the restart")?;
+    let twin = until("the restarted edge's twin does not answer", async || {
+        Ok(Some(world.ask_twin("setpoint").await?))
+    })
+    .await?;
     ensure!(twin.contains("25"), "the twin has forgotten the set point: {twin}");
     ensure!(!world.connectivity()?.borrow().is_online(), "the link was meant to be cut");
     // Long enough for an edge that does not know its pod to do something about it.
@@ -257,7 +268,8 @@ async fn never_restarted(world: &World, before: &str) -> Result<String> {
         let status = pods.get("thermostat").await?.status.unwrap_or_default();
         let restarts = status.container_statuses.iter().flatten().map(|c| c.restart_count).sum::<i32>();
         ensure!(restarts == 0, "the API counts {restarts} restarts");
-        Ok((status.phase.as_deref() == Some("Running")).then(|| "Running, 0 restarts, same container".to_owned()))
+        Ok((status.phase.as_deref() == Some("Running"))
+            .then(|| "Running, 0 restarts, same container".to_owned()))
     })
     .await
 }

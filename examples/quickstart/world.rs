@@ -84,12 +84,14 @@ impl World {
         let stop = CancellationToken::new();
         let requests = pipe::calls("requests", 64);
         let kubeconfig = folder.join("cloud/kubeconfig");
-        let api = ApiServer::open(Some(&folder.join("cloud/api.redb")), standalone::Config::default()).await?;
+        let api =
+            ApiServer::open(Some(&folder.join("cloud/api.redb")), standalone::Config::default()).await?;
         let listener = api_listener(&server, authority.certificate_pem(), &kubeconfig).await?;
         let outbox = standalone::Outbox { requests: requests.0.clone() };
         let serving = Standalone::new(api, Some(listener), outbox).run(stop.clone());
         let api = tokio::spawn(serving);
-        let config = Config::from_custom_kubeconfig(Kubeconfig::read_from(&kubeconfig)?, &Default::default()).await?;
+        let config =
+            Config::from_custom_kubeconfig(Kubeconfig::read_from(&kubeconfig)?, &Default::default()).await?;
         let client = Client::try_from(config)?;
         let quic = QuicListener::bind(
             (Ipv4Addr::LOCALHOST, 0).into(),
@@ -132,7 +134,8 @@ impl World {
 
     fn start_edge(&mut self) -> Result<()> {
         let node: NodeName = NODE.parse()?;
-        let transport = QuicTransport::new(QuicConfig::new(self.link.address().to_string(), self.tls.clone()))?;
+        let transport =
+            QuicTransport::new(QuicConfig::new(self.link.address().to_string(), self.tls.clone()))?;
         self.edge = Some(Edge::start(EdgeConfig {
             transport: Arc::new(transport),
             store: Arc::new(RedbStore::open(self.folder.join("edge/edgecore.redb"), RedbConfig::default())?),
@@ -189,11 +192,18 @@ impl World {
                     // Subscribed: from here on no answer is missed.
                     Event::Incoming(Packet::SubAck(_)) => {
                         client
-                            .publish("$hw/events/device/default/room/twin/get", QoS::AtLeastOnce, false, question)
+                            .publish(
+                                "$hw/events/device/default/room/twin/get",
+                                QoS::AtLeastOnce,
+                                false,
+                                question,
+                            )
                             .await?;
                     }
                     Event::Incoming(Packet::Publish(publish)) => {
-                        return Ok::<_, anyhow::Error>(serde_json::from_slice::<serde_json::Value>(&publish.payload)?);
+                        return Ok::<_, anyhow::Error>(serde_json::from_slice::<serde_json::Value>(
+                            &publish.payload,
+                        )?);
                     }
                     Event::Incoming(_) | Event::Outgoing(_) => {}
                 }
@@ -227,8 +237,13 @@ impl World {
 
 async fn runtime(folder: &Path, containerd: Option<&Path>) -> Result<Arc<dyn ContainerRuntime>> {
     match containerd {
-        Some(socket) => Ok(Arc::new(Containerd::new(containerd::Config { socket: socket.to_owned(), ..Default::default() })?)),
-        None => Ok(Arc::new(ProcessRuntime::open(process::Config { directory: folder.join("edge/processes") })?)),
+        Some(socket) => Ok(Arc::new(Containerd::new(containerd::Config {
+            socket: socket.to_owned(),
+            ..Default::default()
+        })?)),
+        None => {
+            Ok(Arc::new(ProcessRuntime::open(process::Config { directory: folder.join("edge/processes") })?))
+        }
     }
 }
 

@@ -8,7 +8,10 @@ use std::{
 use kubeedge_cloud::cloudhub;
 use kubeedge_core::{
     id::{DeviceId, NodeName, Uid},
-    message::{Acked, Delivered, DeviceReport, FromNode, Object, ObjectEvent, ObjectRef, PodState, Report, ReportKey, ToNode},
+    message::{
+        Acked, Delivered, DeviceReport, FromNode, Object, ObjectEvent, ObjectRef, PodState, Report,
+        ReportKey, ToNode,
+    },
     pipe::LatestSender,
 };
 use serde_json::{Value, json};
@@ -98,7 +101,8 @@ impl Api {
                 self.put(&mut state, ObjectRef::config_map("default", format!("map-{number}")), body);
             }
             4 => {
-                let body = json!({"data": {"value": "c2VjcmV0"}, "metadata": {"labels": {"v": value.to_string()}}});
+                let body =
+                    json!({"data": {"value": "c2VjcmV0"}, "metadata": {"labels": {"v": value.to_string()}}});
                 self.put(&mut state, ObjectRef::secret("default", format!("secret-{number}")), body);
             }
             5 => self.remove(&mut state, &ObjectRef::config_map("default", format!("map-{number}"))),
@@ -113,7 +117,8 @@ impl Api {
         let reference = ObjectRef::pod("default", format!("pod-{number}"));
         if !state.objects.contains_key(&reference) {
             let containers = json!([{"name": "main", "image": "image:1"}]);
-            let spec = json!({"nodeName": self.node, "terminationGracePeriodSeconds": 1, "containers": containers});
+            let spec =
+                json!({"nodeName": self.node, "terminationGracePeriodSeconds": 1, "containers": containers});
             self.put(state, reference, json!({"spec": spec}));
         }
     }
@@ -129,8 +134,10 @@ impl Api {
     }
 
     fn set_device(&self, state: &mut State, number: u64, value: u64) {
-        let reference = ObjectRef::new("devices.kubeedge.io/v1beta1", "Device", "default", format!("device-{number}"));
-        let properties = json!([{"name": "setpoint", "reportToCloud": true, "desired": {"value": value.to_string()}}]);
+        let reference =
+            ObjectRef::new("devices.kubeedge.io/v1beta1", "Device", "default", format!("device-{number}"));
+        let properties =
+            json!([{"name": "setpoint", "reportToCloud": true, "desired": {"value": value.to_string()}}]);
         let spec = json!({
             "deviceModelRef": {"name": "model"}, "nodeName": self.node, "protocol": {"protocolName": "memory"},
             "properties": properties,
@@ -146,7 +153,8 @@ impl Api {
             Report::Node(_) => {}
             Report::Pod(pod) => {
                 let known = state.objects.get(&pod.reference).filter(|(_, object)| object.uid == pod.uid);
-                let deleting = known.is_some_and(|(body, _)| !body["metadata"]["deletionTimestamp"].is_null());
+                let deleting =
+                    known.is_some_and(|(body, _)| !body["metadata"]["deletionTimestamp"].is_null());
                 if known.is_some() && deleting && pod.state == PodState::Gone {
                     self.remove(&mut state, &pod.reference);
                 } else if known.is_some() {
@@ -162,7 +170,8 @@ impl Api {
 
     /// Runs the controllers' ends of CloudHub's pipes, until the cloud loses its power.
     pub(crate) async fn control(self, outside: cloudhub::Outside, delay: std::time::Duration) {
-        let cloudhub::Outside { mut snapshots, mut statuses, mut device_reports, acked, downstream, .. } = outside;
+        let cloudhub::Outside { mut snapshots, mut statuses, mut device_reports, acked, downstream, .. } =
+            outside;
         self.connect(downstream);
         let acknowledge = |node: NodeName, message| {
             let _ = acked.send(ToNode { node, message });

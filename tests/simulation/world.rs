@@ -65,7 +65,8 @@ impl World {
         let hub = CloudHub::new(config, vec![Box::new(self.network.listen())], inbox, outbox);
         let delay = Duration::from_millis(self.seed % 7);
         self.cloud.spawn(self.api.clone().control(outside, delay));
-        self.cloud.spawn(async move { hub.run(CancellationToken::new()).await.expect("CloudHub does not fail") });
+        self.cloud
+            .spawn(async move { hub.run(CancellationToken::new()).await.expect("CloudHub does not fail") });
     }
 
     fn start_edge(&mut self) {
@@ -126,14 +127,20 @@ impl World {
 
     /// The first thing on which the sides differ.
     async fn difference(&self) -> Option<String> {
-        let wanted: BTreeMap<ObjectRef, Object> =
-            self.api.lock().objects.iter().map(|(name, (_, object))| (name.clone(), object.clone())).collect();
+        let wanted: BTreeMap<ObjectRef, Object> = self
+            .api
+            .lock()
+            .objects
+            .iter()
+            .map(|(name, (_, object))| (name.clone(), object.clone()))
+            .collect();
         for kind in ["ConfigMap", "Secret", "Pod", "Device", "DeviceModel"] {
             let held = match self.held(kind).await {
                 Ok(held) => held,
                 Err(error) => return Some(error),
             };
-            let wanted: Vec<_> = wanted.values().filter(|object| object.reference.kind() == kind).map(identity).collect();
+            let wanted: Vec<_> =
+                wanted.values().filter(|object| object.reference.kind() == kind).map(identity).collect();
             let held: Vec<_> = held.iter().map(identity).collect();
             if wanted != held {
                 return Some(format!("{kind}: the API has {wanted:?}, the edge {held:?}"));
@@ -147,7 +154,8 @@ impl World {
         let api_version = if kind.starts_with("Device") { "devices.kubeedge.io/v1beta1" } else { "v1" };
         let read = Read::List { api_version: api_version.into(), kind: kind.into(), namespace: None };
         let edge = self.edge.as_ref().expect("an edge runs");
-        let answer = edge.reads.call(read, Duration::from_secs(5)).await.map_err(|error| error.to_string())?;
+        let answer =
+            edge.reads.call(read, Duration::from_secs(5)).await.map_err(|error| error.to_string())?;
         let mut objects = answer.map_err(|error| error.to_string())?;
         objects.sort_by(|a, b| a.reference.cmp(&b.reference));
         Ok(objects)
@@ -160,7 +168,10 @@ impl World {
         let mut running: Vec<_> = sandboxes
             .iter()
             .filter(|sandbox| {
-                sandbox.containers.iter().any(|container| matches!(container.state, ContainerState::Running { .. }))
+                sandbox
+                    .containers
+                    .iter()
+                    .any(|container| matches!(container.state, ContainerState::Running { .. }))
             })
             .map(|sandbox| &sandbox.uid)
             .collect();
@@ -185,11 +196,13 @@ impl World {
         let devices = wanted.values().filter(|object| object.reference.kind() == "Device");
         devices.into_iter().find_map(|object| {
             let id = object.reference.device_id().expect("the model names devices well");
-            let body: serde_json::Value = serde_json::from_slice(&object.json).expect("the model writes JSON");
+            let body: serde_json::Value =
+                serde_json::from_slice(&object.json).expect("the model writes JSON");
             let desired = body["spec"]["properties"][0]["desired"]["value"].as_str();
             let report = state.devices.get(&id);
             let twin = report.and_then(|report| report.twins.iter().find(|twin| twin.property == "setpoint"));
-            let reported = twin.and_then(|twin| twin.reported.as_ref()).map(|reported| reported.value.as_str());
+            let reported =
+                twin.and_then(|twin| twin.reported.as_ref()).map(|reported| reported.value.as_str());
             (reported != desired).then(|| format!("{id}: {desired:?} is desired, {reported:?} reported"))
         })
     }

@@ -9,10 +9,14 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Args;
-use kubeedge_cloud::{pki::Authority, standalone};
+use kubeedge_cloud::{
+    pki::{Authority, CERTIFICATE_FILE, KEY_FILE},
+    standalone,
+};
 use kubeedge_core::{
     id::NodeName,
     tls::{self, Identity},
+    transport::quic::ResetSecret,
 };
 use tokio::net::TcpListener;
 
@@ -28,16 +32,24 @@ const SERVER_CERTIFICATE_LASTS: Duration = Duration::from_secs(10 * 365 * 24 * 3
 pub(crate) struct CloudIdentity {
     authority: Authority,
     server: Identity,
+    reset_secret: [u8; 32],
 }
 
 impl CloudIdentity {
     /// Opens the authority in the folder of a standalone cloud, or else where the configuration says, creates it if
     /// there is none, and issues the server's certificate.
     pub(crate) fn open(standalone: Option<&Path>, hub: &Hub) -> Result<Self> {
-        let authority = match standalone {
-            Some(folder) => Authority::open_or_create(folder)?,
-            None => open_or_create(&hub.tls.ca, &hub.tls.ca_key)?,
+        let (authority, certificate, key) = match standalone {
+            Some(folder) => {
+                let authority = Authority::open_or_create(folder)?;
+                (authority, folder.join(CERTIFICATE_FILE), folder.join(KEY_FILE))
+            }
+            None => {
+                (open_or_create(&hub.tls.ca, &hub.tls.ca_key)?, hub.tls.ca.clone(), hub.tls.ca_key.clone())
+            }
         };
+        // The authority's key is what stays the same from start to start.
+        let reset_secret = Identity::from_files(&certificate, &key)?.derive_secret("quic reset");
         let addresses = hub.advertise_addresses.iter().map(ToString::to_string);
         let names: Vec<_> = ["localhost".to_owned(), "127.0.0.1".to_owned()]
             .into_iter()
@@ -46,13 +58,18 @@ impl CloudIdentity {
             .collect();
         let issued = authority.issue_server(&names, SERVER_CERTIFICATE_LASTS)?;
         let server = Identity::from_pem(issued.certificate_pem.as_bytes(), issued.key_pem.as_bytes())?;
-        Ok(Self { authority, server })
+        Ok(Self { authority, server, reset_secret })
     }
 
     /// What edges are listened for with: they must show a certificate of the authority.
     pub(crate) fn link_tls(&self) -> Result<Arc<rustls::ServerConfig>> {
         let roots = tls::roots_from_pem(self.authority.certificate_pem().as_bytes())?;
         Ok(Arc::new(tls::server_config(&self.server, roots)?))
+    }
+
+    /// With what a restarted cloud tells edges that it knows nothing of their connections; the same at each start.
+    pub(crate) fn reset_secret(&self) -> ResetSecret {
+        ResetSecret::new(self.reset_secret)
     }
 
     /// Serves the standalone API on `socket`, and writes the kubeconfig that reaches it into `folder`.
@@ -98,7 +115,8 @@ fn write_private(file: &Path, text: &str) -> Result<()> {
     use std::{io::Write, os::unix::fs::OpenOptionsExt};
     let beside = file.with_extension("new");
     let write = || {
-        let mut new = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        let mut new =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         new.write_all(text.as_bytes())?;
         new.sync_all()?;
         fs::rename(&beside, file)

@@ -227,7 +227,9 @@ fn listeners(config: &Config, identity: &CloudIdentity) -> Result<Vec<Box<dyn Li
     }
     let tls = identity.link_tls()?;
     if let Some(address) = config.hub.quic {
-        listeners.push(Box::new(QuicListener::bind(address, tls.clone(), QuicListenerConfig::default())?));
+        let reset_secret = Some(identity.reset_secret());
+        let quic = QuicListenerConfig { reset_secret, ..QuicListenerConfig::default() };
+        listeners.push(Box::new(QuicListener::bind(address, tls.clone(), quic)?));
     }
     if let Some(address) = config.hub.websocket {
         listeners.push(Box::new(WebSocketListener::bind(address, tls, WebSocketListenerConfig::default())?));

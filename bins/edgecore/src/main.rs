@@ -147,7 +147,10 @@ async fn run(file: &Path) -> Result<()> {
     }
     if config.meta.enable {
         let metamanager = MetaManager::new(
-            metamanager::Config { query_deadline: config.meta.query_deadline, ..metamanager::Config::default() },
+            metamanager::Config {
+                query_deadline: config.meta.query_deadline,
+                ..metamanager::Config::default()
+            },
             store.clone(),
             metamanager::Inbox {
                 objects: objects_rx,
@@ -251,7 +254,9 @@ fn runtime(runtime: &Runtime) -> Result<Arc<dyn ContainerRuntime>> {
             let config = containerd::Config { socket: socket.clone(), ..containerd::Config::default() };
             Ok(Arc::new(Containerd::new(config)?))
         }
-        Runtime::Process { directory } => Ok(Arc::new(ProcessRuntime::open(process::Config { directory: directory.clone() })?)),
+        Runtime::Process { directory } => {
+            Ok(Arc::new(ProcessRuntime::open(process::Config { directory: directory.clone() })?))
+        }
     }
 }
 

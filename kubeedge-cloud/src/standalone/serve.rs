@@ -44,7 +44,9 @@ impl Token {
     /// If the system gives no randomness.
     pub fn random() -> io::Result<String> {
         let mut bits = [0; 32];
-        SystemRandom::new().fill(&mut bits).map_err(|_| io::Error::other("the system gives no randomness"))?;
+        SystemRandom::new()
+            .fill(&mut bits)
+            .map_err(|_| io::Error::other("the system gives no randomness"))?;
         Ok(bits.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
