@@ -65,7 +65,9 @@ impl Story {
         assert!(actions.is_empty(), "{actions:?}");
     }
 
+    /// An observation that begins and ends here; one that had begun before is forgotten.
     fn observe(&mut self, sandboxes: Vec<ObservedSandbox>) {
+        self.state.observing = None;
         self.state.observe_at = self.now.at;
         self.state.handle_timeout(self.now);
         self.state.handle_observed(Ok(sandboxes), self.now);
