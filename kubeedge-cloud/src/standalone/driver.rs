@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -11,7 +12,7 @@ use kubeedge_core::{
     pipe::{self, Callee, Caller},
 };
 use serde_json::{Value, json};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -92,6 +93,9 @@ impl Standalone {
 
 // ------------------------------------------------------------------------------------------------- scheduling
 
+/// How long the scheduler leaves a store alone that could not be read.
+const RESCAN_AFTER: Duration = Duration::from_secs(5);
+
 /// Gives pods a node, as they come and as nodes change.
 async fn schedule(inner: &Arc<Inner>) {
     let history = inner.store.history().clone();
@@ -123,7 +127,10 @@ async fn schedule(inner: &Arc<Inner>) {
             }
             Err(_) => match rescan(inner) {
                 Ok((found, reached)) => (pending, version, retry) = (found, reached, true),
-                Err(failure) => tracing::warn!(%failure, "pods cannot be read for scheduling"),
+                Err(failure) => {
+                    tracing::warn!(%failure, "pods cannot be read for scheduling");
+                    sleep(RESCAN_AFTER).await;
+                }
             },
         }
         if retry && !pending.is_empty() {

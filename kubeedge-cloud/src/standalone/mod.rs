@@ -157,8 +157,7 @@ impl ApiServer {
     /// If the file cannot be opened, read or written.
     pub async fn open(path: Option<&Path>, config: Config) -> Result<Self, Error> {
         let (path, at) = (path.map(Path::to_owned), config.clone());
-        let open =
-            move || store::Store::open(path.as_deref(), at.cache_bytes, at.history_changes, at.history_bytes);
+        let open = move || store::Store::open(path.as_deref(), &at);
         // Opening waits for the disk, and for a repair if the power was lost.
         let opened = tokio::task::spawn_blocking(open).await;
         let store = opened.map_err(|error| Error::Thread(std::io::Error::other(error)))??;

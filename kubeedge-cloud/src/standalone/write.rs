@@ -78,6 +78,19 @@ impl Target {
 /// Creates the object. `target.name` may be empty: the object says its name, or how it begins.
 pub(crate) fn create(
     txn: &mut Txn<'_, '_>,
+    target: Target,
+    mut object: Value,
+    options: &Options,
+) -> Result<Written, Failure> {
+    // Who manages what is for the server to say.
+    if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        meta.remove("managedFields");
+    }
+    insert(txn, target, object, options)
+}
+
+fn insert(
+    txn: &mut Txn<'_, '_>,
     mut target: Target,
     mut object: Value,
     options: &Options,
@@ -198,7 +211,7 @@ pub(crate) fn patch(
     if !target.status && txn.get(target.resource, &target.namespace, &target.name)?.is_none() {
         let mut object = applier.create(config)?;
         metadata(&mut object).insert("name".into(), target.name.clone().into());
-        return create(txn, target.clone(), object, options);
+        return insert(txn, target.clone(), object, options);
     }
     update(txn, target, options, |old| applier.apply(old, config))
 }

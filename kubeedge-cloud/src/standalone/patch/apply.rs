@@ -261,7 +261,82 @@ impl Managers {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Objects like pods, in which every kind of list occurs, and every kind of nonsense.
+    fn objects() -> impl Strategy<Value = Value> {
+        let names = prop::sample::select(vec![
+            "a",
+            "name",
+            "spec",
+            "data",
+            "containers",
+            "ports",
+            "containerPort",
+            "finalizers",
+            "conditions",
+            "type",
+            "metadata",
+            "$patch",
+            "$retainKeys",
+            "$setElementOrder/containers",
+            "$deleteFromPrimitiveList/finalizers",
+        ]);
+        let plain = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            (0..3).prop_map(Value::from),
+            prop::sample::select(vec!["", "x", "y", "delete", "replace"]).prop_map(Value::from),
+        ];
+        let value = plain.prop_recursive(4, 40, 4, move |inner| {
+            let members =
+                prop::collection::btree_map(names.clone().prop_map(str::to_owned), inner.clone(), 0..5);
+            prop_oneof![
+                prop::collection::vec(inner, 0..4).prop_map(Value::Array),
+                members.prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        });
+        value.prop_filter("an object", Value::is_object)
+    }
+
+    proptest! {
+        #[test]
+        fn no_patch_panics(object in objects(), patch in objects()) {
+            let _ = super::super::Patch::Strategic(patch.clone()).apply_to(object.clone());
+            let _ = super::super::Patch::Merge(patch.clone()).apply_to(object.clone());
+            let _ = apply(&object, "one", patch, true);
+        }
+
+        #[test]
+        fn a_strategic_patch_without_directives_can_be_applied_twice(object in objects(), patch in objects()) {
+            prop_assume!(!patch.to_string().contains('$'));
+            let patch = super::super::Patch::Strategic(patch);
+            if let Ok(once) = patch.apply_to(object) {
+                prop_assert_eq!(patch.apply_to(once.clone()).unwrap(), once);
+            }
+        }
+
+        #[test]
+        fn fields_are_read_as_they_were_written(object in objects()) {
+            let fields = Fields::of(&object, true);
+            prop_assert_eq!(Fields::from_json(&fields.to_json()), fields);
+        }
+
+        #[test]
+        fn what_was_applied_can_be_applied_again_and_taken_back(object in objects(), config in objects()) {
+            let object = without_managers(object);
+            if let Ok(once) = apply(&object, "one", config.clone(), true) {
+                prop_assert_eq!(&apply(&once, "one", config.clone(), false).unwrap(), &once);
+                let none = apply(&once, "one", json!({}), false).unwrap();
+                let owns_nothing = items(&none, &["metadata", "managedFields"])
+                    .iter()
+                    .all(|entry| entry["fieldsV1"] == json!({}));
+                prop_assert!(owns_nothing);
+            }
+        }
+    }
 
     fn apply(old: &Value, manager: &str, config: Value, force: bool) -> Result<Value, Failure> {
         let options = Options { manager: manager.into(), force, ..Options::default() };

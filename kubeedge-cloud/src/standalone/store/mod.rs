@@ -12,8 +12,10 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{failure::Failure, history::History, resource::Resource};
+use super::{Config, Error, failure::Failure, history::History, resource::Resource};
 
+#[cfg(test)]
+mod tests;
 mod txn;
 mod writer;
 
@@ -50,32 +52,31 @@ impl std::fmt::Debug for Store {
 
 impl Store {
     /// Opens the store in a file, or in memory.
-    pub(crate) fn open(
-        path: Option<&Path>,
-        cache_bytes: usize,
-        events_max: usize,
-        event_bytes_max: usize,
-    ) -> Result<Self, super::Error> {
+    pub(crate) fn open(path: Option<&Path>, config: &Config) -> Result<Self, Error> {
         let mut builder = Database::builder();
-        builder.set_cache_size(cache_bytes);
-        let database = match path {
+        builder.set_cache_size(config.cache_bytes);
+        match path {
             Some(path) => {
                 create_private(path)?;
-                builder.create(path)?
+                Self::with(builder.create(path)?, config, true)
             }
-            None => builder.create_with_backend(InMemoryBackend::new())?,
-        };
-        let version = prepare(&database).map_err(super::Error::Store)?;
+            None => Self::with(builder.create_with_backend(InMemoryBackend::new())?, config, false),
+        }
+    }
+
+    /// Keeps objects in this database, and writes in a thread if writing may wait.
+    fn with(database: Database, config: &Config, waits: bool) -> Result<Self, Error> {
+        let version = prepare(&database).map_err(Error::Store)?;
         let database = Arc::new(database);
-        let history = Arc::new(History::new(version, events_max, event_bytes_max));
+        let history = Arc::new(History::new(version, config.history_changes, config.history_bytes));
         let failed = CancellationToken::new();
         let writer =
             Writer { database: database.clone(), history: history.clone(), version, failed: failed.clone() };
-        let turn = if path.is_some() {
+        let turn = if waits {
             // The bound is back-pressure for writers that come faster than the disk.
             let (jobs, queue) = mpsc::channel(256);
             let thread = thread::Builder::new().name("kubernetes-store".into());
-            let writer = thread.spawn(move || writer.run(queue)).map_err(super::Error::Thread)?;
+            let writer = thread.spawn(move || writer.run(queue)).map_err(Error::Thread)?;
             Turn::Thread { jobs: Some(jobs), writer: Some(writer) }
         } else {
             Turn::Here(Mutex::new(writer))
@@ -143,13 +144,13 @@ impl Drop for Store {
 }
 
 /// Creates the file, if there is none, so that only its owner reads the Secrets in it.
-fn create_private(path: &Path) -> Result<(), super::Error> {
+fn create_private(path: &Path) -> Result<(), Error> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     match options.open(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(super::Error::Create(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(Error::Create(error)),
         Ok(_) | Err(_) => Ok(()),
     }
 }
