@@ -91,11 +91,11 @@ spec:
 #[test]
 fn a_pod_on_containerd_lives_from_apply_to_delete_under_a_stock_kubectl() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let containerd = containerd::Containerd::start(&folder.path().join("containerd"))?;
+    let containerd = containerd::Containerd::start();
     let binaries = binaries();
     let cloud = Cloud::start(&binaries, &folder.path().join("cloud"))?;
     let options =
-        EdgeOptions { containerd: Some(containerd.socket().to_owned()), ..EdgeOptions::new("edge-1") };
+        EdgeOptions { containerd: Some(containerd.socket()), ..EdgeOptions::new("edge-1") };
     let edge = Edge::start(&binaries, &folder.path().join("edge"), &cloud, &options)?;
 
     wait_for("the node to be Ready", || Ok(cloud.kubectl(&["get", "nodes"])?.contains(" Ready ")))?;
@@ -136,7 +136,9 @@ fn a_pod_on_containerd_lives_from_apply_to_delete_under_a_stock_kubectl() -> Res
 
     cloud.kubectl(&["delete", "pod", "web", "--timeout=60s"]).with_context(|| edge.log())?;
     assert!(!cloud.kubectl(&["get", "pods"])?.contains("web"));
-    wait_for("containerd to have no pod left", || Ok(containerd.sandboxes()?.is_empty()))?;
+    wait_for("containerd to have no container left", || {
+        Ok(containerd.ctr(&["containers", "ls", "-q"]).map_err(anyhow::Error::msg)?.is_empty())
+    })?;
     Ok(())
 }
 
@@ -183,8 +185,7 @@ fn an_application_reports_for_a_device_over_a_real_mosquitto() -> Result<()> {
 
 #[test]
 fn the_quickstart_runs_its_pod_on_a_real_containerd() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let containerd = containerd::Containerd::start(&folder.path().join("containerd"))?;
+    let containerd = containerd::Containerd::start();
     let output = Command::new(example("quickstart"))
         .args(["-o", "json", "--image", containerd::IMAGE, "--containerd"])
         .arg(containerd.socket())
@@ -192,7 +193,8 @@ fn the_quickstart_runs_its_pod_on_a_real_containerd() -> Result<()> {
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(containerd.sandboxes()?.is_empty(), "the quickstart left its pod behind");
+    let left = containerd.ctr(&["containers", "ls", "-q"]).map_err(anyhow::Error::msg)?;
+    assert!(left.is_empty(), "the quickstart left its pod behind: {left}");
     Ok(())
 }
 
