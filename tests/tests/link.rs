@@ -56,7 +56,9 @@ impl Cloud {
         });
         let written = reports.clone();
         tasks.spawn(async move {
-            while let Some(FromNode { node, message: Delivered { delivery, message } }) = statuses.recv().await {
+            while let Some(FromNode { node, message: Delivered { delivery, message } }) =
+                statuses.recv().await
+            {
                 let key = message.key();
                 written.lock().unwrap().insert((node.clone(), key.clone()), message);
                 let _ = acked.send(ToNode { node, message: Acked { key, delivery } });

@@ -307,3 +307,29 @@ fn an_acknowledgement_whose_spans_do_not_ascend_is_refused() {
         Err(WireError::Invalid { frame: "ack", field: "beyond", .. })
     ));
 }
+
+#[test]
+fn a_list_longer_than_any_honest_peer_sends_is_refused_before_it_is_read() {
+    let list = |frame: pb::frame::Kind, lane| {
+        let bytes = pb::Frame { kind: Some(frame) }.encode_to_vec().into();
+        Native.decode(lane, &bytes).unwrap_err().to_string()
+    };
+    let entries = vec![pb::InventoryEntry::default(); 8193];
+    let part = pb::frame::Kind::InventoryPart(pb::InventoryPart { part: 0, last: true, entries });
+    assert_eq!(list(part, Lane::Config), "inventory part: entries is wrong: there are more than 8192");
+    let metadata = vec![pb::Pair::default(); 4000];
+    let value = pb::TwinValue { metadata, ..pb::TwinValue::default() };
+    let twin = pb::Twin { reported: Some(value), ..pb::Twin::default() };
+    let report = pb::DeviceReport { twins: vec![twin; 9], ..pb::DeviceReport::default() };
+    let item = pb::Item { seq: 1, payload: Some(pb::item::Payload::DeviceReport(report)) };
+    let item = pb::frame::Kind::Item(item);
+    assert_eq!(
+        list(item, Lane::Devices),
+        "device report: reported.metadata is wrong: there are more than 32768"
+    );
+    let headers = vec![pb::Pair::default(); 1025];
+    let service = pb::ServiceResponse { headers, ..pb::ServiceResponse::default() };
+    let response = Some(pb::response::Response::Service(service));
+    let response = pb::frame::Kind::Response(pb::Response { id: 1, response });
+    assert_eq!(list(response, Lane::Bulk), "response: headers is wrong: there are more than 1024");
+}

@@ -113,8 +113,9 @@ impl Driver {
     fn transmit(&mut self) -> bool {
         let Some(line) = &mut self.line else { return false };
         let mut too_long = false;
-        for lane in Lane::ALL.into_iter().filter(|lane| line.is_free(*lane)).collect::<Vec<_>>() {
-            if let Some(frame) = self.link.poll_transmit(lane, now())
+        for lane in Lane::ALL {
+            if line.is_free(lane)
+                && let Some(frame) = self.link.poll_transmit(lane, now())
                 && line.send(&frame).is_err()
             {
                 self.link.handle_too_long(&frame);

@@ -49,6 +49,8 @@ pub(super) struct Pair {
     edge_connection: Option<u64>,
     cloud_connection: Option<u64>,
     connections: u64,
+    /// Dials up to this one ended with the edge that made them.
+    forgotten: u64,
     sessions: u64,
     events: BTreeMap<(Instant, u64), Event>,
     events_made: u64,
@@ -85,7 +87,7 @@ pub(super) struct Pair {
 #[derive(Debug)]
 enum Event {
     Connected { connection: u64 },
-    DialFailed,
+    DialFailed { connection: u64 },
     ToEdge { connection: u64, lane: Lane, bytes: Bytes },
     ToCloud { connection: u64, lane: Lane, bytes: Bytes },
     EdgeBroken { connection: u64 },
@@ -117,6 +119,7 @@ impl Pair {
             edge_connection: None,
             cloud_connection: None,
             connections: 0,
+            forgotten: 0,
             sessions: 0,
             events: BTreeMap::new(),
             events_made: 0,
@@ -189,6 +192,7 @@ impl Pair {
         let seed = self.random.next();
         self.edge = EdgeLink::new(self.edge_config.clone(), node(), seed, self.now);
         self.objects.clear();
+        self.forgotten = self.connections;
         if let Some(connection) = self.edge_connection.take() {
             self.tell(Event::CloudBroken { connection });
         }
@@ -286,8 +290,13 @@ impl Pair {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Connected { connection } => self.handle_connected(connection),
-            Event::DialFailed => self.edge.handle_disconnected("nobody answers", self.now),
+            Event::Connected { connection } if connection > self.forgotten => {
+                self.handle_connected(connection)
+            }
+            Event::DialFailed { connection } if connection > self.forgotten => {
+                self.edge.handle_disconnected("nobody answers", self.now);
+            }
+            Event::Connected { .. } | Event::DialFailed { .. } => {}
             Event::ToEdge { connection, lane, bytes } => {
                 if self.edge_connection == Some(connection) {
                     let frame = Native.decode(lane, &bytes).unwrap();
@@ -424,7 +433,7 @@ impl Pair {
                 self.connections += 1;
                 let connection = self.connections;
                 match self.faults.partition || self.cloud_down {
-                    true => self.at(self.now + Duration::from_millis(500), Event::DialFailed),
+                    true => self.at(self.now + Duration::from_millis(500), Event::DialFailed { connection }),
                     false => self.later(Event::Connected { connection }),
                 }
             }

@@ -6,6 +6,7 @@ use crate::{hub::Frame, message::Lane};
 
 mod decode;
 mod encode;
+mod limits;
 
 /// Our own format: protobuf, see `proto/link.proto`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -17,6 +18,7 @@ impl Codec for Native {
     }
 
     fn decode(&self, lane: Lane, bytes: &Bytes) -> Result<Frame, WireError> {
+        limits::check(bytes)?;
         // A clone of `Bytes` shares the memory, and prost slices bodies out of it.
         let read = link::Frame::decode(bytes.clone())
             .map_err(|error| WireError::Malformed { lane, why: error.to_string() })?;
