@@ -4,6 +4,12 @@
 //! speaks to stock `kubectl` and to `kube::Client`. It is no cluster: there are no Deployments, no services
 //! and no user accounts, and everyone who has the token may do everything.
 //!
+//! There are three ways in, one for each need:
+//! * [`ApiServer::client`] for code in the same process, such as controllers and tests;
+//! * [`ApiServer::serve`] adds TLS and a bearer token, for `kubectl`;
+//! * [`Standalone`] is the part that also does what a cluster's own controllers do: it gives pods a node,
+//!   asks nodes for logs, and removes expired events and pods of vanished nodes.
+//!
 //! ```
 //! use k8s_openapi::api::core::v1::Namespace;
 //! use kube::Api;

@@ -200,3 +200,28 @@ pub fn kubeconfig(server: &str, ca_pem: &str, token: &str) -> String {
     // JSON is YAML.
     format!("{config:#}\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_token_is_admitted_and_it_does_not_print() {
+        let token = Token::new("secret");
+        let presented = |text: &str| HeaderMap::from_iter([(header::AUTHORIZATION, text.parse().unwrap())]);
+        assert!(token.admits(&presented("Bearer secret")));
+        for wrong in ["Bearer secre", "Bearer secret ", "Bearer ", "Basic secret", "secret"] {
+            assert!(!token.admits(&presented(wrong)), "{wrong}");
+        }
+        assert!(!token.admits(&HeaderMap::new()));
+        assert_eq!(format!("{token:?}"), "Token");
+    }
+
+    #[test]
+    fn a_kubeconfig_names_the_server_its_certificate_and_the_token() {
+        let config: serde_json::Value = serde_json::from_str(&kubeconfig("https://h:1", "PEM", "t")).unwrap();
+        assert_eq!(config["clusters"][0]["cluster"]["server"], "https://h:1");
+        assert_eq!(config["clusters"][0]["cluster"]["certificate-authority-data"], "UEVN");
+        assert_eq!(config["users"][0]["user"]["token"], "t");
+    }
+}

@@ -132,7 +132,7 @@ impl ApiService {
         let form = Form::choose(&parts.headers, query.get("includeObject"))?;
         let scope = Scope::parse(resource, namespace, query)?;
         match parts.method {
-            Method::GET if query.flag("watch") => self.watch(scope, query, form),
+            Method::GET if query.flag("watch") => self.watch(scope, query, form).await,
             Method::GET => self.list(scope, query, form).await,
             Method::POST => {
                 if scope.namespace.is_none() && resource.namespaced {
@@ -240,19 +240,26 @@ impl ApiService {
         Ok(respond::bytes(200, "application/json", list))
     }
 
-    fn watch(&self, scope: Scope, query: &Query, form: Form) -> Result<Response<Body>, Failure> {
+    async fn watch(&self, scope: Scope, query: &Query, form: Form) -> Result<Response<Body>, Failure> {
         let version = query.number("resourceVersion")?.unwrap_or_default();
         let send_initial = query.flag("sendInitialEvents");
         let config = &self.inner.config;
         let lasts =
             query.number("timeoutSeconds")?.map_or(config.watch_timeout, std::time::Duration::from_secs);
-        let snapshot = self.inner.store.read()?;
-        // A version from another store: this client has to list again.
-        let unknown = version > snapshot.version.max(self.inner.store.history().published());
-        let (mut initial, version) = match version {
-            0 => (scope.all(&snapshot)?, snapshot.version),
-            _ if send_initial => (scope.all(&snapshot)?, snapshot.version),
-            version => (Vec::new(), if unknown { 0 } else { version }),
+        let wants_initial = version == 0 || send_initial;
+        let inner = self.inner.clone();
+        let begin = tokio::task::spawn_blocking(move || {
+            let snapshot = inner.store.read()?;
+            let initial = if wants_initial { scope.all(&snapshot)? } else { Vec::new() };
+            Ok::<_, Failure>((scope, initial, snapshot.version))
+        });
+        let begin = begin.await.map_err(|_| Failure::internal("the watch was given up"))??;
+        let (scope, mut initial, current) = begin;
+        let version = match version {
+            _ if wants_initial => current,
+            // A version from another store: this client has to list again.
+            version if version > current.max(self.inner.store.history().published()) => 0,
+            version => version,
         };
         if query.get("sendInitialEvents") == Some("false") {
             initial.clear();

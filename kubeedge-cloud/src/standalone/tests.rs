@@ -664,3 +664,49 @@ async fn an_event_goes_when_its_time_is_over() {
     stop.cancel();
     part.await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn the_watcher_of_controllers_lists_follows_and_lists_again_after_a_gap() {
+    use kube::runtime::watcher::{Config as Watching, Event as Seen, watcher};
+
+    for watching in [Watching::default(), Watching::default().streaming_lists()] {
+        let api = ApiServer::open(None, Config { history_changes: 4, ..Config::default() }).await.unwrap();
+        let maps: Api<ConfigMap> = Api::default_namespaced(api.client());
+        maps.create(&PostParams::default(), &config_map("a", "1")).await.unwrap();
+        let mut watcher = watcher(maps.clone(), watching).boxed();
+        // Reads until the object of this name has been seen, and says how often a list began.
+        let mut until = async |wanted: &str| {
+            let mut lists = 0;
+            loop {
+                let seen = tokio::time::timeout(Duration::from_secs(10), watcher.next()).await;
+                match seen.expect("an event comes").unwrap() {
+                    Ok(Seen::Init) => lists += 1,
+                    Ok(Seen::InitApply(map) | Seen::Apply(map))
+                        if map.metadata.name.as_deref() == Some(wanted) =>
+                    {
+                        return lists;
+                    }
+                    // The gap itself is told as an error, after which the watcher begins anew.
+                    Ok(_) | Err(_) => {}
+                }
+            }
+        };
+        assert_eq!(until("a").await, 1);
+        maps.create(&PostParams::default(), &config_map("b", "1")).await.unwrap();
+        assert_eq!(until("b").await, 0);
+        for name in ["c", "d", "e", "f", "g", "h"] {
+            maps.create(&PostParams::default(), &config_map(name, "1")).await.unwrap();
+        }
+        assert_eq!(until("h").await, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_time_passes_while_an_api_in_memory_works() {
+    let begin = tokio::time::Instant::now();
+    let (_api, maps) = maps().await;
+    maps.create(&PostParams::default(), &config_map("a", "1")).await.unwrap();
+    maps.list(&ListParams::default()).await.unwrap();
+    maps.delete("a", &DeleteParams::default()).await.unwrap();
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+}

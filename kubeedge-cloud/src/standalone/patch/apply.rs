@@ -15,7 +15,7 @@ use super::{
 use crate::standalone::{
     failure::{Cause, Failure},
     json::{items, metadata, text},
-    write::{Options, seconds},
+    write::{Options, Validation, seconds},
 };
 
 /// Reads what is applied: YAML, of which JSON is a part.
@@ -60,6 +60,11 @@ impl Applier<'_> {
     pub(crate) fn apply(&self, old: &Value, config: &Value) -> Result<Value, Failure> {
         if !items(config, &["metadata", "managedFields"]).is_empty() {
             return Err(Failure::bad_request("metadata.managedFields must be nil"));
+        }
+        for member in ["apiVersion", "kind"] {
+            if self.options.validation == Validation::Strict && text(config, &[member]).is_empty() {
+                return Err(Failure::bad_request(format!("{member} must be set in what is applied")));
+            }
         }
         let mut config = config.clone();
         crate::standalone::json::drop_nulls(&mut config);
