@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use kubeedge_core::runtime::{ContainerConfig, ContainerId, Credentials, SandboxConfig, SandboxId};
 
-use super::resolve::Files;
+use super::volumes::Files;
 
 /// One step for one pod. A pod has at most one in flight.
 #[derive(Debug, Clone)]

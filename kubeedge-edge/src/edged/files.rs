@@ -14,7 +14,8 @@ use std::{
 
 use super::{
     action::Prepare,
-    resolve::{File, Files, is_inside},
+    resolve::is_inside,
+    volumes::{File, Files},
 };
 
 /// The link to the version that counts.

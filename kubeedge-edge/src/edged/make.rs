@@ -10,7 +10,8 @@ use serde::Deserialize;
 
 use super::{
     Config,
-    pod::{Container, Pod, Quantity},
+    pod::{Container, Pod},
+    quantity::Quantity,
     resolve::{self, Facts, expand},
 };
 

@@ -6,17 +6,16 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use kubeedge_core::{id::NodeName, message::Connectivity, runtime::memory::MemoryRuntime};
+//! use kubeedge_core::{message::Connectivity, runtime::memory::MemoryRuntime};
 //! use kubeedge_edge::edged::{self, Config, Edged};
 //! use tokio_util::sync::CancellationToken;
 //!
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-//! # let directory = tempfile::tempdir().unwrap();
+//! let directory = tempfile::tempdir().unwrap();
+//! let mut config = Config::new("edge-1".parse().unwrap());
+//! config.root = directory.path().join("edged");
+//! config.logs = directory.path().join("logs");
 //! let (inbox, outbox, mut outside) = edged::pipes();
-//! let node: NodeName = "edge-1".parse().unwrap();
-//! # let mut config = Config::new(node); config.root = directory.path().into(); config.logs = directory.path().join("logs");
-//! # let node: NodeName = "edge-1".parse().unwrap(); let _ =
-//! Config::new(node);
 //! let stop = CancellationToken::new();
 //! let running = tokio::spawn(Edged::new(config, Arc::new(MemoryRuntime::new()), inbox, outbox).run(stop.clone()));
 //!
@@ -40,11 +39,13 @@ mod make;
 mod node;
 mod perform;
 mod pod;
+mod quantity;
 mod resolve;
 mod state;
 mod status;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 

@@ -146,6 +146,7 @@ impl State {
         for entry in self.pods.values_mut().filter(replaced) {
             entry.delete();
         }
+        self.pods.retain(|_, entry| !(entry.deleted && entry.stage == Stage::Gone));
         match self.pods.get_mut(&object.uid) {
             Some(entry) => entry.apply(parsed),
             None => {

@@ -1,7 +1,14 @@
-use std::{path::Path, time::Instant};
+use std::{fs, os::unix::process::CommandExt, path::Path, process::Command, time::Instant};
 
-use super::*;
-use crate::id::Uid;
+use super::{
+    inner::find,
+    record::{Container, Phase},
+    *,
+};
+use crate::{
+    id::Uid,
+    runtime::{ContainerState, Mount},
+};
 
 fn open(directory: &Path) -> ProcessRuntime {
     ProcessRuntime::open(Config { directory: directory.join("runtime") }).unwrap()
@@ -66,8 +73,7 @@ async fn a_container_has_its_own_environment_and_finds_its_mounts_below_its_root
     let sandbox = sandbox(&runtime, directory.path()).await;
     let mut config = shell("app", "cat etc/app/key $CONTAINER_ROOT/etc/app/key; echo; env");
     config.env = vec![("WORD".into(), "given".into())];
-    config.mounts =
-        vec![super::super::Mount { container_path: "/etc/app".into(), host_path: files, read_only: true }];
+    config.mounts = vec![Mount { container_path: "/etc/app".into(), host_path: files, read_only: true }];
     start(&runtime, &sandbox, &config).await;
     log_has(directory.path(), "app", "WORD=given").await;
     let log = fs::read_to_string(directory.path().join("logs/app/0.log")).unwrap();

@@ -16,8 +16,8 @@ use super::Moment;
 use crate::edged::{
     action::{Action, Failure, Outcome, PullPolicy},
     pod::{InvalidPod, Pod},
-    resolve,
     status::Shown,
+    volumes,
 };
 
 /// A pod that should run, that should go, or whose sandbox was found.
@@ -172,7 +172,7 @@ impl Entry {
         if reference.namespace() != pod.reference.namespace() {
             return;
         }
-        let in_volume = resolve::volume_references(pod).contains(reference);
+        let in_volume = volumes::volume_references(pod).contains(reference);
         self.dirty |= in_volume;
         self.changed |= in_volume || self.unresolved.is_some();
     }

@@ -17,6 +17,7 @@ use crate::edged::{
     make,
     pod::{Container, Pod, RestartPolicy},
     resolve::{self, Facts},
+    volumes,
 };
 
 /// What the plan of one pod looks at.
@@ -215,7 +216,7 @@ impl Planner<'_> {
         if !entry.dirty {
             return None;
         }
-        let files = match resolve::volumes(pod, &self.facts) {
+        let files = match volumes::volumes(pod, &self.facts) {
             Ok(files) => files,
             // What runs keeps the files that it has.
             Err(missing) => {

@@ -269,6 +269,25 @@ fn a_dead_sandbox_is_replaced_and_removed_afterwards() {
 }
 
 #[test]
+fn a_pod_that_is_gone_is_forgotten_when_its_name_is_used_again() {
+    let mut story = Story::new();
+    story.observe(vec![]);
+    let pod = |uid: &str, deleted: Value| {
+        let metadata =
+            json!({ "name": "web", "namespace": "default", "uid": uid, "deletionTimestamp": deleted });
+        let spec = json!({ "containers": [{ "name": "app", "image": "app:1" }] });
+        let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
+        ObjectEvent::Applied(Object::from_json(pod.to_string()).unwrap())
+    };
+    story.state.handle_object(pod("old", json!("2026-01-01T00:00:00Z")), story.now);
+    assert!(matches!(story.one(), Action::RemoveFiles { .. }));
+    story.done("old");
+    story.state.handle_object(pod("new", Value::Null), story.now);
+    let known: Vec<&str> = story.state.pods.keys().map(Uid::as_str).collect();
+    assert_eq!(known, ["new"]);
+}
+
+#[test]
 fn many_pods_start_a_few_at_a_time() {
     let mut story = Story::new();
     story.observe(vec![]);
