@@ -94,8 +94,7 @@ fn a_pod_on_containerd_lives_from_apply_to_delete_under_a_stock_kubectl() -> Res
     let containerd = containerd::Containerd::start();
     let binaries = binaries();
     let cloud = Cloud::start(&binaries, &folder.path().join("cloud"))?;
-    let options =
-        EdgeOptions { containerd: Some(containerd.socket()), ..EdgeOptions::new("edge-1") };
+    let options = EdgeOptions { containerd: Some(containerd.socket()), ..EdgeOptions::new("edge-1") };
     let edge = Edge::start(&binaries, &folder.path().join("edge"), &cloud, &options)?;
 
     wait_for("the node to be Ready", || Ok(cloud.kubectl(&["get", "nodes"])?.contains(" Ready ")))?;

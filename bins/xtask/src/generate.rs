@@ -8,8 +8,16 @@ use crate::run::root;
 
 /// Where each description is, where its code goes, and whether it describes a gRPC service.
 const SOURCES: [Source; 2] = [
-    Source { proto: "kubeedge-core/proto/link.proto", out: "kubeedge-core/src/wire/link.rs", grpc: false },
-    Source { proto: "kubeedge-core/proto/cri.proto", out: "kubeedge-core/src/runtime/cri.rs", grpc: true },
+    Source {
+        proto: "kubeedge-core/proto/link.proto",
+        out: "kubeedge-core/src/wire/kubeedge.link.v1.rs",
+        grpc: false,
+    },
+    Source {
+        proto: "kubeedge-core/proto/cri.proto",
+        out: "kubeedge-core/src/runtime/cri/runtime.v1.rs",
+        grpc: true,
+    },
 ];
 
 struct Source {

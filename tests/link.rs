@@ -1,4 +1,5 @@
 //! EdgeHub and CloudHub together over a network in memory, with models of the parts around them.
+#![expect(clippy::unwrap_used, reason = "a test says by a panic what did not hold")]
 
 use std::{
     collections::BTreeMap,
