@@ -75,7 +75,7 @@ async fn a_link_that_is_cut_for_60_s_is_noticed_by_both_ends_and_in_sync_5_s_aft
         Ok(site.cloud.kubectl(&["get", "nodes"])?.contains("NotReady"))
     })?;
     wait_within(noticed.saturating_sub(cut.elapsed()), "the edge to notice", || {
-        Ok(site.edge.log().contains("connection lost"))
+        Ok(site.edge.log().contains("no connection to the cloud"))
     })?;
     tokio::time::sleep(Duration::from_secs(60).saturating_sub(cut.elapsed())).await;
     relay.restore();
