@@ -9,7 +9,7 @@ pub(crate) mod tree;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use kubeedge_core::id::NodeName;
 use kubeedge_edge::{eventbus, servicebus};
 
@@ -80,12 +80,20 @@ impl Config {
 
     fn from_tree(root: &Node<'_>, hostname: &str, warnings: &mut Vec<String>) -> Result<Self> {
         let modules = root.at("modules");
+        let hub = hub::read(&modules.at("edgeHub"), warnings)?;
+        let meta = modules::meta(&modules.at("metaManager"))?;
+        ensure!(
+            meta.enable || !hub.enable,
+            modules
+                .at("metaManager.enable")
+                .wrong("edgeHub needs metaManager, which keeps what comes from the cloud"),
+        );
         Ok(Self {
             node: modules::node_name(&modules.at("edged.hostnameOverride"), hostname)?,
             // The ending changes, so that KubeEdge's own file stays as it is.
             database: root.at("database.dataSource").file()?.with_extension("redb"),
-            hub: hub::read(&modules.at("edgeHub"), warnings)?,
-            meta: modules::meta(&modules.at("metaManager"))?,
+            hub,
+            meta,
             edged: modules::edged(root)?,
             device_twin: modules.at("deviceTwin.enable").bool()?,
             dmi_socket_directory: modules.at("deviceTwin.dmiSockPath").file()?,

@@ -74,9 +74,7 @@ struct Cli {
 /// 10 s: systemd kills after 90, and all that waits here are commits.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 
-// One thread is enough for a node, and each more would cost stack and arenas.
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     if cli.minconfig || cli.defaultconfig {
         #[expect(clippy::print_stdout, reason = "this is what was asked for")]
@@ -91,7 +89,18 @@ async fn main() -> ExitCode {
         .with_ansi(colours)
         .with_writer(std::io::stderr)
         .init();
-    match run(&cli.config).await {
+    // One thread is enough for a node, and each more would cost stack and arenas.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("edgecore ends: the system gives no event queue: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(run(&cli.config));
+    // A name that is being looked up in vain must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("edgecore ends: {error:#}");
@@ -109,7 +118,7 @@ async fn run(file: &Path) -> Result<()> {
     tracing::info!(node = %config.node, version = env!("CARGO_PKG_VERSION"), "edgecore starts");
 
     // The world outside: one line per port.
-    let transport = transport(&config.hub)?;
+    let transport = transport(&config.hub, config.database.with_extension("link"))?;
     let store = Arc::new(RedbStore::open(&config.database, RedbConfig::default())?);
     let runtime = config.edged.as_ref().map(|edged| runtime(&edged.runtime)).transpose()?;
     let protocol = Arc::new(SimulatedThermometer::default());
@@ -124,7 +133,7 @@ async fn run(file: &Path) -> Result<()> {
     // MetaServer will ask here.
     let (_reads_tx, reads_rx) = pipe::calls("reads", 64);
     let (reports_tx, reports_rx) = pipe::latest("reports", Report::key);
-    let (uploads_tx, uploads_rx) = pipe::events("uploads", 1024);
+    let (uploads_tx, uploads_rx) = pipe::events("uploads", 16);
     let (connectivity_tx, connectivity_rx) = watch::channel(Connectivity::Offline);
     let (logs_tx, logs_rx) = pipe::calls("logs", 16);
     let (services_tx, services_rx) = pipe::calls("services", 16);
@@ -133,7 +142,8 @@ async fn run(file: &Path) -> Result<()> {
     let (assignments_tx, assignments_rx) = pipe::latest("assignments", DeviceAssignment::key);
     let (readings_tx, readings_rx) = pipe::latest("readings", Reading::key);
 
-    // The parts: each takes the ends it uses.
+    // The parts: each takes the ends it uses. The ends of a part that is switched off are dropped, so that
+    // whoever talks to it learns that nobody is there.
     let stop = CancellationToken::new();
     let mut group = Group::new(stop.clone());
     if let Some(transport) = transport {
@@ -150,6 +160,8 @@ async fn run(file: &Path) -> Result<()> {
             },
         );
         group.spawn("edgehub", edgehub.run(stop.child_token()));
+    } else {
+        drop((reports_rx, uploads_rx, acked_rx, queries_rx, objects_tx, inventory_tx, logs_tx, services_tx));
     }
     if config.meta.enable {
         let metamanager = MetaManager::new(
@@ -172,6 +184,8 @@ async fn run(file: &Path) -> Result<()> {
             },
         );
         group.spawn("metamanager", metamanager.run(stop.child_token()));
+    } else {
+        drop((objects_rx, inventory_rx, reads_rx, acked_tx, workloads_tx, devices_tx, queries_tx));
     }
     if config.device_twin {
         let devicetwin = DeviceTwin::new(
@@ -190,6 +204,8 @@ async fn run(file: &Path) -> Result<()> {
             },
         );
         group.spawn("devicetwin", devicetwin.run(stop.child_token()));
+    } else {
+        drop((devices_rx, device_messages_rx, readings_rx, publishes_tx, assignments_tx));
     }
     if let (Some(edged), Some(runtime)) = (&config.edged, runtime) {
         let edged = Edged::new(
@@ -199,6 +215,8 @@ async fn run(file: &Path) -> Result<()> {
             edged::Outbox { reports: reports_tx },
         );
         group.spawn("edged", edged.run(stop.child_token()));
+    } else {
+        drop((workloads_rx, logs_rx, reports_tx));
     }
     if let Some(event_bus) = config.event_bus {
         let eventbus = EventBus::new(
@@ -207,10 +225,14 @@ async fn run(file: &Path) -> Result<()> {
             eventbus::Outbox { device_messages: device_messages_tx, uploads: uploads_tx },
         );
         group.spawn("eventbus", eventbus.run(stop.child_token()));
+    } else {
+        drop((publishes_rx, device_messages_tx, uploads_tx));
     }
     if let Some(service_bus) = config.service_bus {
         let servicebus = ServiceBus::new(service_bus, servicebus::Inbox { services: services_rx });
         group.spawn("servicebus", servicebus.run(stop.child_token()));
+    } else {
+        drop(services_rx);
     }
     if config.mappers.iter().any(|mapper| mapper == "thermometer") {
         let mapper = Mapper::new(
@@ -220,6 +242,8 @@ async fn run(file: &Path) -> Result<()> {
             mapper::Outbox { readings: readings_tx },
         );
         group.spawn("mapper", mapper.run(stop.child_token()));
+    } else {
+        drop((assignments_rx, readings_tx));
     }
 
     // Run until a signal, or until the first part fails; then stop together.
@@ -231,8 +255,9 @@ fn key_of_delivered(object: &Delivered<ObjectEvent>) -> ObjectRef {
     object.message.key().clone()
 }
 
-/// The ways to the cloud, QUIC preferred; `None` if the node has none.
-fn transport(hub: &Hub) -> Result<Option<Arc<dyn Transport>>> {
+/// The ways to the cloud, QUIC preferred; `None` if the node has none. The name of the one that won is kept in the
+/// file `winner`, so that a node whose network blocks UDP does not try it first at each start.
+fn transport(hub: &Hub, winner: PathBuf) -> Result<Option<Arc<dyn Transport>>> {
     if !hub.enable {
         return Ok(None);
     }
@@ -250,7 +275,16 @@ fn transport(hub: &Hub) -> Result<Option<Arc<dyn Transport>>> {
     match ways.len() {
         0 => bail!("modules.edgeHub: neither quic nor websocket is enabled"),
         1 => Ok(ways.pop()),
-        _ => Ok(Some(Arc::new(FallbackTransport::new(ways)))),
+        _ => {
+            let last = std::fs::read_to_string(&winner).unwrap_or_default();
+            let remember = move |name: &str| {
+                if let Err(error) = std::fs::write(&winner, name) {
+                    tracing::warn!(file = %winner.display(), %error, "the transport that won is not remembered");
+                }
+            };
+            let transport = FallbackTransport::new(ways).with_last_winner(last.trim()).on_change(remember);
+            Ok(Some(Arc::new(transport)))
+        }
     }
 }
 

@@ -89,7 +89,9 @@ impl Driver {
 
     async fn persist(&mut self, batch: Batch) -> Result<(), Error> {
         let changes = batch.changes().len();
-        match self.store.commit(batch).await {
+        let limit = self.config.store_deadline;
+        let committed = tokio::time::timeout(limit, self.store.commit(batch)).await;
+        match committed.map_err(|_| Error::Stuck(limit))? {
             Ok(()) => self.state.handle_committed(),
             Err(error) if error.is_retryable() => {
                 let retry_in = self.state.handle_commit_failed(now());

@@ -67,6 +67,9 @@ pub struct Config {
     pub commit_pause_min: Duration,
     /// See `commit_pause_min`.
     pub commit_pause_max: Duration,
+    /// How long the store may take for one commit, before MetaManager ends with an error: a disk that hangs is
+    /// not mended by waiting. The default is 60 s.
+    pub store_deadline: Duration,
 }
 
 impl Default for Config {
@@ -76,6 +79,7 @@ impl Default for Config {
             queries_max: 64,
             commit_pause_min: Duration::from_millis(500),
             commit_pause_max: Duration::from_secs(30),
+            store_deadline: Duration::from_secs(60),
         }
     }
 }
@@ -134,6 +138,9 @@ pub enum Error {
     /// The store is damaged: opening it again, at the next start, repairs or replaces it.
     #[error("the metadata store cannot be used any more")]
     Store(#[from] StoreError),
+    /// The store hangs: a commit did not end in time.
+    #[error("the metadata store did not finish a commit within {0:?}")]
+    Stuck(Duration),
 }
 
 /// Keeps the node's objects, and serves them.
