@@ -80,6 +80,12 @@ impl Config {
 
     fn from_tree(root: &Node<'_>) -> Result<Self> {
         let controller = root.at("modules.edgeController");
+        // A node is given the difference to what it holds: what no controller speaks for would be taken away.
+        let refused = root.at("modules.cloudHub.enable").bool()? && !controller.at("enable").bool()?;
+        ensure!(
+            !refused,
+            controller.at("enable").wrong("cloudHub needs it: without it nodes would lose their pods")
+        );
         let frequency = controller.at("nodeUpdateFrequency").seconds()?;
         Ok(Self {
             monitor: root.at("commonConfig.monitorServer.bindAddress").parsed()?,

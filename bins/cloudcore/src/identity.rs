@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -38,7 +39,7 @@ pub(crate) struct CloudIdentity {
 impl CloudIdentity {
     /// Opens the authority in the folder of a standalone cloud, or else where the configuration says, creates it if
     /// there is none, and issues the server's certificate.
-    pub(crate) fn open(standalone: Option<&Path>, hub: &Hub) -> Result<Self> {
+    pub(crate) fn open(standalone: Option<&Path>, hub: &Hub, api: SocketAddr) -> Result<Self> {
         let (authority, certificate, key) = match standalone {
             Some(folder) => {
                 let authority = Authority::open_or_create(folder)?;
@@ -54,6 +55,7 @@ impl CloudIdentity {
         let names: Vec<_> = ["localhost".to_owned(), "127.0.0.1".to_owned()]
             .into_iter()
             .chain(addresses)
+            .chain((standalone.is_some() && !api.ip().is_unspecified()).then(|| api.ip().to_string()))
             .chain(hub.dns_names.iter().cloned())
             .collect();
         let issued = authority.issue_server(&names, SERVER_CERTIFICATE_LASTS)?;
@@ -75,7 +77,12 @@ impl CloudIdentity {
     /// Serves the standalone API on `socket`, and writes the kubeconfig that reaches it into `folder`.
     pub(crate) fn api_listener(&self, socket: TcpListener, folder: &Path) -> Result<standalone::Listener> {
         let token = token(&folder.join("token"))?;
-        let url = format!("https://{}", socket.local_addr()?);
+        let mut address = socket.local_addr()?;
+        if address.ip().is_unspecified() {
+            // It listens everywhere; kubectl needs one place, and this machine is where the file is.
+            address.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
+        let url = format!("https://{address}");
         let kubeconfig = standalone::kubeconfig(&url, self.authority.certificate_pem(), &token);
         write_private(&folder.join("kubeconfig"), &kubeconfig)?;
         tracing::info!(kubeconfig = %folder.join("kubeconfig").display(), url, "standalone API");

@@ -113,7 +113,11 @@ async fn main() -> ExitCode {
 
 async fn run(serve: &Serve) -> Result<()> {
     let config = load(serve)?;
-    let identity = CloudIdentity::open(serve.data_dir.as_deref().filter(|_| serve.standalone), &config.hub)?;
+    let identity = CloudIdentity::open(
+        serve.data_dir.as_deref().filter(|_| serve.standalone),
+        &config.hub,
+        serve.api_address,
+    )?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), standalone = serve.standalone, "cloudcore starts");
 
     // The world outside: the links to nodes, and the Kubernetes API.
@@ -251,8 +255,10 @@ fn listeners(config: &Config, identity: &CloudIdentity) -> Result<Vec<Box<dyn Li
 fn hub_config(config: &Config) -> cloudhub::Config {
     // KubeEdge's keepaliveInterval is after how long a silent node is given up: two heartbeats.
     let heartbeat = config.hub.keepalive_interval / 2;
+    let devices = ["Device", "DeviceModel"].map(str::to_owned);
+    let kinds_left_alone = if config.device_controller { Vec::new() } else { devices.into() };
     cloudhub::Config {
-        link: NodeConfig { heartbeat, ..NodeConfig::default() },
+        link: NodeConfig { heartbeat, kinds_left_alone, ..NodeConfig::default() },
         max_sessions: config.hub.node_limit,
         ..cloudhub::Config::default()
     }

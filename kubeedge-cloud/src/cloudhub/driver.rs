@@ -44,6 +44,9 @@ pub(super) struct Driver {
 
 type Connections = SelectAll<BoxStream<'static, Result<Box<dyn Connection>, Error>>>;
 
+/// How many connections one node may have at once: a session, its successor, and attempts that overlap.
+const CONNECTIONS_PER_NODE: usize = 8;
+
 /// How long sessions may take to say goodbye when the part stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -105,6 +108,10 @@ impl Driver {
             // Dropping a connection closes it.
             return warn!(path = connection.path(), "a peer that is no node tried to connect");
         };
+        // One node must not take the places of the others; some connections of a node may be dying of old age.
+        if self.open.values().filter(|(other, _)| *other == node).count() >= CONNECTIONS_PER_NODE {
+            return warn!(%node, "the node has too many connections, one is dropped");
+        }
         // Connections that have not said hello are bounded too.
         if self.tasks.len() >= self.config.max_sessions.saturating_mul(2) {
             return warn!(%node, "too many connections, one is dropped");

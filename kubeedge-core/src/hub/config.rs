@@ -89,6 +89,9 @@ pub struct NodeConfig {
     pub calls_max: usize,
     /// How long an edge that was refused for what it is, not for what the cloud is busy with, stays away.
     pub refused_for: Duration,
+    /// Kinds for which no controller of this cloud speaks: what an edge holds of them is not taken from it, though
+    /// no snapshot has it.
+    pub kinds_left_alone: Vec<String>,
 }
 
 impl Default for NodeConfig {
@@ -100,6 +103,7 @@ impl Default for NodeConfig {
             inventory_max: 100_000,
             calls_max: 64,
             refused_for: Duration::from_secs(60),
+            kinds_left_alone: Vec::new(),
         }
     }
 }

@@ -42,10 +42,11 @@ impl Wanted {
         self.0.values().filter_map(entry).collect::<Inventory>().digest()
     }
 
-    /// What has to be sent to an edge that holds `held`.
-    pub(super) fn difference(self, held: &Inventory) -> Vec<ObjectEvent> {
+    /// What has to be sent to an edge that holds `held`; objects of the kinds `left_alone` stay with it.
+    pub(super) fn difference(self, held: &Inventory, left_alone: &[String]) -> Vec<ObjectEvent> {
         let surplus: Vec<ObjectEvent> = held
             .iter()
+            .filter(|entry| !left_alone.iter().any(|kind| kind == entry.reference.kind()))
             .filter(|entry| !matches!(self.0.get(&entry.reference), Some(ObjectEvent::Applied(_))))
             .map(|entry| ObjectEvent::Deleted { reference: entry.reference.clone(), uid: entry.uid.clone() })
             .collect();

@@ -113,7 +113,8 @@ impl NodeLink {
             Ok(None) => {}
             Ok(Some(false)) => repeat.put_off(now, self.config.flow.retry_after * 2),
             Ok(Some(true)) => {
-                let difference = std::mem::take(wanted).difference(held.inventory());
+                let difference =
+                    std::mem::take(wanted).difference(held.inventory(), &self.config.kinds_left_alone);
                 let missing = difference.iter().map(|event| event.key().clone()).collect();
                 *sync = Sync::Difference { missing };
                 difference.into_iter().for_each(|event| self.send(event));

@@ -95,6 +95,18 @@ fn a_cloud_with_an_old_cache_does_not_take_the_edge_back() {
 }
 
 #[test]
+fn what_no_controller_of_this_cloud_speaks_for_stays_at_the_node() {
+    let config = NodeConfig { kinds_left_alone: vec!["Pod".into()], ..NodeConfig::default() };
+    let mut pair = Pair::with(7, EdgeConfig::default(), config);
+    pair.stored.insert(pod("a"), object(&pod("a"), "u", 5));
+    let surplus = ObjectRef::config_map("default", "surplus");
+    pair.stored.insert(surplus.clone(), object(&surplus, "u", 5));
+    pair.run(SECOND);
+    assert_eq!(pair.stored.keys().collect::<Vec<_>>(), [&pod("a")]);
+    assert_eq!(pair.state(), Connectivity::Synchronized);
+}
+
+#[test]
 fn a_large_inventory_comes_in_parts_and_survives_their_loss() {
     let edge = EdgeConfig { inventory_part: 10, ..EdgeConfig::default() };
     let mut pair = Pair::with(7, edge, NodeConfig::default());
