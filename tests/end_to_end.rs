@@ -97,7 +97,8 @@ fn a_pod_on_containerd_lives_from_apply_to_delete_under_a_stock_kubectl() -> Res
     let options = EdgeOptions { containerd: Some(containerd.socket()), ..EdgeOptions::new("edge-1") };
     let edge = Edge::start(&binaries, &folder.path().join("edge"), &cloud, &options)?;
 
-    wait_for("the node to be Ready", || Ok(cloud.kubectl(&["get", "nodes"])?.contains(" Ready ")))?;
+    wait_for("the node to be Ready", || Ok(cloud.kubectl(&["get", "nodes"])?.contains(" Ready ")))
+        .with_context(|| edge.log())?;
     let applied = cloud.apply(&format!("{}---{DEVICE}", pod(containerd::IMAGE)))?;
     assert!(
         applied.contains("pod/web created") && applied.contains("device.devices.kubeedge.io/room created"),

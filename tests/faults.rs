@@ -110,18 +110,18 @@ struct Site {
 
 impl Site {
     async fn start(node: &str, quic: Option<u16>) -> Result<Self> {
-        Self::start_on(node, EdgeOptions { quic, ..EdgeOptions::new(node) }, false).await
+        Self::start_on(node, EdgeOptions { quic, ..EdgeOptions::new(node) }, 1, false).await
     }
 
     async fn start_with_heartbeat(node: &str, heartbeat: u64) -> Result<Self> {
-        Self::start_on(node, EdgeOptions { heartbeat, websocket: false, ..EdgeOptions::new(node) }, true)
-            .await
+        let options = EdgeOptions { websocket: false, ..EdgeOptions::new(node) };
+        Self::start_on(node, options, heartbeat, true).await
     }
 
-    async fn start_on(node: &str, mut options: EdgeOptions, relayed: bool) -> Result<Self> {
+    async fn start_on(node: &str, mut options: EdgeOptions, heartbeat: u64, relayed: bool) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let binaries = binaries();
-        let cloud = Cloud::start(&binaries, &folder.path().join("cloud"))?;
+        let cloud = Cloud::start_with_heartbeat(&binaries, &folder.path().join("cloud"), heartbeat)?;
         let mut relay = None;
         if relayed {
             let started = UdpRelay::start(([127, 0, 0, 1], cloud.ports.quic).into()).await?;

@@ -40,23 +40,14 @@ pub struct EdgeOptions {
     pub websocket: bool,
     /// containerd's socket; processes if `None`.
     pub containerd: Option<PathBuf>,
-    /// Seconds between heartbeats.
-    pub heartbeat: u64,
     /// More lines for its configuration file, under `modules:`.
     pub modules: String,
 }
 
 impl EdgeOptions {
-    /// A node that runs processes, with a heartbeat of one second.
+    /// A node that runs processes.
     pub fn new(node: &str) -> Self {
-        Self {
-            node: node.into(),
-            quic: None,
-            websocket: true,
-            containerd: None,
-            heartbeat: 1,
-            modules: String::new(),
-        }
+        Self { node: node.into(), quic: None, websocket: true, containerd: None, modules: String::new() }
     }
 }
 
@@ -71,21 +62,28 @@ pub struct Cloud {
 }
 
 impl Cloud {
-    /// Starts a standalone cloudcore that keeps everything in `folder`.
+    /// Starts a standalone cloudcore that keeps everything in `folder`, with a heartbeat of one second.
     pub fn start(binaries: &Binaries, folder: &Path) -> Result<Self> {
+        Self::start_with_heartbeat(binaries, folder, 1)
+    }
+
+    /// Starts a standalone cloudcore whose sessions have a heartbeat of so many seconds.
+    pub fn start_with_heartbeat(binaries: &Binaries, folder: &Path, heartbeat: u64) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let ports = Ports { quic: free_port()?, websocket: free_port()?, api: free_port()? };
         let mut cloud = Self { binaries: binaries.clone(), folder: folder.to_owned(), ports, process: None };
-        fs::write(cloud.folder.join("cloudcore.yaml"), cloud.config())?;
+        fs::write(cloud.folder.join("cloudcore.yaml"), cloud.config(heartbeat))?;
         cloud.spawn()?;
         Ok(cloud)
     }
 
-    fn config(&self) -> String {
+    fn config(&self, heartbeat: u64) -> String {
+        // A silent node is given up after two heartbeats, as KubeEdge has it.
+        let keepalive = 2 * heartbeat;
         let Ports { quic, websocket, .. } = self.ports;
         format!(
             "apiVersion: cloudcore.config.kubeedge.io/v1alpha1\nkind: CloudCore\nmodules:\n  cloudHub:\n    \
-             advertiseAddress: [127.0.0.1]\n    \
+             advertiseAddress: [127.0.0.1]\n    keepaliveInterval: {keepalive}\n    \
              quic: {{enable: true, address: 127.0.0.1, port: {quic}}}\n    \
              websocket: {{enable: true, address: 127.0.0.1, port: {websocket}}}\n"
         )
@@ -193,6 +191,8 @@ impl Drop for Cloud {
 pub struct Edge {
     binaries: Binaries,
     folder: PathBuf,
+    /// The port of its embedded broker.
+    pub mqtt: u16,
     process: Option<Child>,
 }
 
@@ -206,7 +206,8 @@ impl Edge {
     /// Gives the node a certificate and a configuration.
     pub fn prepare(binaries: &Binaries, folder: &Path, cloud: &Cloud, options: &EdgeOptions) -> Result<Self> {
         fs::create_dir_all(folder)?;
-        let edge = Self { binaries: binaries.clone(), folder: folder.to_owned(), process: None };
+        let edge =
+            Self { binaries: binaries.clone(), folder: folder.to_owned(), mqtt: free_port()?, process: None };
         cloud.issue(&options.node, &folder.join("certificates"))?;
         fs::write(folder.join("edgecore.yaml"), edge.config(cloud, options))?;
         Ok(edge)
@@ -231,11 +232,11 @@ impl Edge {
                 socket.display()
             )
         });
-        let (node, heartbeat, modules) = (&options.node, options.heartbeat, &options.modules);
+        let (node, modules) = (&options.node, &options.modules);
         let event_bus = if modules.contains("eventBus:") {
             String::new()
         } else {
-            "  eventBus: {mqttMode: 0, mqttServerInternal: \"tcp://127.0.0.1:0\"}\n".to_owned()
+            format!("  eventBus: {{mqttMode: 0, mqttServerInternal: \"tcp://127.0.0.1:{}\"}}\n", self.mqtt)
         };
         format!(
             "apiVersion: edgecore.config.kubeedge.io/v1alpha2
@@ -243,7 +244,6 @@ kind: EdgeCore
 database: {{dataSource: {folder}/edgecore.db}}
 modules:
   edgeHub:
-    heartbeat: {heartbeat}
     quic: {{enable: true, server: \"127.0.0.1:{quic}\"}}
     websocket: {{enable: {use_websocket}, server: \"127.0.0.1:{websocket}\"}}
     tlsCaFile: {folder}/certificates/rootCA.crt

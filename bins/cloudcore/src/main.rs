@@ -5,7 +5,7 @@
 mod config;
 mod identity;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
@@ -90,7 +90,12 @@ async fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    tracing_subscriber::fmt().with_env_filter(&cli.log).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(&cli.log)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr)
+        .init();
     // kube asks for the process's provider of cryptography; everything of ours is handed one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let result = match &cli.command {

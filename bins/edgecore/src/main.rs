@@ -5,6 +5,7 @@
 mod config;
 
 use std::{
+    io::IsTerminal,
     net::UdpSocket,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -84,7 +85,12 @@ async fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    tracing_subscriber::fmt().with_env_filter(&cli.log).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(&cli.log)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr)
+        .init();
     match run(&cli.config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -100,9 +100,9 @@ fn footprint(output: Output) -> Result<Footprint> {
 /// A cloudcore and an edgecore of the release build with one pod and one device.
 fn start(folder: &Path, release: &Path) -> Result<(Cloud, Edge, Duration)> {
     let binaries = Binaries { folder: release.to_owned() };
-    let cloud = Cloud::start(&binaries, &folder.join("cloud"))?;
+    let cloud = Cloud::start_with_heartbeat(&binaries, &folder.join("cloud"), 15)?;
     cloud.apply(MANIFESTS)?;
-    let options = EdgeOptions { heartbeat: 15, ..EdgeOptions::new("edge-1") };
+    let options = EdgeOptions::new("edge-1");
     let mut edge = Edge::prepare(&binaries, &folder.join("edge"), &cloud, &options)?;
     // kubectl takes longer to start than the node to become Ready, so the watch is there first.
     let mut ready = Command::new("kubectl")
