@@ -22,8 +22,14 @@ fn kubectl_is_told_what_is_wrong_with_a_manifest_and_where() -> Result<()> {
         (format!("{map}data: {{x: 7}}\n"), "data"),
         (format!("{map}datta: {{x: y}}\n"), "unknown field \"datta\""),
         (format!("{pod}containers: none\n"), "containers"),
-        (format!("{pod}containers: [{{name: a, image: b, ports: [{{containerPort: x}}]}}]\n"), "containerPort"),
-        (format!("{pod}containers: [{{name: a, image: b, imagge: c}}]\n"), "unknown field \"spec.containers[0].imagge\""),
+        (
+            format!("{pod}containers: [{{name: a, image: b, ports: [{{containerPort: x}}]}}]\n"),
+            "containerPort",
+        ),
+        (
+            format!("{pod}containers: [{{name: a, image: b, imagge: c}}]\n"),
+            "unknown field \"spec.containers[0].imagge\"",
+        ),
         (format!("{pod}containers: []\n"), "spec.containers"),
         (format!("{pod}containers: [{{name: A_B, image: b}}]\n"), "spec.containers[0].name"),
         ("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: A_B}\n".to_owned(), "metadata.name"),
@@ -37,7 +43,8 @@ fn kubectl_is_told_what_is_wrong_with_a_manifest_and_where() -> Result<()> {
     }
     for (token, wanted) in [("--token=wrong", "logged in"), ("--token=", "")] {
         if !wanted.is_empty() {
-            let error = site.cloud.kubectl(&[token, "get", "pods"]).err().context("a wrong token was taken")?;
+            let error =
+                site.cloud.kubectl(&[token, "get", "pods"]).err().context("a wrong token was taken")?;
             ensure!(format!("{error:#}").contains(wanted), "{error:#}");
         }
     }
@@ -57,8 +64,22 @@ const REQUESTS: [(&str, &str, &str, &str, u16, &str); 14] = [
     ("POST", "/api/v1/namespaces/default/pods", "application/json", "{", 400, "EOF"),
     ("POST", "/api/v1/namespaces/default/pods", "application/json", "[]", 400, "object"),
     ("POST", "/api/v1/namespaces/default/pods", "text/plain", "pod", 415, "text/plain"),
-    ("POST", "/api/v1/namespaces/default/configmaps", "application/json", r#"{"metadata":[]}"#, 400, "metadata"),
-    ("PATCH", "/api/v1/namespaces/default/pods/reader", "application/merge-patch+json", "{\"spec\"", 400, "EOF"),
+    (
+        "POST",
+        "/api/v1/namespaces/default/configmaps",
+        "application/json",
+        r#"{"metadata":[]}"#,
+        400,
+        "metadata",
+    ),
+    (
+        "PATCH",
+        "/api/v1/namespaces/default/pods/reader",
+        "application/merge-patch+json",
+        "{\"spec\"",
+        400,
+        "EOF",
+    ),
     (
         "PATCH",
         "/api/v1/namespaces/default/pods/reader",

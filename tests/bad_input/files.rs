@@ -5,7 +5,7 @@ use std::{fs, process::Command};
 use anyhow::{Context, Result, ensure};
 use kubeedge_tests::{
     binaries,
-    site::{EdgeOptions, Edge, wait_for},
+    site::{Edge, EdgeOptions, wait_for},
 };
 
 use crate::Healthy;
@@ -16,7 +16,7 @@ fn a_broken_configuration_ends_with_the_place_and_the_reason() -> Result<()> {
     for (program, text, wanted) in [
         ("edgecore", "modules: {edgeHub: {heartbeat: soon}}", "modules.edgeHub.heartbeat"),
         ("edgecore", "modules:\n  edgeHub: [\n", "line"),
-        ("edgecore", "modules:\n\tedgeHub: {}\n", "line 2 column 1"),
+        ("edgecore", "modules:\n\tedgeHub: {}\n", "line 2, column 2"),
         ("edgecore", "modules: {}\nmodules: {}\n", "line 2"),
         ("edgecore", "just text", "keys and values expected"),
         ("edgecore", "modules: {edged: {hostnameOverride: \"No Name\"}}", "modules.edged.hostnameOverride"),
@@ -68,7 +68,7 @@ fn a_store_of_another_program_is_refused_and_stays_as_it_is() -> Result<()> {
     let site = Healthy::start()?;
     let folder = site.folder.path().join("edge-2");
     let mut edge = Edge::prepare(&binaries(), &folder, &site.cloud, &EdgeOptions::new("edge-2"))?;
-    let store = folder.join("edgecore.db");
+    let store = folder.join("edgecore.redb");
     let theirs = [b"SQLite format 3\0".as_slice(), &[7; 8192]].concat();
     fs::write(&store, &theirs)?;
     edge.spawn()?;
@@ -76,9 +76,9 @@ fn a_store_of_another_program_is_refused_and_stays_as_it_is() -> Result<()> {
     let log = edge.log();
     ensure!(log.contains("SQLite") && log.contains(&*store.to_string_lossy()), "{log}");
     ensure!(fs::read(&store)? == theirs, "the file was changed");
-    let others = fs::read_dir(&folder)?.flatten().filter(|entry| {
-        entry.file_name().to_string_lossy().starts_with("edgecore.db.")
-    });
+    let others = fs::read_dir(&folder)?
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("edgecore.redb."));
     ensure!(others.count() == 0, "something was put beside the file");
     Ok(())
 }
@@ -86,7 +86,7 @@ fn a_store_of_another_program_is_refused_and_stays_as_it_is() -> Result<()> {
 #[test]
 fn a_damaged_store_is_set_aside_and_the_node_has_everything_from_the_cloud() -> Result<()> {
     let mut site = Healthy::start()?;
-    let store = site.edge.folder().join("edgecore.db");
+    let store = site.edge.folder().join("edgecore.redb");
     for damage in [noise as fn(&mut Vec<u8>), cut] {
         site.edge.kill();
         let mut bytes = fs::read(&store)?;
@@ -95,10 +95,10 @@ fn a_damaged_store_is_set_aside_and_the_node_has_everything_from_the_cloud() -> 
         site.edge.spawn()?;
         // What changed while the node was away comes too, and the pod is the one that ran.
         site.follows()?;
-        site.edge_says(&["edgecore.db", "corrupt"])?;
-        let aside = fs::read_dir(site.edge.folder())?.flatten().find(|entry| {
-            entry.file_name().to_string_lossy().starts_with("edgecore.db.corrupt-")
-        });
+        site.edge_says(&["edgecore.redb", "corrupt"])?;
+        let aside = fs::read_dir(site.edge.folder())?
+            .flatten()
+            .find(|entry| entry.file_name().to_string_lossy().starts_with("edgecore.redb.corrupt-"));
         let aside = aside.context("the damaged file is gone")?.path();
         ensure!(fs::read(&aside)? == bytes, "the damaged file was changed");
         fs::remove_file(aside)?;

@@ -14,8 +14,8 @@ use kubeedge_core::{
     hub::{Ack, Frame, Item, Payload, Welcome},
     id::{DeviceId, ResourceVersion, Uid},
     message::{
-        DeviceReport, Fingerprint, Lane, NodeReport, Object, ObjectEvent, ObjectRef, PodReport, PodState, Report,
-        TwinReport, TwinValue,
+        DeviceReport, Fingerprint, Lane, NodeReport, Object, ObjectEvent, ObjectRef, PodReport, PodState,
+        Report, TwinReport, TwinValue,
     },
     transport::TransportError,
     wire::{Codec, Native},
@@ -61,9 +61,9 @@ fn garbage_on_the_ports_of_the_cloud_is_refused_and_disturbs_nobody() -> Result<
             let _ = stream.write_all(said).and_then(|()| stream.shutdown(Shutdown::Write));
             let _ = stream.read_to_end(&mut Vec::new());
         }
-        // Two that never end what they have begun; the cloud has to go on beside them.
         Ok(())
     };
+    // Two that never end what they have begun; the cloud has to go on beside them.
     let _silent = TcpStream::connect(("127.0.0.1", site.cloud.ports.websocket))?;
     let mut halted = TcpStream::connect(("127.0.0.1", site.cloud.ports.websocket))?;
     halted.write_all(&HALF_CLIENT_HELLO)?;
@@ -87,7 +87,7 @@ async fn who_is_not_the_node_that_it_says_is_refused_with_the_reason() -> Result
     let server = authority(&site.cloud)?.issue_server(&["cloud".into()], Duration::from_secs(3600))?;
     for way in WAYS {
         for (issued, wanted) in
-            [(Some(&stranger), "UnknownIssuer"), (None, "no certificates"), (Some(&server), "")]
+            [(Some(&stranger), "invalid peer certificate"), (None, "no certificates"), (Some(&server), "")]
         {
             let refused = dial(way, &site.cloud, client_tls(&site.cloud, issued)?).await;
             let error = refused.err().context("a stranger was let in")?;
@@ -98,12 +98,15 @@ async fn who_is_not_the_node_that_it_says_is_refused_with_the_reason() -> Result
         let peer = Peer::dial(way, &site.cloud, "edge-2").await?;
         peer.send(&Frame::Hello(hello("edge-1"))).await?;
         let reason = peer.last_words().await?;
-        let wanted = r#"the certificate is of node edge-2, and the hello says "edge-1""#;
-        ensure!(reason == wanted, "{way:?}: {reason}");
+        let wanted = "the certificate is of node edge-2, and the hello says ";
+        ensure!(reason == format!("{wanted}{:?}", "edge-1"), "{way:?}: {reason}");
         site.cloud_says(&["edge-2", wanted])?;
 
         for (wrong, wanted) in [
-            (Frame::Hello(kubeedge_core::hub::Hello { protocol: 99, ..hello("edge-2") }), "version 1 of the link"),
+            (
+                Frame::Hello(kubeedge_core::hub::Hello { protocol: 99, ..hello("edge-2") }),
+                "version 1 of the link",
+            ),
             (Frame::Hello(kubeedge_core::hub::Hello { objects: u32::MAX, ..hello("edge-2") }), "4294967295"),
             (Frame::Ping(1), "before its hello: ping"),
         ] {
@@ -147,7 +150,10 @@ async fn a_node_that_sends_nonsense_loses_its_session_with_the_reason_and_no_oth
         (item(Lane::Devices, u64::MAX, Payload::Skip), "of Devices is far beyond 0"),
         (item(Lane::Bulk, 0, Payload::Skip), "item 0 of Bulk"),
         (item(Lane::Heartbeat, 1, Payload::Skip), "an item on lane Heartbeat"),
-        (item(Lane::Pods, 1, Payload::Object(ObjectEvent::Applied(object))), "only the cloud sends: an object"),
+        (
+            item(Lane::Pods, 1, Payload::Object(ObjectEvent::Applied(object))),
+            "only the cloud sends: an object",
+        ),
         (Frame::Ack(Ack { lane: Lane::Config, upto: 1 << 50, beyond: vec![] }), "which was never sent"),
         (
             Frame::Welcome(Welcome { nonce: 1, session: 1, heartbeat: Duration::ZERO }),
@@ -249,9 +255,12 @@ async fn what_a_node_reports_of_others_or_half_changes_nothing() -> Result<()> {
     let mut site = Healthy::start()?;
     site.cloud.apply(OF_EDGE_2)?;
     let get = |what: &[&str]| site.cloud.kubectl(&[&["get", "-o"], what].concat());
-    let uid = |kind: &str, name: &str| -> Result<Uid> { Ok(Uid::new(get(&["jsonpath={.metadata.uid}", kind, name])?)) };
+    let uid = |kind: &str, name: &str| -> Result<Uid> {
+        Ok(Uid::new(get(&["jsonpath={.metadata.uid}", kind, name])?))
+    };
     let (reader, own, room) = (uid("pod", "reader")?, uid("pod", "of-edge-2")?, uid("device", "room")?);
-    let seen = |what: &str| get(&["jsonpath={.metadata.uid} {.metadata.deletionTimestamp} {.status}", "pod", what]);
+    let seen =
+        |what: &str| get(&["jsonpath={.metadata.uid} {.metadata.deletionTimestamp} {.status}", "pod", what]);
     let untouched = (seen("reader")?, seen("of-edge-2")?);
 
     let peer = Peer::begin(Way::Quic, &site.cloud, "edge-2").await?;
@@ -263,7 +272,8 @@ async fn what_a_node_reports_of_others_or_half_changes_nothing() -> Result<()> {
         Report::Pod(PodReport { reference, uid: uid.clone(), state })
     };
     let value = TwinValue { value: "666".into(), version: 1 << 60, timestamp_ms: 1, ..TwinValue::default() };
-    let twins = vec![TwinReport { property: "setpoint".into(), reported: Some(value), observed_desired: None }];
+    let twins =
+        vec![TwinReport { property: "setpoint".into(), reported: Some(value), observed_desired: None }];
     let device = DeviceReport {
         device: "default/room".parse::<DeviceId>()?,
         uid: room,
@@ -277,8 +287,8 @@ async fn what_a_node_reports_of_others_or_half_changes_nothing() -> Result<()> {
     for (report, wanted) in [
         (pod("reader", &reader, PodState::Status(failed.clone())), "a node reports a pod of another node"),
         (pod("reader", &reader, PodState::Gone), "a node reports a pod of another node"),
-        (pod("of-edge-2", &own, PodState::Status(half)), "it is not JSON"),
-        (pod("of-edge-2", &own, PodState::Status(list)), "of-edge-2"),
+        (pod("of-edge-2", &own, PodState::Status(half)), "its status is no JSON object: EOF"),
+        (pod("of-edge-2", &own, PodState::Status(list)), "its status is no JSON object"),
         (pod("of-edge-2", &reader, PodState::Status(failed)), ""),
         (pod("never-was", &own, PodState::Gone), ""),
         (Report::Device(device), "a node reports a device of another node"),

@@ -69,7 +69,8 @@ impl Healthy {
         let (folder, binaries, mqtt) = (tempfile::tempdir()?, binaries(), free_port()?);
         let cloud = Cloud::start(&binaries, &folder.path().join("cloud"))?;
         cloud.apply(HEALTHY)?;
-        let modules = format!("  eventBus: {{mqttMode: 0, mqttServerInternal: \"tcp://127.0.0.1:{mqtt}\"}}\n");
+        let modules =
+            format!("  eventBus: {{mqttMode: 0, mqttServerInternal: \"tcp://127.0.0.1:{mqtt}\"}}\n");
         let options = EdgeOptions { modules, ..EdgeOptions::new("edge-1") };
         let edge = Edge::start(&binaries, &folder.path().join("edge"), &cloud, &options)?;
         cloud
@@ -110,10 +111,8 @@ impl Healthy {
             Ok(find(&root, "word").and_then(|file| fs::read_to_string(file).ok()) == Some(word.clone()))
         })
         .with_context(|| self.edge.log())?;
-        wait_for("the device to be as desired", || {
-            Ok(self.device_value("room")? == setpoint)
-        })
-        .with_context(|| self.edge.log())?;
+        wait_for("the device to be as desired", || Ok(self.device_value("room")? == setpoint))
+            .with_context(|| self.edge.log())?;
         let container = self.container_id()?;
         ensure!(container == self.container, "the pod was disturbed: {} became {container}", self.container);
         ensure!(!self.edge.has_ended(), "edgecore has ended: {}", self.edge.log());

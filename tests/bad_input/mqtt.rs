@@ -76,7 +76,9 @@ async fn an_application_that_publishes_nonsense_is_told_so_and_the_devices_go_on
     let mut site = Healthy::start()?;
     site.cloud.apply(LAMP)?;
     let mut client = Client::connect(site.mqtt, "app").await?;
-    client.subscribe(&["$hw/events/device/+/+/twin/update/result", "$hw/events/device/+/+/twin/get/result"]).await?;
+    client
+        .subscribe(&["$hw/events/device/+/+/twin/update/result", "$hw/events/device/+/+/twin/get/result"])
+        .await?;
     client.knows_the_lamp().await?;
     client.nonsense().await?;
     client.lamp_answers("one").await?;
@@ -103,11 +105,37 @@ async fn an_application_that_publishes_nonsense_is_told_so_and_the_devices_go_on
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_application_says_without_end_while_the_cloud_is_away_takes_bounded_memory() -> Result<()> {
+    let mut site = Healthy::start()?;
+    site.cloud.apply(LAMP)?;
+    let mut client = Client::connect(site.mqtt, "app").await?;
+    client
+        .subscribe(&["$hw/events/device/+/+/twin/update/result", "$hw/events/device/+/+/twin/get/result"])
+        .await?;
+    client.knows_the_lamp().await?;
+    site.cloud.kill();
+    let before = site.edge_memory()?;
+    let large = vec![b'7'; (1 << 20) - 200];
+    for round in 0..64 {
+        client.client.publish("default/user/x", QoS::AtMostOnce, false, large.as_slice()).await?;
+        client.lamp_answers(&round.to_string()).await?;
+    }
+    // 4 MiB in the link and 4 MiB before it, and one more at each, and buffers.
+    let grown = site.edge_memory()?.kib.saturating_sub(before.kib);
+    ensure!(grown < 20 << 10, "the edge has grown by {grown} KiB");
+    site.cloud.spawn()?;
+    site.follows()?;
+    before.has_not_grown()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_speak_mqtt_is_hung_up_on_and_the_others_go_on() -> Result<()> {
     let mut site = Healthy::start()?;
     site.cloud.apply(LAMP)?;
     let mut client = Client::connect(site.mqtt, "app").await?;
-    client.subscribe(&["$hw/events/device/+/+/twin/update/result", "$hw/events/device/+/+/twin/get/result"]).await?;
+    client
+        .subscribe(&["$hw/events/device/+/+/twin/update/result", "$hw/events/device/+/+/twin/get/result"])
+        .await?;
     client.knows_the_lamp().await?;
     let port = site.mqtt;
     let connect = [0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 60, 0, 1, b'x'];
@@ -231,7 +259,8 @@ impl Client {
     async fn knows_the_lamp(&mut self) -> Result<()> {
         for _ in 0..500 {
             let get = r#"{"event_id":"is it there"}"#;
-            let answer = self.ask(&format!("{DEVICE}/twin/get"), get, "twin/get/result", "is it there").await?;
+            let answer =
+                self.ask(&format!("{DEVICE}/twin/get"), get, "twin/get/result", "is it there").await?;
             if answer.contains("power") {
                 return Ok(());
             }
@@ -242,9 +271,11 @@ impl Client {
 
     /// The device's twin is as alive as ever.
     async fn lamp_answers(&mut self, value: &str) -> Result<()> {
-        let update = format!(r#"{{"event_id":"set-{value}","twin":{{"power":{{"actual":{{"value":"{value}"}}}}}}}}"#);
+        let update =
+            format!(r#"{{"event_id":"set-{value}","twin":{{"power":{{"actual":{{"value":"{value}"}}}}}}}}"#);
         let words = format!("set-{value}");
-        let answer = self.ask(&format!("{DEVICE}/twin/update"), &update, "twin/update/result", &words).await?;
+        let answer =
+            self.ask(&format!("{DEVICE}/twin/update"), &update, "twin/update/result", &words).await?;
         ensure!(!answer.contains("\"code\""), "{answer}");
         let get = format!(r#"{{"event_id":"get-{value}"}}"#);
         let words = format!("get-{value}");

@@ -104,7 +104,10 @@ fn objects_that_an_edge_can_make_nothing_of_hold_up_no_other() -> Result<()> {
     .with_context(|| format!("{:?}\n{}", pods(), site.edge.log()))?;
     wait_for("the reason in the pod's status", || {
         Ok(site.cloud.kubectl(&["get", "pod", "without-config", "-o", "yaml"])?.contains("never-was")
-            && site.cloud.kubectl(&["get", "pod", "without-config", "-o", "yaml"])?.contains("CreateContainerConfigError"))
+            && site
+                .cloud
+                .kubectl(&["get", "pod", "without-config", "-o", "yaml"])?
+                .contains("CreateContainerConfigError"))
     })?;
     for device in ["without-model", "wrong-types"] {
         let applied = site.cloud.kubectl(&["get", "device", device]).is_ok();

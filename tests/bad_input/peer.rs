@@ -51,10 +51,12 @@ pub(crate) fn client_tls(cloud: &Cloud, issued: Option<&Issued>) -> Result<Arc<r
             let identity = Identity::from_pem(issued.certificate_pem.as_bytes(), issued.key_pem.as_bytes())?;
             tls::client_config(&identity, roots)?
         }
-        None => rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth(),
+        None => {
+            rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()?
+                .with_root_certificates(roots)
+                .with_no_client_auth()
+        }
     }))
 }
 
@@ -76,7 +78,14 @@ pub(crate) async fn dial(
 }
 
 pub(crate) fn hello(node: &str) -> Hello {
-    Hello { protocol: PROTOCOL, node: node.into(), nonce: 7, digest: [7; 32], objects: 0, software: "test".into() }
+    Hello {
+        protocol: PROTOCOL,
+        node: node.into(),
+        nonce: 7,
+        digest: [7; 32],
+        objects: 0,
+        software: "test".into(),
+    }
 }
 
 /// A connection of a node that has the right to one.
@@ -114,7 +123,8 @@ impl Peer {
 
     /// The cloud's next frame; `None` if it has closed the connection.
     pub(crate) async fn next(&self) -> Result<Option<Frame>> {
-        let received = timeout(PATIENCE, self.connection.recv()).await.context("the cloud says nothing")??;
+        let received =
+            timeout(PATIENCE, self.connection.recv()).await.context("the cloud says nothing")??;
         Ok(received.map(|(lane, bytes)| Native.decode(lane, &bytes)).transpose()?)
     }
 
