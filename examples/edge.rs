@@ -3,7 +3,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use kubeedge_core::{
     device::{DeviceAssignment, DeviceProtocol, Reading},
     group::{self, Group},
-    message::{Acked, Connectivity, Delivered, Object, ObjectEvent, ObjectRef, Report},
+    message::{Acked, Connectivity, Delivered, Object, ObjectEvent, ObjectRef, Publish, Report, Upload},
     pipe::{self, Caller},
     runtime::ContainerRuntime,
     store::MetaStore,
@@ -20,6 +20,9 @@ use kubeedge_edge::{
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+/// 4 MiB: what applications say over MQTT waits in a pipe, a message of which may have 1 MiB; then it waits with them.
+const PIPE_BYTES_MAX: usize = 4 << 20;
 
 /// What an edge is made of.
 #[derive(Debug)]
@@ -68,12 +71,12 @@ impl Edge {
         let (devices_tx, devices_rx) = pipe::latest("devices", |event: &ObjectEvent| event.key().clone());
         let (reads_tx, reads_rx) = pipe::calls("reads", 64);
         let (reports_tx, reports_rx) = pipe::latest("reports", Report::key);
-        let (uploads_tx, uploads_rx) = pipe::events("uploads", 1024);
+        let (uploads_tx, uploads_rx) = pipe::weighed_events("uploads", 1024, PIPE_BYTES_MAX, Upload::size);
         let (connectivity_tx, connectivity_rx) = watch::channel(Connectivity::Offline);
         let (logs_tx, logs_rx) = pipe::calls("logs", 16);
         let (services_tx, services_rx) = pipe::calls("services", 16);
-        let (device_messages_tx, device_messages_rx) = pipe::events("device_messages", 1024);
-        let (publishes_tx, publishes_rx) = pipe::events("publishes", 1024);
+        let (device_messages_tx, device_messages_rx) = pipe::weighed_events("device_messages", 1024, PIPE_BYTES_MAX, Publish::size);
+        let (publishes_tx, publishes_rx) = pipe::weighed_events("publishes", 1024, PIPE_BYTES_MAX, Publish::size);
         let (assignments_tx, assignments_rx) = pipe::latest("assignments", DeviceAssignment::key);
         let (readings_tx, readings_rx) = pipe::latest("readings", Reading::key);
 

@@ -8,7 +8,10 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -196,7 +199,52 @@ impl<K, T> fmt::Debug for LatestReceiver<K, T> {
 /// Creates a pipe for occurrences, in order, at most `capacity` of them at once (at least one).
 pub fn events<T>(name: &'static str, capacity: usize) -> (EventSender<T>, EventReceiver<T>) {
     let (sender, receiver) = mpsc::channel(capacity.max(1));
-    (EventSender { name, sender }, EventReceiver { name, receiver })
+    (EventSender { name, sender, load: None }, EventReceiver { name, receiver, load: None })
+}
+
+/// Creates a pipe for occurrences of very different sizes: as [`events`], and `weigh` says how many bytes each takes,
+/// of which at most `bytes_max` are in the pipe. One that is larger passes alone.
+pub fn weighed_events<T>(
+    name: &'static str,
+    capacity: usize,
+    bytes_max: usize,
+    weigh: fn(&T) -> usize,
+) -> (EventSender<T>, EventReceiver<T>) {
+    let (sender, receiver) = mpsc::channel(capacity.max(1));
+    let load = Load { bytes: Arc::default(), bytes_max, weigh };
+    (
+        EventSender { name, sender, load: Some(load.clone()) },
+        EventReceiver { name, receiver, load: Some(load) },
+    )
+}
+
+/// How many bytes are in a pipe.
+struct Load<T> {
+    bytes: Arc<AtomicUsize>,
+    bytes_max: usize,
+    weigh: fn(&T) -> usize,
+}
+
+impl<T> Load<T> {
+    /// Makes room for the message, if there is room.
+    fn add(&self, message: &T) -> bool {
+        let weight = (self.weigh)(message);
+        let add = |held: usize| {
+            let after = held.saturating_add(weight);
+            (held == 0 || after <= self.bytes_max).then_some(after)
+        };
+        self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
+    }
+
+    fn remove(&self, message: &T) {
+        self.bytes.fetch_sub((self.weigh)(message), Ordering::Relaxed);
+    }
+}
+
+impl<T> Clone for Load<T> {
+    fn clone(&self) -> Self {
+        Self { bytes: self.bytes.clone(), bytes_max: self.bytes_max, weigh: self.weigh }
+    }
 }
 
 /// Says why an occurrence was not taken, and gives it back.
@@ -232,6 +280,7 @@ impl<T> fmt::Debug for SendError<T> {
 pub struct EventSender<T> {
     name: &'static str,
     sender: mpsc::Sender<T>,
+    load: Option<Load<T>>,
 }
 
 impl<T> EventSender<T> {
@@ -240,16 +289,27 @@ impl<T> EventSender<T> {
     /// # Errors
     /// If the pipe is full or the receiver gone; the message comes back in the error.
     pub fn send(&self, message: T) -> Result<(), SendError<T>> {
-        self.sender.try_send(message).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(message) => SendError::Full(message),
-            mpsc::error::TrySendError::Closed(message) => SendError::Closed(message),
+        if let Some(load) = &self.load
+            && !load.add(&message)
+        {
+            let closed = self.sender.is_closed();
+            return Err(if closed { SendError::Closed(message) } else { SendError::Full(message) });
+        }
+        self.sender.try_send(message).map_err(|error| {
+            let (mpsc::error::TrySendError::Full(message) | mpsc::error::TrySendError::Closed(message)) =
+                &error;
+            self.load.iter().for_each(|load| load.remove(message));
+            match error {
+                mpsc::error::TrySendError::Full(message) => SendError::Full(message),
+                mpsc::error::TrySendError::Closed(message) => SendError::Closed(message),
+            }
         })
     }
 }
 
 impl<T> Clone for EventSender<T> {
     fn clone(&self) -> Self {
-        Self { name: self.name, sender: self.sender.clone() }
+        Self { name: self.name, sender: self.sender.clone(), load: self.load.clone() }
     }
 }
 
@@ -263,17 +323,22 @@ impl<T> fmt::Debug for EventSender<T> {
 pub struct EventReceiver<T> {
     name: &'static str,
     receiver: mpsc::Receiver<T>,
+    load: Option<Load<T>>,
 }
 
 impl<T> EventReceiver<T> {
     /// Takes the next occurrence; `None` when all senders are gone and nothing is left. Cancel-safe.
     pub async fn recv(&mut self) -> Option<T> {
-        self.receiver.recv().await
+        let message = self.receiver.recv().await?;
+        self.load.iter().for_each(|load| load.remove(&message));
+        Some(message)
     }
 
     /// Takes the next occurrence if there is one.
     pub fn try_recv(&mut self) -> Option<T> {
-        self.receiver.try_recv().ok()
+        let message = self.receiver.try_recv().ok()?;
+        self.load.iter().for_each(|load| load.remove(&message));
+        Some(message)
     }
 }
 
@@ -421,6 +486,26 @@ mod tests {
 
     fn first(pair: &(u8, &'static str)) -> u8 {
         pair.0
+    }
+
+    #[tokio::test]
+    async fn a_pipe_that_weighs_takes_what_it_has_room_for_and_what_is_larger_alone() {
+        let (sender, mut receiver) = weighed_events("weighed", 3, 100, |text: &String| text.len());
+        let text = |length: usize| "x".repeat(length);
+        sender.send(text(60)).unwrap();
+        assert_eq!(sender.send(text(41)), Err(SendError::Full(text(41))));
+        sender.send(text(40)).unwrap();
+        sender.send(String::new()).unwrap();
+        // The number counts too, and what it refuses weighs nothing.
+        assert_eq!(sender.send(String::new()), Err(SendError::Full(String::new())));
+        assert_eq!(receiver.recv().await.unwrap().len(), 60);
+        assert_eq!(receiver.try_recv().unwrap().len(), 40);
+        assert_eq!(sender.send(text(101)), Ok(()));
+        assert_eq!(sender.send(text(1)), Err(SendError::Full(text(1))));
+        receiver.recv().await.unwrap();
+        receiver.recv().await.unwrap();
+        drop(receiver);
+        assert_eq!(sender.send(text(101)), Err(SendError::Closed(text(101))));
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use config::{Config, hub::Hub, modules::Runtime};
 use kubeedge_core::{
     device::{DeviceAssignment, Reading},
     group::Group,
-    message::{Acked, Connectivity, Delivered, ObjectEvent, ObjectRef, Report},
+    message::{Acked, Connectivity, Delivered, ObjectEvent, ObjectRef, Publish, Report, Upload},
     pipe,
     runtime::{
         ContainerRuntime,
@@ -73,6 +73,9 @@ struct Cli {
 
 /// 10 s: systemd kills after 90, and all that waits here are commits.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+
+/// 4 MiB: what applications say over MQTT waits in a pipe, a message of which may have 1 MiB; then it waits with them.
+const PIPE_BYTES_MAX: usize = 4 << 20;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -133,12 +136,13 @@ async fn run(file: &Path) -> Result<()> {
     // MetaServer will ask here.
     let (_reads_tx, reads_rx) = pipe::calls("reads", 64);
     let (reports_tx, reports_rx) = pipe::latest("reports", Report::key);
-    let (uploads_tx, uploads_rx) = pipe::events("uploads", 16);
+    let (uploads_tx, uploads_rx) = pipe::weighed_events("uploads", 1024, PIPE_BYTES_MAX, Upload::size);
     let (connectivity_tx, connectivity_rx) = watch::channel(Connectivity::Offline);
     let (logs_tx, logs_rx) = pipe::calls("logs", 16);
     let (services_tx, services_rx) = pipe::calls("services", 16);
-    let (device_messages_tx, device_messages_rx) = pipe::events("device_messages", 1024);
-    let (publishes_tx, publishes_rx) = pipe::events("publishes", 1024);
+    let (device_messages_tx, device_messages_rx) =
+        pipe::weighed_events("device_messages", 1024, PIPE_BYTES_MAX, Publish::size);
+    let (publishes_tx, publishes_rx) = pipe::weighed_events("publishes", 1024, PIPE_BYTES_MAX, Publish::size);
     let (assignments_tx, assignments_rx) = pipe::latest("assignments", DeviceAssignment::key);
     let (readings_tx, readings_rx) = pipe::latest("readings", Reading::key);
 

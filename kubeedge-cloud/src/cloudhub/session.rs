@@ -253,7 +253,7 @@ impl Session {
         if self.ends.is_none() {
             info!(%node, session = self.link.session(), reason, "the node's session is over");
         } else {
-            debug!(%node, reason, "a connection ended before its session began");
+            warn!(%node, path = self.line.path(), reason, "a connection ended before its session began");
         }
         while let Some((_, replier)) = self.requests.try_recv() {
             let message = format!("node {node} has disconnected");

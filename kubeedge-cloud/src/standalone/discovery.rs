@@ -1,6 +1,7 @@
 //! What the API says of itself: groups, versions and resources, in both forms that clients ask for, and just
 //! enough OpenAPI that `kubectl` leaves the checking of fields to the server.
 
+use bytes::Bytes;
 use http::{HeaderMap, Response, header};
 use serde_json::{Map, Value, json};
 
@@ -44,6 +45,13 @@ pub(crate) fn answer(path: &str, headers: &HeaderMap) -> Result<Response<Body>, 
         }
         ["api", version] => resource_list("", version)?,
         ["apis", group, version] => resource_list(group, version)?,
+        // kubectl asks here about kinds that it does not find in v3, and gives up without an answer.
+        ["openapi", "v2"] if accepts_protobuf(headers) => {
+            return Ok(respond::bytes(200, OPENAPI_V2_PROTOBUF, Bytes::from_static(b"\x0a\x032.0")));
+        }
+        ["openapi", "v2"] => json!({
+            "swagger": "2.0", "info": { "title": "Kubernetes", "version": format!("v1.{MINOR}.0") }, "paths": {},
+        }),
         ["openapi", "v3"] => openapi_index(),
         ["openapi", "v3", "api", version] => openapi("", version)?,
         ["openapi", "v3", "apis", group, version] => openapi(group, version)?,
@@ -162,6 +170,16 @@ fn resource_list(group: &str, version: &str) -> Result<Value, Failure> {
 /// Where the API of a group begins, without the leading slash.
 fn root(group: &str, version: &str) -> String {
     if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
+}
+
+/// How a document of OpenAPI 2 in protobuf is called. Ours has its version and no kind.
+const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+fn accepts_protobuf(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|accept| accept.contains("+protobuf"))
 }
 
 fn openapi_index() -> Value {

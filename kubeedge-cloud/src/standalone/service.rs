@@ -2,10 +2,10 @@
 
 use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, task};
 
-use bytes::Buf;
+use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use futures::StreamExt as _;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header, request::Parts};
-use http_body_util::{BodyExt as _, Limited, StreamBody};
+use http_body_util::{BodyExt as _, StreamBody};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
@@ -58,6 +58,39 @@ where
     }
 }
 
+/// How many times the limit of a body is read on and forgotten.
+const FORGOTTEN_MAX: usize = 16;
+
+/// Reads a body of at most `limit` bytes.
+///
+/// A longer one is read to its end, within reason: a connection that is closed with bytes unread is reset, and
+/// then the client does not see the answer that says why.
+async fn collect<B>(body: B, limit: usize) -> Result<Bytes, Failure>
+where
+    B: http_body::Body,
+    B::Data: Buf,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut body = std::pin::pin!(body);
+    let (mut kept, mut came) = (BytesMut::new(), 0_usize);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            let error: Box<dyn std::error::Error + Send + Sync> = error.into();
+            Failure::bad_request(format!("the body cannot be read: {error}"))
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        came = came.saturating_add(data.remaining());
+        if came <= limit {
+            kept.put(data);
+        } else if came <= limit.saturating_mul(FORGOTTEN_MAX) {
+            kept = BytesMut::new();
+        } else {
+            break;
+        }
+    }
+    if came > limit { Err(Failure::too_large(limit)) } else { Ok(kept.freeze()) }
+}
+
 impl ApiService {
     async fn answer<B>(&self, request: Request<B>) -> Result<Response<Body>, Failure>
     where
@@ -67,14 +100,8 @@ impl ApiService {
     {
         let (parts, body) = request.into_parts();
         let limit = self.inner.config.body_bytes_max;
-        let body = timeout(self.inner.config.body_timeout, Limited::new(body, limit).collect()).await;
-        let body = match body.map_err(|_| Failure::node(504, "the body did not come in time"))? {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                return Err(Failure::too_large(limit));
-            }
-            Err(error) => return Err(Failure::bad_request(format!("the body cannot be read: {error}"))),
-        };
+        let body = timeout(self.inner.config.body_timeout, collect(body, limit)).await;
+        let body = body.map_err(|_| Failure::node(504, "the body did not come in time"))??;
         let query = Query::parse(parts.uri.query())?;
         match route::parse(parts.uri.path())? {
             Route::Fixed(path) => fixed(&path, &parts),
@@ -230,6 +257,8 @@ impl ApiService {
 
     async fn list(&self, scope: Scope, query: &Query, form: Form) -> Result<Response<Body>, Failure> {
         let page = Page::parse(query)?;
+        // Every list is of now, which is as new as any version asked for; what is no version is refused all the same.
+        query.number("resourceVersion")?;
         let inner = self.inner.clone();
         // Reading may wait for the disk, and a large list takes a while to put together.
         let list = tokio::task::spawn_blocking(move || {

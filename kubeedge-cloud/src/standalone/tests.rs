@@ -1,7 +1,8 @@
 //! The API through a client.
 
-use std::time::Duration;
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
@@ -333,6 +334,23 @@ async fn a_body_that_is_too_large_is_refused() {
     let api = ApiServer::open(None, Config { body_bytes_max: 1000, ..Config::default() }).await.unwrap();
     let (status, body) = request(&api, "POST", "/api/v1/namespaces", json!({ "x": "y".repeat(2000) })).await;
     assert_eq!((status.as_u16(), body["reason"].as_str()), (413, Some("RequestEntityTooLarge")));
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_read_to_its_end_so_that_the_client_reads_the_answer() {
+    let api = ApiServer::open(None, Config { body_bytes_max: 1000, ..Config::default() }).await.unwrap();
+    for (chunks, read) in [(5, 5), (1000, 33)] {
+        let taken = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = taken.clone();
+        let body = futures::stream::iter(0..chunks).map(move |_| {
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Ok::<_, Infallible>(http_body::Frame::data(Bytes::from_static(&[b' '; 500])))
+        });
+        let request = Request::builder().method("POST").uri("/api/v1/namespaces");
+        let request = request.body(http_body_util::StreamBody::new(body)).unwrap();
+        assert_eq!(api.service().oneshot(request).await.unwrap().status(), 413);
+        assert_eq!(taken.load(std::sync::atomic::Ordering::Relaxed), read);
+    }
 }
 
 // --------------------------------------------------------------------------------------------------- deletion

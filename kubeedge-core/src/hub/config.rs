@@ -45,6 +45,8 @@ pub struct EdgeConfig {
     pub inventory_part: usize,
     /// How many uploads wait for the cloud at most.
     pub uploads_max: usize,
+    /// And at most so many bytes of them, or one more.
+    pub uploads_bytes_max: usize,
     /// How many queries wait for an answer at most.
     pub queries_max: usize,
     /// How long an answer to a query may take.
@@ -65,6 +67,7 @@ impl Default for EdgeConfig {
             settle_timeout: Duration::from_secs(2),
             inventory_part: 128,
             uploads_max: 1024,
+            uploads_bytes_max: 4 << 20,
             queries_max: 64,
             query_timeout: Duration::from_secs(10),
             requests_max: 32,

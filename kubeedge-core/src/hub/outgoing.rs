@@ -69,6 +69,11 @@ impl<K: Ord + Clone, V: Clone + Weight> Outgoing<K, V> {
         self.slots.len()
     }
 
+    /// About how many bytes the values of these keys take.
+    pub(super) fn weight(&self) -> usize {
+        self.slots.values().map(|slot| slot.value.weight()).sum()
+    }
+
     pub(super) fn set(&mut self, key: K, value: V) {
         if let Some(slot) = self.slots.get_mut(&key) {
             slot.value = value;

@@ -133,6 +133,23 @@ pub enum Upload {
     Event(UploadedEvent),
 }
 
+impl Upload {
+    /// How many bytes it takes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Publish(publish) => publish.size(),
+            Self::Event(event) => event.json.len(),
+        }
+    }
+}
+
+impl Publish {
+    /// How many bytes it takes.
+    pub fn size(&self) -> usize {
+        self.topic.len() + self.payload.len()
+    }
+}
+
 /// A Kubernetes Event that the edge recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadedEvent {

@@ -209,7 +209,7 @@ impl EdgeLink {
 
     /// Whether another upload fits; while it does not, leave uploads where they are.
     pub fn takes_uploads(&self) -> bool {
-        self.uploads.len() < self.config.uploads_max
+        self.uploads.len() < self.config.uploads_max && self.uploads.weight() < self.config.uploads_bytes_max
     }
 
     /// A part has something to upload.

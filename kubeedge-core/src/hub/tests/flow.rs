@@ -3,11 +3,11 @@ use std::time::{Duration, Instant};
 use super::{node_report, pair::number};
 use crate::{
     hub::{
-        Ack, Flow,
+        Ack, EdgeConfig, EdgeLink, Flow,
         incoming::{Incoming, OutOfWindow, Seen},
         outgoing::{NeverSent, Outgoing, SPAN},
     },
-    message::{Lane, Report},
+    message::{Lane, Publish, Report, Upload},
 };
 
 fn outgoing(window_items: usize) -> Outgoing<u64, Report> {
@@ -22,6 +22,21 @@ fn sent(outgoing: &mut Outgoing<u64, Report>, now: Instant) -> Vec<(u64, u64)> {
 
 fn ack(upto: u64, beyond: &[(u64, u64)]) -> Ack {
     Ack { lane: Lane::Pods, upto, beyond: beyond.to_vec() }
+}
+
+#[test]
+fn the_edge_takes_uploads_up_to_a_number_and_up_to_a_weight() {
+    let upload = |length| Upload::Publish(Publish { topic: "t".into(), payload: vec![0; length].into() });
+    for (length, fits) in [(0, 5), (600, 2)] {
+        let config = EdgeConfig { uploads_max: 5, uploads_bytes_max: 1000, ..EdgeConfig::default() };
+        let mut edge = EdgeLink::new(config, "edge-1".parse().unwrap(), 1, Instant::now());
+        let mut taken = 0;
+        while edge.takes_uploads() {
+            edge.handle_upload(upload(length));
+            taken += 1;
+        }
+        assert_eq!(taken, fits, "of {length} bytes");
+    }
 }
 
 #[test]

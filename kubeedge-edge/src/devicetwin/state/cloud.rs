@@ -211,6 +211,9 @@ impl State {
     fn merge(&mut self, id: &DeviceId) {
         let Some(seen) = self.devices.get(id).and_then(|device| device.seen.clone()) else { return };
         let model = self.models.get(&ObjectRef::device_model(id.namespace(), seen.model.as_str()));
+        if model.is_none() {
+            tracing::info!(device = %id, model = seen.model, "the device waits for its model");
+        }
         let spec = model.and_then(|model| match DeviceSpec::from_json(&seen.object.json, &model.json) {
             Ok(spec) => Some(Arc::new(spec)),
             Err(error) => {

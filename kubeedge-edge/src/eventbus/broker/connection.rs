@@ -74,7 +74,7 @@ impl Shared {
             | End::Silent
             | End::Deaf(_)) => {
                 seat.leave(false);
-                tracing::debug!(%peer, %end, "MQTT connection ended by the broker");
+                tracing::warn!(%peer, %end, "MQTT connection ended by the broker");
             }
         }
     }
