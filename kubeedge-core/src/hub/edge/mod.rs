@@ -354,6 +354,7 @@ impl EdgeLink {
             Phase::Open { .. } => {
                 self.reports.iter_mut().for_each(|reports| reports.handle_timeout(now));
                 self.uploads.handle_timeout(now);
+                self.keepalive.handle_timeout(now);
                 if let Some(silence) = self.keepalive.silence(now) {
                     self.violation(format!("the cloud has been silent for {silence:?}"), now);
                 }

@@ -193,6 +193,36 @@ fn an_idle_session_costs_one_small_ping_and_pong_per_heartbeat() {
 }
 
 #[test]
+fn a_ping_whose_lane_is_busy_keeps_no_timer_in_the_past_and_leaves_when_the_lane_is_free() {
+    let mut pair = synchronized();
+    let (opened, mut cloud) = (pair.now(), pair.cloud.take().unwrap());
+    // Nobody polls for frames from here on, as when every lane is full.
+    let (mut at, mut woken) = (opened, 0);
+    while at < opened + 20 * SECOND {
+        at = pair.edge.poll_timeout().unwrap();
+        pair.edge.handle_timeout(at);
+        assert!(pair.edge.poll_timeout().unwrap() > at, "the edge would not sleep");
+        woken += 1;
+    }
+    assert_eq!(woken, 2, "once per heartbeat");
+    assert_eq!(pair.edge.poll_transmit(Lane::Heartbeat, at), Some(Frame::Ping(2)));
+    assert_eq!(
+        pair.edge.poll_transmit(Lane::Heartbeat, at),
+        None,
+        "one ping, however long the lane was busy"
+    );
+
+    at = opened;
+    while at < opened + 20 * SECOND {
+        at = cloud.poll_timeout().unwrap();
+        cloud.handle_timeout(at);
+        assert!(cloud.poll_timeout().unwrap() > at, "the cloud would not sleep");
+    }
+    assert!(matches!(cloud.poll_transmit(Lane::Heartbeat, at), Some(Frame::Ping(_))));
+    assert_eq!(cloud.poll_transmit(Lane::Heartbeat, at), None);
+}
+
+#[test]
 fn all_is_in_sync_five_seconds_after_the_network_is_back() {
     let mut pair = synchronized();
     pair.faults.partition = true;
