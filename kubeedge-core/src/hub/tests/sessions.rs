@@ -162,6 +162,24 @@ fn a_node_is_not_asked_what_it_holds_while_it_stores_what_the_last_session_broug
     assert_eq!((pair.delivered.len(), pair.state()), (1, Connectivity::Synchronized));
 }
 
+#[test]
+fn what_an_earlier_session_brought_and_is_stored_after_the_inventory_is_compared_again() {
+    let mut pair = synchronized();
+    pair.stuck.insert(pod("a"));
+    pair.apply(object(&pod("a"), "u", 1));
+    pair.run(SECOND);
+    pair.cut();
+    pair.run(SECOND / 2);
+    pair.delete(&pod("a"));
+    pair.run(5 * SECOND);
+    // The store was waited for in vain, and without the object both sides hold the same.
+    assert_eq!(pair.state(), Connectivity::Synchronized);
+    pair.stuck.clear();
+    pair.run(5 * SECOND);
+    assert_eq!((&pair.stored, pair.state()), (&pair.api, Connectivity::Synchronized));
+    assert!(pair.closed.iter().any(|reason| reason.contains("was stored late")), "{:?}", pair.closed);
+}
+
 // ---------------------------------------------------------------------------------------- liveness, dialling
 
 #[test]
