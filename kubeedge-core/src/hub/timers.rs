@@ -13,6 +13,8 @@ pub(super) struct Keepalive {
     said: Instant,
     pinged: Instant,
     nonce: u64,
+    /// The ping that is due and has not been sent: its lane may be busy for long.
+    due: Option<u64>,
 }
 
 /// Which end of the link this is.
@@ -26,7 +28,7 @@ impl Keepalive {
     pub(super) fn new(side: Side, heartbeat: Duration, now: Instant) -> Self {
         // A heartbeat of nothing would have both sides ping without end.
         let heartbeat = heartbeat.max(Duration::from_millis(10));
-        Self { heartbeat, side, heard: now, said: now, pinged: now, nonce: 0 }
+        Self { heartbeat, side, heard: now, said: now, pinged: now, nonce: 0, due: None }
     }
 
     pub(super) fn handle_heard(&mut self, now: Instant) {
@@ -48,14 +50,19 @@ impl Keepalive {
         self.heard + self.heartbeat * 5 / 2
     }
 
-    /// The number of the ping that is due.
-    pub(super) fn poll_ping(&mut self, now: Instant) -> Option<u64> {
-        if now < self.ping_at() {
-            return None;
+    /// The number of the ping that is due, once.
+    pub(super) fn poll_ping(&mut self) -> Option<u64> {
+        self.due.take()
+    }
+
+    /// A ping may be due from now on. The timer moves on whether or not the ping finds its lane free, so that a
+    /// driver whose lane is busy sleeps instead of being woken without end.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if now >= self.ping_at() {
+            self.pinged = now;
+            self.nonce += 1;
+            self.due = Some(self.nonce);
         }
-        self.pinged = now;
-        self.nonce += 1;
-        Some(self.nonce)
     }
 
     /// Whether the peer was silent for too long, and how long.

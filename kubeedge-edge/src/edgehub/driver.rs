@@ -9,25 +9,27 @@ use kubeedge_core::{
     hub::{EdgeLink, EdgeOutput},
     message::{Answer, Inventory, Lane, Request, Response},
     pipe::{CallError, Replier},
-    transport::{Connection, Peer, Transport, TransportError},
+    transport::Peer,
     wire::{Codec, Line, LineEvent},
 };
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Config, EdgeHub, Error, Inbox, Outbox};
+use super::{
+    Config, EdgeHub, Error, Inbox, Outbox,
+    dialling::{Dialled, Dialling},
+};
 
 /// Performs what [`EdgeLink`] decides.
 pub(super) struct Driver {
     config: Config,
-    transport: Arc<dyn Transport>,
     codec: Arc<dyn Codec>,
     inbox: Inbox,
     outbox: Outbox,
     link: EdgeLink,
     line: Option<Line>,
-    dialling: FuturesUnordered<BoxFuture<'static, Result<Box<dyn Connection>, TransportError>>>,
+    dialling: Dialling,
     closing: FuturesUnordered<BoxFuture<'static, ()>>,
     inventory: FuturesUnordered<BoxFuture<'static, Result<Inventory, CallError>>>,
     /// Requests of the cloud that parts of the node work on.
@@ -49,14 +51,13 @@ impl Driver {
         let EdgeHub { config, transport, codec, inbox, outbox } = hub;
         let link = EdgeLink::new(config.link.clone(), config.node.clone(), config.seed, now());
         Self {
+            dialling: Dialling::new(transport, config.dial_timeout, config.dial_interval),
             config,
-            transport,
             codec,
             inbox,
             outbox,
             link,
             line: None,
-            dialling: FuturesUnordered::new(),
             closing: FuturesUnordered::new(),
             inventory: FuturesUnordered::new(),
             asked: FuturesUnordered::new(),
@@ -72,7 +73,7 @@ impl Driver {
             tokio::select! {
                 () = stop.cancelled() => break,
                 event = next_event(&mut self.line) => self.handle_line(event),
-                Some(dialled) = self.dialling.next() => self.handle_dialled(dialled)?,
+                dialled = self.dialling.next() => self.handle_dialled(dialled)?,
                 Some(answer) = self.inventory.next() => match answer {
                     Ok(inventory) => self.link.handle_inventory(&inventory, now()),
                     Err(error) => self.link.handle_garbled(format!("nobody says what the node holds: {error}"), now()),
@@ -127,7 +128,7 @@ impl Driver {
 
     fn perform(&mut self, output: EdgeOutput) {
         match output {
-            EdgeOutput::Dial => self.dial(),
+            EdgeOutput::Dial => self.dialling.begin(),
             EdgeOutput::NeedInventory => {
                 let (caller, deadline) = (self.outbox.inventory.clone(), self.config.inventory_timeout);
                 self.inventory.push(Box::pin(async move { caller.call((), deadline).await }));
@@ -157,30 +158,35 @@ impl Driver {
         }
     }
 
-    fn dial(&mut self) {
-        let (transport, within) = (self.transport.clone(), self.config.dial_timeout);
-        self.dialling.push(Box::pin(async move {
-            timeout(within, transport.connect()).await.unwrap_or_else(|late| {
-                let to = transport.name().to_owned();
-                Err(TransportError::Unreachable { to, within, source: late.into() })
-            })
-        }));
-    }
-
-    fn handle_dialled(&mut self, dialled: Result<Box<dyn Connection>, TransportError>) -> Result<(), Error> {
-        match dialled {
+    fn handle_dialled(&mut self, dialled: Dialled) -> Result<(), Error> {
+        let reason = match dialled {
             Ok(connection) if *connection.peer() == Peer::Cloud => {
+                self.dialling.stop();
                 self.line = Some(Line::new(connection, self.codec.clone()));
                 self.link.handle_connected(now());
+                return Ok(());
             }
-            Ok(connection) => {
-                let reason = format!("the peer is {:?}, not the cloud", connection.peer());
-                self.link.handle_disconnected(reason, now());
-            }
-            Err(error) if error.is_retryable() => self.link.handle_disconnected(error.to_string(), now()),
+            Ok(connection) => format!("the peer is {:?}, not the cloud", connection.peer()),
+            Err(error) if error.is_retryable() => error.to_string(),
             Err(error) => return Err(Error::Transport(error)),
+        };
+        if self.dialling.goes_on() {
+            self.note_failure(reason, None);
+        } else {
+            self.link.handle_disconnected(reason, now());
         }
         Ok(())
+    }
+
+    /// Says why there is no connection, loudly the first time.
+    fn note_failure(&mut self, reason: String, retry_in: Option<Duration>) {
+        let node = &self.config.node;
+        if self.last_failure.as_ref() == Some(&reason) {
+            debug!(%node, reason, ?retry_in, "still no connection to the cloud");
+        } else {
+            warn!(%node, reason, ?retry_in, "no connection to the cloud");
+        }
+        self.last_failure = Some(reason);
     }
 
     fn handle_line(&mut self, event: LineEvent) {
@@ -196,14 +202,8 @@ impl Driver {
     fn close(&mut self, reason: String, retry_in: Duration) {
         self.asked.clear();
         self.inventory.clear();
-        self.dialling.clear();
-        let node = &self.config.node;
-        if self.last_failure.as_ref() == Some(&reason) {
-            debug!(%node, reason, ?retry_in, "still no connection to the cloud");
-        } else {
-            warn!(%node, reason, ?retry_in, "no connection to the cloud");
-        }
-        self.last_failure = Some(reason.clone());
+        self.dialling.stop();
+        self.note_failure(reason.clone(), Some(retry_in));
         if let Some(line) = self.line.take() {
             let last_words = std::iter::from_fn(|| self.link.poll_transmit(Lane::Heartbeat, now())).collect();
             self.closing.push(Box::pin(async move {

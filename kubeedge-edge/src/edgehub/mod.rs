@@ -44,6 +44,7 @@ use kubeedge_core::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+mod dialling;
 mod driver;
 #[cfg(test)]
 mod tests;
@@ -65,8 +66,11 @@ pub struct Config {
     pub node: NodeName,
     /// How the link behaves: windows, back-off, limits. The heartbeat is the cloud's to say.
     pub link: EdgeConfig,
-    /// How long one attempt to connect may take. It is short, because the next one may find the network back.
+    /// How long one attempt to connect may take. It is long, because the first of several addresses may be dead.
     pub dial_timeout: Duration,
+    /// When another attempt begins beside those that are still running; the first to connect wins. It is short,
+    /// because a fresh attempt may find the network back before an older one repeats itself.
+    pub dial_interval: Duration,
     /// How long the part that keeps objects may take to say what it holds.
     pub inventory_timeout: Duration,
     /// Spreads the attempts of many nodes; made from the node's name by [`Config::new`].
@@ -81,7 +85,8 @@ impl Config {
         Self {
             node,
             link: EdgeConfig::default(),
-            dial_timeout: Duration::from_secs(2),
+            dial_timeout: Duration::from_secs(10),
+            dial_interval: Duration::from_secs(2),
             inventory_timeout: Duration::from_secs(10),
             seed: hash.finish(),
         }

@@ -1,4 +1,10 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use kubeedge_core::{
@@ -10,7 +16,7 @@ use kubeedge_core::{
     },
     transport::{
         Connection, Listener, Transport, TransportError,
-        memory::{self, MemoryListener, MemoryNetwork},
+        memory::{self, MemoryListener, MemoryNetwork, MemoryTransport},
     },
     wire::{Codec, Native},
 };
@@ -30,9 +36,14 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
+        Self::with(|transport| transport)
+    }
+
+    /// With a transport made from the one in memory.
+    fn with<T: Transport>(make: impl FnOnce(MemoryTransport) -> T) -> Self {
         let (network, listener) = memory::network();
         let node = "edge-1".parse().unwrap();
-        let transport = Arc::new(network.transport("edge-1".parse().unwrap()));
+        let transport = Arc::new(make(network.transport("edge-1".parse().unwrap())));
         let (inbox, outbox, outside) = pipes();
         let stop = CancellationToken::new();
         let hub = EdgeHub::new(Config::new(node), transport, inbox, outbox);
@@ -256,6 +267,68 @@ async fn the_part_goes_on_when_the_senders_of_its_inbox_are_gone() {
     stop.cancel();
     part.await.unwrap().unwrap();
     drop((objects, logs, services));
+}
+
+/// A transport whose handshake takes this long, and that counts its attempts.
+#[derive(Debug)]
+struct Slow {
+    inner: MemoryTransport,
+    takes: Duration,
+    running: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+/// Counts down when an attempt ends or is dropped.
+struct Running(Arc<AtomicUsize>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Transport for Slow {
+    fn name(&self) -> &'static str {
+        "slow"
+    }
+
+    fn connect<'a, 'b>(&'a self) -> BoxFuture<'b, Result<Box<dyn Connection>, TransportError>>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        Box::pin(async {
+            let now = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+            let _running = Running(self.running.clone());
+            self.most.fetch_max(now, Ordering::SeqCst);
+            tokio::time::sleep(self.takes).await;
+            self.inner.connect().await
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_takes_longer_than_the_interval_succeeds_and_the_other_attempts_are_dropped() {
+    let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let takes = Duration::from_secs(5);
+    let mut stage = Stage::with(|inner| Slow { inner, takes, running: running.clone(), most: most.clone() });
+    let (_connection, _) =
+        timeout(Duration::from_secs(6), stage.session()).await.expect("the first attempt wins");
+    stage.wait_for(Connectivity::Online).await;
+    assert_eq!((running.load(Ordering::SeqCst), most.load(Ordering::SeqCst)), (0, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_that_never_end_are_bounded_and_given_up_one_by_one() {
+    let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let takes = Duration::from_secs(3600);
+    let stage = Stage::with(|inner| Slow { inner, takes, running: running.clone(), most: most.clone() });
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(running.load(Ordering::SeqCst) >= 4, "it goes on");
+    assert_eq!(most.load(Ordering::SeqCst), 5);
+    stage.stop.cancel();
+    stage.part.await.unwrap().unwrap();
+    assert_eq!(running.load(Ordering::SeqCst), 0);
 }
 
 /// A transport whose configuration cannot work.

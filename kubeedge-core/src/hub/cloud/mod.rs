@@ -321,6 +321,7 @@ impl NodeLink {
         }
         while self.queries.close_late(now).is_some() {}
         self.outgoing.iter_mut().for_each(|objects| objects.handle_timeout(now));
+        self.keepalive.handle_timeout(now);
         if let Some(silence) = self.keepalive.silence(now) {
             self.handle_close(format!("the edge has been silent for {silence:?}"));
         }

@@ -56,6 +56,6 @@ impl NodeLink {
         if let Some(ack) = self.uploads.poll_ack(Lane::Bulk) {
             return Some(Frame::Ack(ack));
         }
-        self.keepalive.poll_ping(now).map(Frame::Ping)
+        self.keepalive.poll_ping().map(Frame::Ping)
     }
 }

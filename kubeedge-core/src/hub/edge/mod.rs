@@ -220,6 +220,7 @@ impl EdgeLink {
 
     /// The part has made an object durable.
     pub fn handle_acked(&mut self, acked: &Acked<ObjectRef>, now: Instant) {
+        let late = acked.delivery.session < self.session && self.unstored.contains_key(&acked.key);
         if self.unstored.get(&acked.key).is_some_and(|newest| *newest <= acked.delivery) {
             self.unstored.remove(&acked.key);
         }
@@ -227,6 +228,14 @@ impl EdgeLink {
             && let Some(lane) = object_lane(acked.key.lane())
         {
             self.incoming[lane].handle_durable(&acked.key, acked.delivery.number);
+        }
+        if late
+            && matches!(self.phase, Phase::TakingStock { .. } | Phase::Greeting { .. } | Phase::Open { .. })
+        {
+            // The inventory may not know what the part holds now, and the cloud compares with nothing else.
+            let key = &acked.key;
+            let reason = format!("{key} of an earlier session was stored late; both sides compare again");
+            return self.violation(reason, now);
         }
         self.settle(now);
     }
@@ -354,6 +363,7 @@ impl EdgeLink {
             Phase::Open { .. } => {
                 self.reports.iter_mut().for_each(|reports| reports.handle_timeout(now));
                 self.uploads.handle_timeout(now);
+                self.keepalive.handle_timeout(now);
                 if let Some(silence) = self.keepalive.silence(now) {
                     self.violation(format!("the cloud has been silent for {silence:?}"), now);
                 }

@@ -53,7 +53,7 @@ impl EdgeLink {
                         return Some(Frame::Ack(ack));
                     }
                 }
-                self.keepalive.poll_ping(now).map(Frame::Ping)
+                self.keepalive.poll_ping().map(Frame::Ping)
             }
             Phase::Pausing { .. }
             | Phase::Dialling

@@ -174,6 +174,24 @@ fn a_node_is_not_asked_what_it_holds_while_it_stores_what_the_last_session_broug
     assert_eq!((pair.delivered.len(), pair.state()), (1, Connectivity::Synchronized));
 }
 
+#[test]
+fn what_an_earlier_session_brought_and_is_stored_after_the_inventory_is_compared_again() {
+    let mut pair = synchronized();
+    pair.stuck.insert(pod("a"));
+    pair.apply(object(&pod("a"), "u", 1));
+    pair.run(SECOND);
+    pair.cut();
+    pair.run(SECOND / 2);
+    pair.delete(&pod("a"));
+    pair.run(5 * SECOND);
+    // The store was waited for in vain, and without the object both sides hold the same.
+    assert_eq!(pair.state(), Connectivity::Synchronized);
+    pair.stuck.clear();
+    pair.run(5 * SECOND);
+    assert_eq!((&pair.stored, pair.state()), (&pair.api, Connectivity::Synchronized));
+    assert!(pair.closed.iter().any(|reason| reason.contains("was stored late")), "{:?}", pair.closed);
+}
+
 // ---------------------------------------------------------------------------------------- liveness, dialling
 
 #[test]
@@ -202,6 +220,36 @@ fn an_idle_session_costs_one_small_ping_and_pong_per_heartbeat() {
     );
     let bytes: usize = pair.sent.iter().map(|(_, _, bytes)| bytes).sum();
     assert!(bytes <= 10 * 12, "{bytes} bytes");
+}
+
+#[test]
+fn a_ping_whose_lane_is_busy_keeps_no_timer_in_the_past_and_leaves_when_the_lane_is_free() {
+    let mut pair = synchronized();
+    let (opened, mut cloud) = (pair.now(), pair.cloud.take().unwrap());
+    // Nobody polls for frames from here on, as when every lane is full.
+    let (mut at, mut woken) = (opened, 0);
+    while at < opened + 20 * SECOND {
+        at = pair.edge.poll_timeout().unwrap();
+        pair.edge.handle_timeout(at);
+        assert!(pair.edge.poll_timeout().unwrap() > at, "the edge would not sleep");
+        woken += 1;
+    }
+    assert_eq!(woken, 2, "once per heartbeat");
+    assert_eq!(pair.edge.poll_transmit(Lane::Heartbeat, at), Some(Frame::Ping(2)));
+    assert_eq!(
+        pair.edge.poll_transmit(Lane::Heartbeat, at),
+        None,
+        "one ping, however long the lane was busy"
+    );
+
+    at = opened;
+    while at < opened + 20 * SECOND {
+        at = cloud.poll_timeout().unwrap();
+        cloud.handle_timeout(at);
+        assert!(cloud.poll_timeout().unwrap() > at, "the cloud would not sleep");
+    }
+    assert!(matches!(cloud.poll_transmit(Lane::Heartbeat, at), Some(Frame::Ping(_))));
+    assert_eq!(cloud.poll_transmit(Lane::Heartbeat, at), None);
 }
 
 #[test]
