@@ -173,6 +173,11 @@ async fn a_sandbox_of_no_known_pod_is_removed_only_after_its_grace() {
     first.running("left").await;
     first.end().await;
     let second = Node::start(directory.path(), Arc::new(runtime.clone()));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(runtime.observe().await.unwrap().len(), 1, "the store may have lost it");
+    second.end().await;
+    let second = Node::start(directory.path(), Arc::new(runtime.clone()));
+    second.outside.connectivity.send_replace(Connectivity::Synchronized);
     tokio::time::sleep(Duration::from_secs(8)).await;
     assert_eq!(runtime.observe().await.unwrap().len(), 1);
     tokio::time::sleep(Duration::from_secs(8)).await;
