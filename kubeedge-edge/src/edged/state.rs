@@ -128,7 +128,7 @@ impl State {
         }
         match (event.key().kind(), &event) {
             ("Pod", ObjectEvent::Applied(object)) => self.apply_pod(object, now),
-            ("Pod", ObjectEvent::Deleted { uid, .. }) => self.delete_pod(uid),
+            ("Pod", ObjectEvent::Deleted { reference, .. }) => self.delete_pod(reference),
             ("ConfigMap" | "Secret", _) => self.change_object(event),
             (kind, _) => debug!(kind, "an object that pods are not made of"),
         }
@@ -160,17 +160,13 @@ impl State {
         self.observe_at = self.observe_at.min(now.at + self.config.observe_interval);
     }
 
-    fn delete_pod(&mut self, uid: &Uid) {
-        let gone = match self.pods.get_mut(uid) {
-            Some(entry) => {
-                entry.delete();
-                entry.stage == Stage::Gone
-            }
-            None => false,
-        };
-        if gone {
-            self.pods.remove(uid);
+    /// Nothing of this name exists any more, whichever UID it had: the pipe keeps only the last event of a
+    /// name, so the deletion of a pod may be all that is heard of it and of the end of the one before it.
+    fn delete_pod(&mut self, reference: &ObjectRef) {
+        for entry in self.pods.values_mut().filter(|entry| entry.reference == *reference) {
+            entry.delete();
         }
+        self.pods.retain(|_, entry| !(entry.deleted && entry.stage == Stage::Gone));
     }
 
     fn change_object(&mut self, event: ObjectEvent) {
@@ -183,11 +179,12 @@ impl State {
                     return;
                 }
             }
-            ObjectEvent::Deleted { uid, .. } => match self.objects.get(&reference) {
-                // Files of an object that is gone stay as they are, as the kubelet leaves them.
-                Some(known) if known.uid == uid => drop(self.objects.remove(&reference)),
-                Some(_) | None => return,
-            },
+            // Files of an object that is gone stay as they are, as the kubelet leaves them.
+            ObjectEvent::Deleted { .. } => {
+                if self.objects.remove(&reference).is_none() {
+                    return;
+                }
+            }
         }
         for entry in self.pods.values_mut() {
             entry.object_changed(&reference);

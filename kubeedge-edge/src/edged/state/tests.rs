@@ -292,6 +292,37 @@ fn a_pod_that_is_gone_is_forgotten_when_its_name_is_used_again() {
 }
 
 #[test]
+fn the_end_of_a_pod_that_was_never_heard_of_ends_the_one_of_its_name_that_runs() {
+    let mut story = Story::new();
+    story.observe(vec![sandbox("web", 0, true, vec![container(0, "app:1", RUNNING)])]);
+    story.apply("web", "app:1");
+    story.apply("other", "app:1");
+    assert_eq!(story.outputs().0.len(), 2);
+    story.done("web");
+    let reference = ObjectRef::pod("default", "web");
+    story.state.handle_object(ObjectEvent::Deleted { reference, uid: Uid::new("web-2") }, story.now);
+    assert!(matches!(story.one(), Action::Kill { .. }));
+    story.done("web");
+    story.observe(vec![]);
+    assert!(matches!(story.one(), Action::RemoveFiles { .. }));
+    story.done("web");
+    let known: Vec<&str> = story.state.pods.keys().map(Uid::as_str).collect();
+    assert_eq!(known, ["other"]);
+}
+
+#[test]
+fn a_config_map_is_gone_by_whatever_uid_its_end_is_told() {
+    let mut story = Story::new();
+    let metadata = json!({ "name": "settings", "namespace": "default", "uid": "1" });
+    let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata });
+    let object = Object::from_json(map.to_string()).unwrap();
+    let reference = object.reference.clone();
+    story.state.handle_object(ObjectEvent::Applied(object), story.now);
+    story.state.handle_object(ObjectEvent::Deleted { reference, uid: Uid::new("2") }, story.now);
+    assert!(story.state.objects.is_empty());
+}
+
+#[test]
 fn many_pods_start_a_few_at_a_time() {
     let mut story = Story::new();
     story.observe(vec![]);
