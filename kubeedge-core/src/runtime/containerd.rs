@@ -16,9 +16,11 @@
 mod config;
 mod errors;
 mod observe;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -82,6 +84,8 @@ pub struct Containerd {
 struct Known {
     ips: HashMap<String, Vec<String>>,
     containers: HashMap<String, (i32, ContainerState, String)>,
+    /// Sandboxes and containers that the runtime lists and could not describe when last asked.
+    undescribed: HashSet<String>,
 }
 
 /// 16 MiB, as the kubelet: a node with many containers has a long list.

@@ -9,6 +9,9 @@
 //! * Its environment is what the container's configuration says, and a `PATH`.
 //! * Output goes straight to the log file, so it goes on when this program dies; a later one finds the processes
 //!   by their ids and start times, and tells them from others that were given the same id since.
+//! * Only the program that started a process learns its exit code. Of one that ended while no such program ran,
+//!   or after another took over, just the end is known: its exit code is absent, which counts as a failure, so a
+//!   pod with `restartPolicy: OnFailure` may run again although it had ended well.
 //! * What a container left in the background is killed when the container ends, as in a real one.
 
 mod inner;

@@ -15,7 +15,7 @@ use futures::{
 };
 use kubeedge_core::{
     id::Uid,
-    message::{LogRequest, ObjectEvent, ObjectRef, Report, Response},
+    message::{Connectivity, LogRequest, ObjectEvent, ObjectRef, Report, Response},
     pipe::Call,
     runtime::{ObservedSandbox, RuntimeError, RuntimeInfo},
 };
@@ -81,8 +81,8 @@ impl Edged {
 
 impl Driver {
     async fn run(mut self, stop: CancellationToken) {
-        let online = self.edged.inbox.connectivity.borrow_and_update().is_online();
-        self.connectivity(online);
+        let connectivity = *self.edged.inbox.connectivity.borrow_and_update();
+        self.connectivity(connectivity);
         loop {
             self.look();
             self.state.handle_timeout(now());
@@ -116,8 +116,8 @@ impl Driver {
                 event = self.edged.inbox.workloads.recv(), if !self.closed => self.object(event),
                 Some(call) = self.edged.inbox.logs.recv() => self.answer(call),
                 Ok(()) = self.edged.inbox.connectivity.changed() => {
-                    let online = self.edged.inbox.connectivity.borrow_and_update().is_online();
-                    self.connectivity(online);
+                    let connectivity = *self.edged.inbox.connectivity.borrow_and_update();
+                    self.connectivity(connectivity);
                 }
                 Some(()) = self.answers.next(), if !self.answers.is_empty() => {}
                 () = sleep_until(wake) => {}
@@ -137,10 +137,10 @@ impl Driver {
         }
     }
 
-    fn connectivity(&mut self, online: bool) {
-        debug!(online, "connectivity");
-        self.state.handle_connectivity(online);
-        self.node.handle_connectivity(online, now());
+    fn connectivity(&mut self, connectivity: Connectivity) {
+        debug!(?connectivity, "connectivity");
+        self.state.handle_connectivity(connectivity, now());
+        self.node.handle_connectivity(connectivity.is_online(), now());
     }
 
     /// Looks at the machine and asks the runtime how it is, when it is time.

@@ -124,6 +124,7 @@ pub struct Config {
     #[serde(default = "defaults::status_interval")]
     pub status_interval: Duration,
     /// How long a sandbox of no known pod is left alone, so that a pod which becomes known late is not killed.
+    /// In any case it is left alone until the edge was in sync with the cloud once since the start.
     #[serde(default = "defaults::orphan_grace")]
     pub orphan_grace: Duration,
     /// How many pods take a step towards running at once; the others wait, so that a small board survives a

@@ -16,7 +16,7 @@ use std::{
 
 use kubeedge_core::{
     id::Uid,
-    message::{Object, ObjectEvent, ObjectRef, PodReport, PodState, Report},
+    message::{Connectivity, Object, ObjectEvent, ObjectRef, PodReport, PodState, Report},
     runtime::{ObservedSandbox, RuntimeError},
 };
 use tracing::{debug, info, warn};
@@ -85,17 +85,20 @@ pub(crate) struct Capacity {
 /// Whether the pods that the node already had have all been told to us.
 #[derive(Debug)]
 enum Settled {
-    /// Not before the first instant, and not before the pipe was quiet for a while.
+    /// Not before the first instant, not before the edge was in sync with the cloud once, and not before the
+    /// pipe was quiet for a while after that. A quiet pipe alone says nothing: a store that lost what it had
+    /// is quiet too, and offline its pods have to run on.
     Waiting {
         earliest: Instant,
-        last_event: Instant,
+        synchronized: bool,
+        quiet_since: Instant,
     },
     Yes,
     /// Nobody tells us any more, so nobody's sandboxes cannot be told from others.
     Never,
 }
 
-/// The pipe must be quiet this long after the start before a sandbox counts as nobody's.
+/// The pipe must be quiet this long, in sync with the cloud, before a sandbox counts as nobody's.
 const QUIET: Duration = Duration::from_secs(2);
 
 impl State {
@@ -112,7 +115,7 @@ impl State {
             observing: None,
             observed_epoch: None,
             observe_at: now.at,
-            settled: Settled::Waiting { earliest, last_event: now.at },
+            settled: Settled::Waiting { earliest, synchronized: false, quiet_since: now.at },
             online: false,
             outputs: VecDeque::new(),
         }
@@ -120,12 +123,12 @@ impl State {
 
     /// Takes what became of a Pod, ConfigMap or Secret.
     pub(crate) fn handle_object(&mut self, event: ObjectEvent, now: Moment) {
-        if let Settled::Waiting { last_event, .. } = &mut self.settled {
-            *last_event = now.at;
+        if let Settled::Waiting { quiet_since, .. } = &mut self.settled {
+            *quiet_since = now.at;
         }
         match (event.key().kind(), &event) {
             ("Pod", ObjectEvent::Applied(object)) => self.apply_pod(object, now),
-            ("Pod", ObjectEvent::Deleted { uid, .. }) => self.delete_pod(uid),
+            ("Pod", ObjectEvent::Deleted { reference, .. }) => self.delete_pod(reference),
             ("ConfigMap" | "Secret", _) => self.change_object(event),
             (kind, _) => debug!(kind, "an object that pods are not made of"),
         }
@@ -157,17 +160,13 @@ impl State {
         self.observe_at = self.observe_at.min(now.at + self.config.observe_interval);
     }
 
-    fn delete_pod(&mut self, uid: &Uid) {
-        let gone = match self.pods.get_mut(uid) {
-            Some(entry) => {
-                entry.delete();
-                entry.stage == Stage::Gone
-            }
-            None => false,
-        };
-        if gone {
-            self.pods.remove(uid);
+    /// Nothing of this name exists any more, whichever UID it had: the pipe keeps only the last event of a
+    /// name, so the deletion of a pod may be all that is heard of it and of the end of the one before it.
+    fn delete_pod(&mut self, reference: &ObjectRef) {
+        for entry in self.pods.values_mut().filter(|entry| entry.reference == *reference) {
+            entry.delete();
         }
+        self.pods.retain(|_, entry| !(entry.deleted && entry.stage == Stage::Gone));
     }
 
     fn change_object(&mut self, event: ObjectEvent) {
@@ -180,11 +179,12 @@ impl State {
                     return;
                 }
             }
-            ObjectEvent::Deleted { uid, .. } => match self.objects.get(&reference) {
-                // Files of an object that is gone stay as they are, as the kubelet leaves them.
-                Some(known) if known.uid == uid => drop(self.objects.remove(&reference)),
-                Some(_) | None => return,
-            },
+            // Files of an object that is gone stay as they are, as the kubelet leaves them.
+            ObjectEvent::Deleted { .. } => {
+                if self.objects.remove(&reference).is_none() {
+                    return;
+                }
+            }
         }
         for entry in self.pods.values_mut() {
             entry.object_changed(&reference);
@@ -267,8 +267,15 @@ impl State {
     }
 
     /// Takes whether there is a session. At its beginning everything is reported again.
-    pub(crate) fn handle_connectivity(&mut self, online: bool) {
-        let was = std::mem::replace(&mut self.online, online);
+    pub(crate) fn handle_connectivity(&mut self, connectivity: Connectivity, now: Moment) {
+        if let Settled::Waiting { synchronized, quiet_since, .. } = &mut self.settled
+            && connectivity == Connectivity::Synchronized
+            && !*synchronized
+        {
+            // What came just before may still be on its way through MetaManager.
+            (*synchronized, *quiet_since) = (true, now.at);
+        }
+        let was = std::mem::replace(&mut self.online, connectivity.is_online());
         if !was && self.online {
             let all: Vec<Report> =
                 self.pods.values().filter_map(Entry::last_report).map(Report::Pod).collect();
@@ -341,14 +348,22 @@ impl State {
     }
 
     fn settle(&mut self, now: Moment) {
-        if let Settled::Waiting { earliest, last_event } = self.settled
-            && now.at >= earliest.max(last_event + QUIET)
-        {
+        if self.settles_at().is_some_and(|at| now.at >= at) {
             self.settled = Settled::Yes;
             for entry in self.pods.values_mut().filter(|entry| entry.stage == Stage::Orphan) {
                 info!(pod = %entry.reference, uid = %entry.uid, "a sandbox of no known pod will be removed");
                 entry.changed = true;
             }
+        }
+    }
+
+    /// When every pod that the node had counts as known, if that is only a matter of time.
+    fn settles_at(&self) -> Option<Instant> {
+        match self.settled {
+            Settled::Waiting { earliest, synchronized: true, quiet_since } => {
+                Some(earliest.max(quiet_since + QUIET))
+            }
+            Settled::Waiting { synchronized: false, .. } | Settled::Yes | Settled::Never => None,
         }
     }
 
@@ -361,12 +376,8 @@ impl State {
     pub(crate) fn poll_timeout(&self) -> Instant {
         let wakes = self.pods.values().filter_map(|entry| entry.wake);
         let observe = if self.observing.is_none() { Some(self.observe_at) } else { None };
-        let settled = match self.settled {
-            Settled::Waiting { earliest, last_event } => Some(earliest.max(last_event + QUIET)),
-            Settled::Yes | Settled::Never => None,
-        };
         let far = self.observe_at + Duration::from_secs(3600);
-        wakes.chain(observe).chain(settled).min().unwrap_or(far)
+        wakes.chain(observe).chain(self.settles_at()).min().unwrap_or(far)
     }
 
     /// The pod of this name, newest UID first, and its sandboxes.

@@ -1,8 +1,14 @@
 //! All of the runtime's sandboxes and containers, in two calls when nothing has changed.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
+use tokio::time::Instant;
 use tonic::Request;
+use tracing::warn;
 
 use super::{
     Containerd,
@@ -17,6 +23,11 @@ use crate::{
     },
 };
 
+/// How long all of an observation's questions about single items may take, and one of them: a shim that hangs
+/// must not keep the others from being seen.
+const QUESTIONS: Duration = Duration::from_secs(30);
+const QUESTION: Duration = Duration::from_secs(10);
+
 impl Containerd {
     pub(super) async fn observe_all(&self) -> Result<Vec<ObservedSandbox>, RuntimeError> {
         let what = || "list sandboxes".to_owned();
@@ -27,21 +38,22 @@ impl Containerd {
         let containers = self.call(what, self.runtime().list_containers(request)).await?.containers;
         self.forget_all_but(&sandboxes, &containers);
 
+        let until = Instant::now() + QUESTIONS;
         let mut of_sandbox: BTreeMap<String, Vec<ObservedContainer>> = BTreeMap::new();
+        let of_pods: BTreeSet<&str> =
+            sandboxes.iter().filter_map(|sandbox| pod_of(sandbox).map(|_| sandbox.id.as_str())).collect();
         for container in containers {
             let sandbox = container.pod_sandbox_id.clone();
-            if let Some(observed) = self.observe_container(container).await? {
+            if of_pods.contains(sandbox.as_str()) {
+                let observed = self.observe_container(container, until).await;
                 of_sandbox.entry(sandbox).or_default().push(observed);
             }
         }
         let mut all = Vec::with_capacity(sandboxes.len());
         for sandbox in sandboxes {
-            let label = |name| sandbox.labels.get(name).cloned();
-            let names = (label(POD_NAME), label(POD_NAMESPACE), label(POD_UID));
-            // Others may use the same runtime; their sandboxes have no labels of pods.
-            let (Some(name), Some(namespace), Some(uid)) = names else { continue };
+            let Some((name, namespace, uid)) = pod_of(&sandbox) else { continue };
             let ready = sandbox.state == i32::from(cri::PodSandboxState::SandboxReady);
-            let ips = if ready { self.ips(&sandbox.id).await? } else { Vec::new() };
+            let ips = if ready { self.ips(&sandbox.id, until).await } else { Vec::new() };
             let mut containers = of_sandbox.remove(&sandbox.id).unwrap_or_default();
             containers.sort_by(|a, b| (&a.name, a.attempt).cmp(&(&b.name, b.attempt)));
             all.push(ObservedSandbox {
@@ -59,27 +71,26 @@ impl Containerd {
         Ok(all)
     }
 
-    /// The container as it is; `None` if it vanished between two calls.
-    async fn observe_container(
-        &self,
-        from: cri::Container,
-    ) -> Result<Option<ObservedContainer>, RuntimeError> {
+    /// The container as it is. One that the runtime lists and cannot describe is what the list says of it: left
+    /// out, it would be started a second time; failed for, it would keep every other pod from being seen.
+    async fn observe_container(&self, from: cri::Container, until: Instant) -> ObservedContainer {
         let known = self.known().containers.get(&from.id).cloned();
         let (state, log_path) = match known {
             Some((state, known, log_path)) if state == from.state => (known, log_path),
-            Some(_) | None => match self.status(&from.id).await? {
-                None => return Ok(None),
+            known => match self.status(&from.id, until).await {
                 Some(status) => {
                     let told = (state(&status), status.log_path);
                     let known = (status.state, told.0.clone(), told.1.clone());
                     self.known().containers.insert(from.id.clone(), known);
                     told
                 }
+                // Not remembered: the next observation asks again.
+                None => (listed_state(&from), known.map(|known| known.2).unwrap_or_default()),
             },
         };
         let metadata = from.metadata.unwrap_or_default();
         let log = ContainerLog { path: PathBuf::from(&log_path), format: LogFormat::Cri };
-        Ok(Some(ObservedContainer {
+        ObservedContainer {
             id: ContainerId(from.id),
             name: metadata.name,
             attempt: metadata.attempt,
@@ -88,41 +99,88 @@ impl Containerd {
             spec_hash: from.annotations.get(SPEC_HASH).cloned().unwrap_or_default(),
             state,
             log: (!log_path.is_empty()).then_some(log),
-        }))
-    }
-
-    async fn status(&self, id: &str) -> Result<Option<cri::ContainerStatus>, RuntimeError> {
-        let request = cri::ContainerStatusRequest { container_id: id.to_owned() };
-        let what = || format!("read the status of container {id}");
-        match self.call(what, self.runtime().container_status(Request::new(request))).await {
-            Ok(response) => Ok(response.status),
-            Err(RuntimeError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
         }
     }
 
-    async fn ips(&self, id: &str) -> Result<Vec<String>, RuntimeError> {
+    async fn status(&self, id: &str, until: Instant) -> Option<cri::ContainerStatus> {
+        let request = cri::ContainerStatusRequest { container_id: id.to_owned() };
+        let mut runtime = self.runtime();
+        let call = runtime.container_status(Request::new(request));
+        let what = || format!("read the status of container {id}");
+        let response = self.wait(what, self.question(until), call).await;
+        self.described(id, response)?.status
+    }
+
+    /// The sandbox's addresses; none if the runtime cannot describe it now.
+    async fn ips(&self, id: &str, until: Instant) -> Vec<String> {
         if let Some(ips) = self.known().ips.get(id) {
-            return Ok(ips.clone());
+            return ips.clone();
         }
         let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned() };
+        let mut runtime = self.runtime();
+        let call = runtime.pod_sandbox_status(Request::new(request));
         let what = || format!("read the status of sandbox {id}");
-        let response = match self.call(what, self.runtime().pod_sandbox_status(Request::new(request))).await {
-            Ok(response) => response,
-            Err(RuntimeError::NotFound { .. }) => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
+        let response = self.wait(what, self.question(until), call).await;
+        let Some(response) = self.described(id, response) else { return Vec::new() };
         let network = response.status.and_then(|status| status.network).unwrap_or_default();
         let more = network.additional_ips.into_iter().map(|more| more.ip);
         let ips: Vec<String> = [network.ip].into_iter().chain(more).filter(|ip| !ip.is_empty()).collect();
         self.known().ips.insert(id.to_owned(), ips.clone());
-        Ok(ips)
+        ips
+    }
+
+    fn question(&self, until: Instant) -> Duration {
+        self.config.deadline.min(QUESTION).min(until.saturating_duration_since(Instant::now()))
+    }
+
+    /// The answer about one item; that there is none is said once, not with every observation.
+    fn described<T>(&self, id: &str, answer: Result<T, RuntimeError>) -> Option<T> {
+        match answer {
+            Ok(answer) => {
+                self.known().undescribed.remove(id);
+                Some(answer)
+            }
+            Err(error) => {
+                if self.known().undescribed.insert(id.to_owned()) {
+                    warn!(%error, "only what the runtime's list says of it is known");
+                }
+                None
+            }
+        }
     }
 
     fn forget_all_but(&self, sandboxes: &[cri::PodSandbox], containers: &[cri::Container]) {
         let mut known = self.known();
         known.ips.retain(|id, _| sandboxes.iter().any(|sandbox| sandbox.id == *id));
         known.containers.retain(|id, _| containers.iter().any(|container| container.id == *id));
+        known.undescribed.retain(|id| {
+            let is_sandbox = sandboxes.iter().any(|sandbox| sandbox.id == *id);
+            is_sandbox || containers.iter().any(|container| container.id == *id)
+        });
+    }
+}
+
+/// Name, namespace and UID of its pod. Others may use the same runtime; their sandboxes have no labels of pods.
+fn pod_of(sandbox: &cri::PodSandbox) -> Option<(String, String, String)> {
+    let label = |name| sandbox.labels.get(name).cloned();
+    Some((label(POD_NAME)?, label(POD_NAMESPACE)?, label(POD_UID)?))
+}
+
+/// What the list says, which has neither exit codes nor other times than that of creation. Only a container of
+/// which the list itself says so is [`ContainerState::Unknown`]: such a one is removed.
+fn listed_state(from: &cri::Container) -> ContainerState {
+    let created_at_ms = milliseconds(from.created_at);
+    match cri::ContainerState::try_from(from.state) {
+        Ok(cri::ContainerState::ContainerCreated) => ContainerState::Created,
+        Ok(cri::ContainerState::ContainerRunning) => ContainerState::Running { started_at_ms: created_at_ms },
+        Ok(cri::ContainerState::ContainerExited) => ContainerState::Exited {
+            exit_code: None,
+            reason: String::new(),
+            message: String::new(),
+            started_at_ms: created_at_ms,
+            finished_at_ms: created_at_ms,
+        },
+        Ok(cri::ContainerState::ContainerUnknown) | Err(_) => ContainerState::Unknown,
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use rustix::process::Signal;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     STOP_POLL, WorkError, proc,
@@ -230,9 +230,7 @@ impl Inner {
         let mut state = self.lock();
         let State { sandboxes, children } = &mut *state;
         let Some((sandbox_id, container)) = find(sandboxes, id) else { return Ok(false) };
-        if self.look(container, children) {
-            record::save_container(&self.directory, &sandbox_id, container)?;
-        }
+        self.look(&sandbox_id, container, children)?;
         Ok(matches!(container.phase, Phase::Started { exit: None, .. }))
     }
 
@@ -265,17 +263,24 @@ impl Inner {
         let State { sandboxes, children } = &mut *state;
         for sandbox in sandboxes.values_mut() {
             for container in sandbox.containers.values_mut() {
-                if self.look(container, children) {
-                    record::save_container(&self.directory, &sandbox.id, container)?;
+                // One whose end cannot be written down keeps nobody from seeing the others.
+                if let Err(error) = self.look(&sandbox.id, container, children) {
+                    warn!(container = %container.id, %error, "the end of a process cannot be recorded");
                 }
             }
         }
         Ok(sandboxes.values().map(|sandbox| self.observed(sandbox)).collect())
     }
 
-    /// Looks whether a process has ended. Returns whether its record has changed.
-    fn look(&self, container: &mut Container, children: &mut HashMap<ContainerId, Child>) -> bool {
-        let Phase::Started { process, exit: exit @ None, .. } = &mut container.phase else { return false };
+    /// Looks whether a process has ended. Its end is told only once it is durable, so that no later program
+    /// finds less than what was told; if it cannot be recorded, the next look tries again.
+    fn look(
+        &self,
+        sandbox: &SandboxId,
+        container: &mut Container,
+        children: &mut HashMap<ContainerId, Child>,
+    ) -> io::Result<()> {
+        let Phase::Started { process, exit: exit @ None, .. } = &mut container.phase else { return Ok(()) };
         let ended = match children.get_mut(&container.id) {
             Some(child) => match child.try_wait() {
                 Ok(None) => None,
@@ -285,13 +290,19 @@ impl Inner {
             None if process.boot_id == self.boot_id && proc::is_same(process.pid, process.start_time) => None,
             None => Some(None),
         };
-        let Some(code) = ended else { return false };
-        children.remove(&container.id);
-        *exit = Some(Exit { code, message: String::new(), finished_at_ms: now_ms() });
+        let Some(code) = ended else { return Ok(()) };
         for left in proc::processes_of(&container.id.0) {
             proc::kill(left);
         }
-        true
+        *exit = Some(Exit { code, message: String::new(), finished_at_ms: now_ms() });
+        let saved = record::save_container(&self.directory, sandbox, container);
+        match (&saved, &mut container.phase) {
+            // The child is what knows the exit code, so it is let go only now.
+            (Ok(()), _) => drop(children.remove(&container.id)),
+            (Err(_), Phase::Started { exit, .. }) => *exit = None,
+            (Err(_), Phase::Created(_) | Phase::Launching | Phase::NeverRan(_)) => {}
+        }
+        saved
     }
 
     fn observed(&self, sandbox: &Sandbox) -> ObservedSandbox {

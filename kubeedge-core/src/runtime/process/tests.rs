@@ -122,6 +122,31 @@ async fn a_process_is_adopted_and_logs_on_and_its_end_is_seen() {
 }
 
 #[tokio::test]
+async fn an_end_that_cannot_be_recorded_is_told_once_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = open(directory.path());
+    let sandbox = sandbox(&first, directory.path()).await;
+    let id = start(&first, &sandbox, &shell("app", "echo up; while [ ! -e go ]; do sleep 0.02; done")).await;
+    log_has(directory.path(), "app", "up").await;
+    let container = directory.path().join("runtime").join(&sandbox.0).join(&id.0);
+    // The next record is written beside the old one, and a directory in that place makes it fail.
+    fs::create_dir(container.join("container.tmp")).unwrap();
+    fs::write(container.join("root/go"), "").unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while first.inner.is_alive(&id).is_ok() {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(matches!(state(&first).await, ContainerState::Running { .. }), "nothing else is durable");
+    fs::remove_dir(container.join("container.tmp")).unwrap();
+    let ContainerState::Exited { exit_code, .. } = state(&first).await else { panic!("it runs") };
+    assert_eq!(exit_code, Some(0));
+    drop(first);
+    let ContainerState::Exited { exit_code, .. } = state(&open(directory.path())).await else { panic!() };
+    assert_eq!(exit_code, Some(0), "the record has it too");
+}
+
+#[tokio::test]
 async fn another_process_with_the_recorded_id_is_neither_adopted_nor_stopped() {
     let directory = tempfile::tempdir().unwrap();
     let first = open(directory.path());

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use kubeedge_core::{
     device::DeviceSpec,
-    id::{DeviceId, Uid},
+    id::DeviceId,
     message::{Object, ObjectEvent, ObjectRef},
     wire::topic::NodeTopic,
 };
@@ -21,9 +21,9 @@ impl State {
     pub(in super::super) fn handle_object(&mut self, event: &ObjectEvent, now: Now) {
         match (event.key().kind(), event) {
             ("Device", ObjectEvent::Applied(object)) => self.apply_device(object, now),
-            ("Device", ObjectEvent::Deleted { reference, uid }) => self.delete_device(reference, uid, now),
+            ("Device", ObjectEvent::Deleted { reference, .. }) => self.delete_device(reference, now),
             ("DeviceModel", ObjectEvent::Applied(object)) => self.apply_model(object),
-            ("DeviceModel", ObjectEvent::Deleted { reference, uid }) => self.delete_model(reference, uid),
+            ("DeviceModel", ObjectEvent::Deleted { reference, .. }) => self.delete_model(reference),
             (kind, _) => tracing::debug!(kind, "an object that is no device was ignored"),
         }
     }
@@ -71,9 +71,11 @@ impl State {
         self.publish_membership(Some(member), None, now);
     }
 
-    fn delete_device(&mut self, reference: &ObjectRef, uid: &Uid, now: Now) {
+    /// Nothing of this name exists any more, whichever UID it had: the pipe keeps only the last event of a
+    /// name, so the deletion of a device may be all that is heard of it and of the end of the one before it.
+    fn delete_device(&mut self, reference: &ObjectRef, now: Now) {
         let Ok(id) = reference.device_id() else { return };
-        if self.devices.get(&id).is_some_and(|device| device.record.uid == *uid) {
+        if self.devices.contains_key(&id) {
             self.remove(&id, now);
         }
     }
@@ -186,9 +188,8 @@ impl State {
         }
     }
 
-    fn delete_model(&mut self, reference: &ObjectRef, uid: &Uid) {
-        if self.models.get(reference).is_some_and(|known| known.uid == *uid) {
-            self.models.remove(reference);
+    fn delete_model(&mut self, reference: &ObjectRef) {
+        if self.models.remove(reference).is_some() {
             self.merge_users(reference);
         }
     }

@@ -292,12 +292,22 @@ fn a_device_created_again_begins_anew() {
         "twin/update",
         json!({"twin": {"target": {"expected": {"value": "22"}}, "a": {"actual": {"value": "1"}}}}),
     );
-    assert!(twin.hear(&deleted("another")).publishes.is_empty(), "another device of this name is meant");
     let told = twin.hear(&thermometer("u2", 9, None));
     assert!(told.reports.is_empty());
     assert_eq!(told.assignments[0].spec.as_ref().unwrap().property("target").unwrap().desired, None);
     assert_eq!(twin.send("twin/get", json!({}))[0].1["twin"], json!({}));
     assert_eq!(twin.stored.keys().collect::<Vec<_>>(), ["devices/default/t-1"]);
+}
+
+#[test]
+fn the_end_of_a_device_that_was_never_heard_of_ends_the_one_of_its_name() {
+    let mut twin = Twin::thermometer();
+    twin.read(reading("temperature", "20", None));
+    let told = twin.hear(&deleted("another"));
+    assert!(told.assignments[0].spec.is_none(), "no mapper runs it any more");
+    assert_eq!(told.publishes.len(), 1, "its membership has ended: {told:?}");
+    assert!(twin.stored.is_empty(), "{:?}", twin.stored);
+    assert!(twin.hear(&deleted("another")).publishes.is_empty(), "it was gone already");
 }
 
 #[test]
@@ -309,7 +319,7 @@ fn a_device_without_a_fitting_model_is_not_run() {
     assert_eq!(told.assignments[0].spec, None);
     assert!(twin.hear(&model(3)).assignments[0].spec.is_some());
     let reference = ObjectRef::device_model("default", "thermometer");
-    let told = twin.hear(&ObjectEvent::Deleted { reference, uid: Uid::new("m") });
+    let told = twin.hear(&ObjectEvent::Deleted { reference, uid: Uid::new("m-2") });
     assert_eq!(told.assignments[0].spec, None);
 }
 

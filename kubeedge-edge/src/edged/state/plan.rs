@@ -26,7 +26,7 @@ pub(crate) struct Planner<'a> {
     pub(crate) facts: Facts<'a>,
     /// The pod's sandboxes, the newest last.
     pub(crate) sandboxes: &'a [ObservedSandbox],
-    /// Whether every pod that the node had is known.
+    /// Whether every pod that the node had is known: only then is a sandbox nobody's.
     pub(crate) settled: bool,
     pub(crate) now: Moment,
 }
@@ -49,8 +49,12 @@ impl Planner<'_> {
         }
         if entry.stage == Stage::Orphan && !entry.deleted {
             let due = entry.since.at + self.config.orphan_grace;
-            if !self.settled || self.now.at < due {
+            if self.now.at < due {
                 entry.wake_at(due);
+                return None;
+            }
+            // Settling wakes it; to wait for a time that has passed would be to ask again and again.
+            if !self.settled {
                 return None;
             }
             entry.deleted = true;

@@ -73,6 +73,10 @@ impl Story {
         self.state.handle_observed(Ok(sandboxes), self.now);
     }
 
+    fn connect(&mut self, connectivity: Connectivity) {
+        self.state.handle_connectivity(connectivity, self.now);
+    }
+
     fn done(&mut self, name: &str) {
         self.state.handle_done(&Uid::new(name), Outcome::Done, self.now);
     }
@@ -288,6 +292,37 @@ fn a_pod_that_is_gone_is_forgotten_when_its_name_is_used_again() {
 }
 
 #[test]
+fn the_end_of_a_pod_that_was_never_heard_of_ends_the_one_of_its_name_that_runs() {
+    let mut story = Story::new();
+    story.observe(vec![sandbox("web", 0, true, vec![container(0, "app:1", RUNNING)])]);
+    story.apply("web", "app:1");
+    story.apply("other", "app:1");
+    assert_eq!(story.outputs().0.len(), 2);
+    story.done("web");
+    let reference = ObjectRef::pod("default", "web");
+    story.state.handle_object(ObjectEvent::Deleted { reference, uid: Uid::new("web-2") }, story.now);
+    assert!(matches!(story.one(), Action::Kill { .. }));
+    story.done("web");
+    story.observe(vec![]);
+    assert!(matches!(story.one(), Action::RemoveFiles { .. }));
+    story.done("web");
+    let known: Vec<&str> = story.state.pods.keys().map(Uid::as_str).collect();
+    assert_eq!(known, ["other"]);
+}
+
+#[test]
+fn a_config_map_is_gone_by_whatever_uid_its_end_is_told() {
+    let mut story = Story::new();
+    let metadata = json!({ "name": "settings", "namespace": "default", "uid": "1" });
+    let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata });
+    let object = Object::from_json(map.to_string()).unwrap();
+    let reference = object.reference.clone();
+    story.state.handle_object(ObjectEvent::Applied(object), story.now);
+    story.state.handle_object(ObjectEvent::Deleted { reference, uid: Uid::new("2") }, story.now);
+    assert!(story.state.objects.is_empty());
+}
+
+#[test]
 fn many_pods_start_a_few_at_a_time() {
     let mut story = Story::new();
     story.observe(vec![]);
@@ -302,9 +337,48 @@ fn many_pods_start_a_few_at_a_time() {
 }
 
 #[test]
+fn without_a_link_a_quiet_pipe_is_no_reason_to_remove_what_runs() {
+    let mut story = Story::new();
+    let found = || sandbox("web", 0, true, vec![container(0, "app:1", RUNNING)]);
+    story.observe(vec![found()]);
+    for connectivity in [Connectivity::Offline, Connectivity::Online, Connectivity::Offline] {
+        story.connect(connectivity);
+        story.pass(3600);
+        story.nothing();
+        story.observe(vec![found()]);
+        story.nothing();
+        assert!(story.state.poll_timeout() > story.now.at, "it asks again and again");
+    }
+    story.connect(Connectivity::Synchronized);
+    story.pass(1);
+    story.nothing();
+    // Losing the link again does not make unknown what was told.
+    story.connect(Connectivity::Offline);
+    story.pass(1);
+    assert!(matches!(story.one(), Action::Kill { .. }));
+}
+
+#[test]
+fn a_pod_that_the_cloud_tells_again_after_the_store_was_lost_runs_on() {
+    let mut story = Story::new();
+    let found = || sandbox("web", 0, true, vec![container(0, "app:1", RUNNING)]);
+    story.observe(vec![found()]);
+    story.pass(60);
+    story.connect(Connectivity::Synchronized);
+    story.pass(1);
+    story.apply("web", "app:1");
+    assert!(matches!(story.one(), Action::Prepare(_)));
+    story.done("web");
+    story.pass(60);
+    story.observe(vec![found()]);
+    story.nothing();
+}
+
+#[test]
 fn a_pod_that_becomes_known_while_it_is_removed_as_nobodys_runs_again() {
     let mut story = Story::new();
     let found = || sandbox("web", 0, true, vec![container(0, "app:1", RUNNING)]);
+    story.connect(Connectivity::Synchronized);
     story.observe(vec![found()]);
     story.pass(60);
     assert!(matches!(story.one(), Action::Kill { .. }));
@@ -360,6 +434,7 @@ fn hostile_names_of_an_orphan_lead_to_no_directory() {
     let mut story = Story::new();
     let mut odd = sandbox("x", 0, true, vec![]);
     odd.uid = Uid::new("../../etc");
+    story.connect(Connectivity::Synchronized);
     story.observe(vec![odd]);
     story.pass(60);
     assert!(matches!(story.one(), Action::Kill { grace, .. } if grace == Duration::from_secs(30)));
