@@ -183,11 +183,8 @@ fn assign(txn: &mut Txn<'_, '_>, keys: &[Vec<u8>]) -> Result<(), Failure> {
     for mut pod in waiting {
         let chosen = scheduler::choose(&pod, &nodes, &counts).map(str::to_owned);
         let before = pod.clone();
-        match chosen {
-            Ok(node) => {
-                write::bind(&mut pod, &node, txn.now);
-                *counts.entry(node).or_default() += 1;
-            }
+        match &chosen {
+            Ok(node) => write::bind(&mut pod, node, txn.now),
             Err(message) => {
                 write::set_condition(
                     &mut pod,
@@ -198,8 +195,15 @@ fn assign(txn: &mut Txn<'_, '_>, keys: &[Vec<u8>]) -> Result<(), Failure> {
                 );
             }
         }
-        if pod != before {
-            txn.put(Resource::core("pods"), pod)?;
+        if pod == before {
+            continue;
+        }
+        // A pod that its node's name makes too large waits alone: the others get their nodes.
+        if let Err(failure) = txn.put(Resource::core("pods"), pod) {
+            let [namespace, name] = ["namespace", "name"].map(|member| text(&before, &["metadata", member]));
+            tracing::warn!(%failure, namespace, name, "a pod cannot be scheduled");
+        } else if let Ok(node) = chosen {
+            *counts.entry(node).or_default() += 1;
         }
     }
     Ok(())
