@@ -1,6 +1,7 @@
-//! The standalone API under a real `kubectl`. The tests pass without doing anything where there is none.
+//! The standalone API under a real `kubectl`. The tests fail where there is none, so that nobody takes a run
+//! that showed nothing for one that showed it.
 #![cfg(all(feature = "standalone", feature = "pki"))]
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests say what is wrong by failing")]
+#![allow(clippy::unwrap_used, reason = "tests say what is wrong by failing")]
 
 use std::{
     path::PathBuf,
@@ -34,18 +35,16 @@ struct Bench {
     url: String,
 }
 
-/// Whether there is a `kubectl`; without one there is nothing to show.
-fn has_kubectl() -> bool {
-    let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-        .any(|directory| directory.join("kubectl").is_file());
-    if !found {
-        eprintln!("no kubectl on the path: nothing is tested");
-    }
-    found
+/// Fails, and says what to install, if there is no `kubectl`.
+fn require_kubectl() {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|directory| directory.join("kubectl").is_file());
+    assert!(found, "no kubectl on the path: install the package kubernetes-client");
 }
 
 impl Bench {
     async fn start() -> Self {
+        require_kubectl();
         let api = ApiServer::open(None, Config::default()).await.unwrap();
         let certificate = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
         let key =
@@ -181,9 +180,6 @@ fn node(name: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn get_shows_tables_and_whole_objects() {
-    if !has_kubectl() {
-        return;
-    }
     let bench = Bench::start().await;
     has(&bench.run(&["version"]).await, &["Server Version: v1.33.0+kubeedge"]);
     bench.with(&["create", "-f", "-"], &node("edge-1")).await;
@@ -220,9 +216,6 @@ async fn get_shows_tables_and_whole_objects() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn apply_creates_changes_and_prunes() {
-    if !has_kubectl() {
-        return;
-    }
     let bench = Bench::start().await;
     let apply = ["apply", "-f", "-"];
     has(
@@ -249,9 +242,6 @@ async fn apply_creates_changes_and_prunes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_an_object_is_named() {
-    if !has_kubectl() {
-        return;
-    }
     let bench = Bench::start().await;
     let mut wrong = pod("web");
     wrong["spec"]["containers"][0]["imagee"] = "x".into();
@@ -270,9 +260,6 @@ async fn what_is_wrong_with_an_object_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn server_side_apply_keeps_what_others_own() {
-    if !has_kubectl() {
-        return;
-    }
     let bench = Bench::start().await;
     let apply = |manager: &'static str| ["apply", "--server-side", "--field-manager", manager, "-f", "-"];
     let created = bench.with(&apply("one"), &config_map(json!({ "a": "1", "b": "2" }))).await;
@@ -294,9 +281,6 @@ async fn server_side_apply_keeps_what_others_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_are_labelled_annotated_patched_and_described() {
-    if !has_kubectl() {
-        return;
-    }
     let bench = Bench::start().await;
     bench.with(&["create", "-f", "-"], &node("edge-1")).await;
     bench.with(&["create", "-f", "-"], &pod("web")).await;
@@ -343,9 +327,6 @@ async fn objects_are_labelled_annotated_patched_and_described() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_watching_and_deleting_follow_the_object() {
-    if !has_kubectl() {
-        return;
-    }
     let bench = Bench::start().await;
     bench.with(&["create", "-f", "-"], &node("edge-1")).await;
     bench.with(&["create", "-f", "-"], &pod("web")).await;
@@ -393,9 +374,6 @@ async fn until(lines: &mut Lines<BufReader<ChildStdout>>, text: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_and_calls_to_a_node_go_through_the_pipe() {
-    if !has_kubectl() {
-        return;
-    }
     let mut bench = Bench::start().await;
     let mut outside = bench.outside.take().unwrap();
     bench.parts.spawn(async move {
@@ -435,9 +413,6 @@ async fn logs_and_calls_to_a_node_go_through_the_pipe() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_token_only_health_and_version_are_told() {
-    if !has_kubectl() {
-        return;
-    }
     let bench = Bench::start().await;
     bench.file(
         "anonymous",

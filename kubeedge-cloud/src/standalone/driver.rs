@@ -1,4 +1,4 @@
-//! The part: the listener, and what a cluster's controllers do for pods, nodes and events.
+//! The part: the listener, and what a cluster's scheduler and garbage collector do for pods and events.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,25 +6,23 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use kubeedge_core::{
     message::{Request, Response, ToNode},
     pipe::{self, Callee, Caller},
 };
 use serde_json::{Value, json};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     ApiServer, ApiService, Error, Inner, Listener,
-    delete::{self, Deletion},
     failure::Failure,
     history::Change,
-    json::{at, items, text},
+    json::{items, text},
     resource::Resource,
     scheduler, serve,
     store::{self, Txn},
-    write::{self, Target},
+    sweep, write,
 };
 
 /// What the API sends to other parts.
@@ -82,7 +80,7 @@ impl Standalone {
             tokio::select! {
                 () = stop.cancelled() => Ok(()),
                 () = schedule(&inner) => Ok(()),
-                () = sweep(&inner) => Ok(()),
+                () = sweep::run(&inner) => Ok(()),
                 () = inner.store.failed() => Err(Error::Failed),
             }
         };
@@ -146,7 +144,7 @@ async fn schedule(inner: &Arc<Inner>) {
     }
 }
 
-fn rescan(inner: &Inner) -> Result<(Keys, u64), Failure> {
+fn rescan(inner: &Inner) -> Result<(BTreeSet<Vec<u8>>, u64), Failure> {
     let snapshot = inner.store.read()?;
     let mut pending = BTreeSet::new();
     snapshot.scan(&store::prefix(Resource::core("pods"), None), None, |key, pod| {
@@ -183,11 +181,8 @@ fn assign(txn: &mut Txn<'_, '_>, keys: &[Vec<u8>]) -> Result<(), Failure> {
     for mut pod in waiting {
         let chosen = scheduler::choose(&pod, &nodes, &counts).map(str::to_owned);
         let before = pod.clone();
-        match chosen {
-            Ok(node) => {
-                write::bind(&mut pod, &node, txn.now);
-                *counts.entry(node).or_default() += 1;
-            }
+        match &chosen {
+            Ok(node) => write::bind(&mut pod, node, txn.now),
             Err(message) => {
                 write::set_condition(
                     &mut pod,
@@ -198,96 +193,15 @@ fn assign(txn: &mut Txn<'_, '_>, keys: &[Vec<u8>]) -> Result<(), Failure> {
                 );
             }
         }
-        if pod != before {
-            txn.put(Resource::core("pods"), pod)?;
+        if pod == before {
+            continue;
         }
-    }
-    Ok(())
-}
-
-// --------------------------------------------------------------------------------------------------- sweeping
-
-/// Removes events that have expired, and pods whose node is gone.
-async fn sweep(inner: &Arc<Inner>) {
-    let mut ticks = interval(inner.config.sweep_interval);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // Pods whose node was missing at the last sweep: one that is only being registered anew is spared.
-    let mut orphans = BTreeSet::new();
-    loop {
-        ticks.tick().await;
-        let swept = async {
-            let (expired, orphaned) = candidates(inner)?;
-            let (gone, suspects) = orphaned.into_iter().partition(|key| orphans.contains(key));
-            orphans = suspects;
-            let victims: Keys = gone;
-            if expired.is_empty() && victims.is_empty() {
-                return Ok(());
-            }
-            inner.store.write(false, move |txn| remove(txn, &expired, &victims)).await
-        };
-        let swept: Result<(), Failure> = swept.await;
-        if let Err(failure) = swept {
-            tracing::warn!(%failure, "expired objects cannot be removed");
-        }
-    }
-}
-
-/// Places in the store.
-type Keys = BTreeSet<Vec<u8>>;
-
-/// The keys of expired events, and of pods whose node does not exist.
-fn candidates(inner: &Inner) -> Result<(Keys, Keys), Failure> {
-    let snapshot = inner.store.read()?;
-    let oldest = Timestamp::now().checked_sub(inner.config.event_ttl).unwrap_or(Timestamp::MIN);
-    let mut expired = BTreeSet::new();
-    snapshot.scan(&store::prefix(Resource::core("events"), None), None, |key, event| {
-        if last_seen(&store::decode(event)?).is_some_and(|seen| seen < oldest) {
-            expired.insert(key.to_vec());
-        }
-        Ok(true)
-    })?;
-    let mut nodes = BTreeSet::new();
-    snapshot.scan(&store::prefix(Resource::core("nodes"), Some("")), None, |_, node| {
-        nodes.insert(text(&store::decode(node)?, &["metadata", "name"]).to_owned());
-        Ok(true)
-    })?;
-    let mut orphaned = BTreeSet::new();
-    snapshot.scan(&store::prefix(Resource::core("pods"), None), None, |key, pod| {
-        let pod = store::decode(pod)?;
-        let node = text(&pod, &["spec", "nodeName"]);
-        if !node.is_empty() && !nodes.contains(node) {
-            orphaned.insert(key.to_vec());
-        }
-        Ok(true)
-    })?;
-    Ok((expired, orphaned))
-}
-
-/// The last time that an event tells of.
-fn last_seen(event: &Value) -> Option<Timestamp> {
-    let times: [&[&str]; 4] = [
-        &["series", "lastObservedTime"],
-        &["lastTimestamp"],
-        &["eventTime"],
-        &["metadata", "creationTimestamp"],
-    ];
-    times.iter().filter_map(|path| text(event, path).parse().ok()).max()
-}
-
-fn remove(txn: &mut Txn<'_, '_>, expired: &Keys, orphans: &Keys) -> Result<(), Failure> {
-    for (resource, keys) in [(Resource::core("events"), expired), (Resource::core("pods"), orphans)] {
-        for key in keys {
-            let Some(object) = txn.get_key(key)? else { continue };
-            let meta =
-                |member| at(&object, &["metadata", member]).and_then(Value::as_str).unwrap_or_default();
-            let target = Target {
-                resource,
-                namespace: meta("namespace").into(),
-                name: meta("name").into(),
-                status: false,
-            };
-            let deletion = Deletion { grace: Some(0), ..Deletion::default() };
-            delete::delete(txn, &target, &deletion)?;
+        // A pod that its node's name makes too large waits alone: the others get their nodes.
+        if let Err(failure) = txn.put(Resource::core("pods"), pod) {
+            let [namespace, name] = ["namespace", "name"].map(|member| text(&before, &["metadata", member]));
+            tracing::warn!(%failure, namespace, name, "a pod cannot be scheduled");
+        } else if let Ok(node) = chosen {
+            *counts.entry(node).or_default() += 1;
         }
     }
     Ok(())

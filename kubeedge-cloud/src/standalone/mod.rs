@@ -52,6 +52,7 @@ mod selector;
 mod serve;
 mod service;
 mod store;
+mod sweep;
 mod table;
 mod validate;
 mod watch;

@@ -1,9 +1,11 @@
 //! The API over TLS, for `kubectl`.
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt, io, sync::Arc, time::Duration};
 
-use http::{HeaderMap, Response, header};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use bytes::{Buf, Bytes};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http_body_util::Empty;
+use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ring::{
     digest,
@@ -171,13 +173,26 @@ fn trace(ended: hyper::Result<()>) {
     }
 }
 
-async fn answer(
+/// Answers the request. Bodies are read only from who has the token: others cannot fill the memory with them.
+async fn answer<B>(
     mut service: ApiService,
     token: Arc<Token>,
-    request: hyper::Request<Incoming>,
-) -> Result<Response<Body>, std::convert::Infallible> {
-    if !OPEN_PATHS.contains(&request.uri().path()) && !token.admits(request.headers()) {
-        return Ok(respond::failure(&Failure::unauthorized()));
+    request: Request<B>,
+) -> Result<Response<Body>, Infallible>
+where
+    B: http_body::Body + Send + 'static,
+    B::Data: Buf + Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let reads = [Method::GET, Method::HEAD].contains(request.method());
+    if reads && OPEN_PATHS.contains(&request.uri().path()) {
+        return service.call(request.map(|_| Empty::<Bytes>::new())).await;
+    }
+    if !token.admits(request.headers()) {
+        let mut refusal = respond::failure(&Failure::unauthorized());
+        // What is left of the body is not read either, not even to get to a next request behind it.
+        refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return Ok(refusal);
     }
     service.call(request).await
 }
@@ -203,7 +218,48 @@ pub fn kubeconfig(server: &str, ca_pem: &str, token: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::{BodyExt as _, StreamBody};
+
     use super::*;
+    use crate::standalone::Config;
+
+    /// What is told to a request with this token, or none, whose body never ends.
+    async fn told(method: Method, path: &str, token: Option<&str>) -> Response<Body> {
+        let endless = futures::stream::poll_fn(|_| -> std::task::Poll<Option<io::Result<_>>> {
+            std::task::Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::from(vec![b' '; 64 << 10])))))
+        });
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(StreamBody::new(endless)).unwrap();
+        let api = ApiServer::open(None, Config::default()).await.unwrap();
+        answer(api.service(), Arc::new(Token::new("secret")), request).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_only_from_who_has_the_token() {
+        for method in [Method::GET, Method::HEAD] {
+            for path in OPEN_PATHS {
+                assert_eq!(told(method.clone(), path, None).await.status(), 200, "{method} {path}");
+            }
+        }
+        let body = told(Method::GET, "/healthz", Some("wrong")).await.into_body().collect().await.unwrap();
+        assert_eq!(body.to_bytes(), "ok");
+        let api = "/api/v1/namespaces";
+        for (method, path, token) in [
+            (Method::POST, "/healthz", None),
+            (Method::PUT, "/version", Some("wrong")),
+            (Method::GET, api, None),
+            (Method::POST, api, Some("wrong")),
+        ] {
+            let refusal = told(method, path, token).await;
+            assert_eq!(refusal.status(), 401, "{path}");
+            assert_eq!(refusal.headers()[header::CONNECTION], "close", "{path}");
+        }
+        // With the token the body is read, up to what a body may be.
+        assert_eq!(told(Method::POST, api, Some("secret")).await.status(), 413);
+    }
 
     #[test]
     fn only_the_whole_token_is_admitted_and_it_does_not_print() {

@@ -391,10 +391,10 @@ fn agent(parts: &Parts) -> &str {
 
 fn fixed(path: &str, parts: &Parts) -> Result<Response<Body>, Failure> {
     match (parts.method.as_str(), path) {
-        ("GET", "/healthz" | "/readyz" | "/livez") => {
+        ("GET" | "HEAD", "/healthz" | "/readyz" | "/livez") => {
             Ok(respond::bytes(200, "text/plain; charset=utf-8", "ok".into()))
         }
-        ("GET", path) => discovery::answer(path, &parts.headers),
+        ("GET" | "HEAD", path) => discovery::answer(path, &parts.headers),
         // `kubectl auth can-i` asks here; whoever has the token may do everything.
         ("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews") => {
             let review = json!({

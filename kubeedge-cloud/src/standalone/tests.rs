@@ -625,6 +625,36 @@ async fn a_pod_gets_a_node_when_there_is_one_and_a_reason_until_then() {
 }
 
 #[tokio::test]
+async fn a_pod_that_has_no_room_for_its_node_does_not_keep_others_waiting() {
+    let api = api().await;
+    let path = "/api/v1/namespaces/default/pods";
+    let padded = |bytes: usize| {
+        let mut pod = serde_json::to_value(pod("large")).unwrap();
+        pod["spec"]["containers"][0]["env"] = json!([{ "name": "A", "value": "x".repeat(bytes) }]);
+        pod
+    };
+    let (_, small) = request(&api, "POST", &format!("{path}?dryRun=All"), padded(1)).await;
+    let room = (3 << 19) - small.to_string().len();
+    let (status, _) = request(&api, "POST", path, padded(room)).await;
+    assert_eq!(status, 201, "it is as large as an object may be");
+    let pods: Api<Pod> = Api::default_namespaced(api.client());
+    pods.create(&PostParams::default(), &pod("other")).await.unwrap();
+    Api::<Node>::all(api.client()).create(&PostParams::default(), &node("n1")).await.unwrap();
+    let (outbox, _outside) = pipes();
+    let stop = CancellationToken::new();
+    let part = tokio::spawn(Standalone::new(api.clone(), None, outbox).run(stop.clone()));
+    let scheduled = async {
+        while pods.get("other").await.unwrap().spec.unwrap().node_name.is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), scheduled).await.expect("the other pod gets its node");
+    assert_eq!(pods.get("large").await.unwrap().spec.unwrap().node_name, None);
+    stop.cancel();
+    part.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn expired_events_and_pods_of_vanished_nodes_are_removed() {
     let config = Config { sweep_interval: Duration::from_millis(20), ..Config::default() };
     let api = ApiServer::open(None, config).await.unwrap();
