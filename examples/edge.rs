@@ -75,8 +75,10 @@ impl Edge {
         let (connectivity_tx, connectivity_rx) = watch::channel(Connectivity::Offline);
         let (logs_tx, logs_rx) = pipe::calls("logs", 16);
         let (services_tx, services_rx) = pipe::calls("services", 16);
-        let (device_messages_tx, device_messages_rx) = pipe::weighed_events("device_messages", 1024, PIPE_BYTES_MAX, Publish::size);
-        let (publishes_tx, publishes_rx) = pipe::weighed_events("publishes", 1024, PIPE_BYTES_MAX, Publish::size);
+        let (device_messages_tx, device_messages_rx) =
+            pipe::weighed_events("device_messages", 1024, PIPE_BYTES_MAX, Publish::size);
+        let (publishes_tx, publishes_rx) =
+            pipe::weighed_events("publishes", 1024, PIPE_BYTES_MAX, Publish::size);
         let (assignments_tx, assignments_rx) = pipe::latest("assignments", DeviceAssignment::key);
         let (readings_tx, readings_rx) = pipe::latest("readings", Reading::key);
 
