@@ -397,6 +397,8 @@ pub struct Container {
     pub image_ref: ::prost::alloc::string::String,
     #[prost(enumeration = "ContainerState", tag = "6")]
     pub state: i32,
+    #[prost(int64, tag = "7")]
+    pub created_at: i64,
     #[prost(map = "string, string", tag = "8")]
     pub labels: ::std::collections::HashMap<
         ::prost::alloc::string::String,
