@@ -397,7 +397,6 @@ pub struct Container {
     pub image_ref: ::prost::alloc::string::String,
     #[prost(enumeration = "ContainerState", tag = "6")]
     pub state: i32,
-    /// Nanoseconds since the Unix epoch.
     #[prost(int64, tag = "7")]
     pub created_at: i64,
     #[prost(map = "string, string", tag = "8")]
