@@ -117,7 +117,7 @@ impl World {
             client,
             kubeconfig,
             link: UdpRelay::start(address).await?,
-            runtime: runtime(folder, containerd).await?,
+            runtime: runtime(folder, containerd)?,
             broker: free_address()?,
             edge: None,
             cloud,
@@ -164,7 +164,7 @@ impl World {
         if let Some(edge) = self.edge.take() {
             edge.stop().await?;
         }
-        self.runtime = runtime(&self.folder, self.containerd.as_deref()).await?;
+        self.runtime = runtime(&self.folder, self.containerd.as_deref())?;
         self.start_edge()
     }
 
@@ -235,7 +235,7 @@ impl World {
     }
 }
 
-async fn runtime(folder: &Path, containerd: Option<&Path>) -> Result<Arc<dyn ContainerRuntime>> {
+fn runtime(folder: &Path, containerd: Option<&Path>) -> Result<Arc<dyn ContainerRuntime>> {
     match containerd {
         Some(socket) => Ok(Arc::new(Containerd::new(containerd::Config {
             socket: socket.to_owned(),

@@ -304,9 +304,9 @@ async fn what_a_node_reports_of_others_or_half_changes_nothing() -> Result<()> {
         // The cloud acknowledges it: sending it again would help nobody.
         let seq = *seq;
         loop {
-            match peer.next().await?.context("the session is over")? {
-                Frame::Ack(ack) if ack.lane == lane && ack.upto >= seq => break,
-                _ => {}
+            let frame = peer.next().await?.context("the session is over")?;
+            if matches!(frame, Frame::Ack(ack) if ack.lane == lane && ack.upto >= seq) {
+                break;
             }
         }
     }
