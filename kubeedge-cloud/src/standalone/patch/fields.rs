@@ -1,10 +1,19 @@
 //! Sets of field paths: which manager of an object has set what.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use serde_json::{Map, Value, json};
 
 use super::schema::{self, List};
+
+#[cfg(test)]
+thread_local! {
+    /// How often an item has been asked for its names: the work that must not grow as the square of a list.
+    pub(super) static NAMED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
 
 /// One step from a value to a part of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +49,8 @@ impl Step {
 
     /// The item of a list that `item` is.
     pub(super) fn item(list: List, item: &Value) -> Option<Self> {
+        #[cfg(test)]
+        NAMED.set(NAMED.get() + 1);
         match list {
             List::Atomic => None,
             List::Set => Some(Self::Value(item.to_string())),
@@ -85,6 +96,11 @@ impl Fields {
             }
         }
         fields
+    }
+
+    /// Whether one of the fields is at the path or below it: it is next to the path then, in order.
+    pub(super) fn reach_below(&self, path: &FieldPath) -> bool {
+        self.0.range::<FieldPath, _>(path..).next().is_some_and(|next| next.starts_with(path))
     }
 
     fn add(&mut self, path: FieldPath, name: &str, value: &Value, built_in: bool) {
@@ -173,51 +189,93 @@ pub(super) fn list_of(name: &str, built_in: bool) -> List {
     }
 }
 
-/// The value at the path.
-pub(super) fn find<'a>(object: &'a Value, path: &[Step]) -> Option<&'a Value> {
-    let mut value = object;
-    let mut list = List::Atomic;
-    for step in path {
-        value = match step {
-            Step::Member(name) => {
-                list = schema::list(name);
-                value.get(name)?
-            }
-            Step::Item(_) | Step::Value(_) => {
-                let found =
-                    value.as_array()?.iter().find(|item| Step::item(list, item).as_ref() == Some(step));
-                found?
-            }
-        };
-    }
-    Some(value)
+/// Finds values by their paths, and the items of a list without comparing with each of them every time.
+#[derive(Debug)]
+pub(super) struct Finder<'a> {
+    object: &'a Value,
+    /// The items of the lists that were asked for, by the address of the list: the object stands still.
+    lists: RefCell<BTreeMap<usize, BTreeMap<Step, &'a Value>>>,
 }
 
-/// Removes what is at the path, and objects and lists that become empty by it.
-pub(super) fn remove(object: &mut Value, path: &[Step], list: List) -> bool {
-    let Some((step, rest)) = path.split_first() else { return true };
-    match step {
-        Step::Member(name) => {
-            let Some(members) = object.as_object_mut() else { return false };
-            let Some(member) = members.get_mut(name) else { return false };
-            if remove(member, rest, schema::list(name)) {
-                members.remove(name);
-                return members.is_empty();
-            }
-        }
-        Step::Item(_) | Step::Value(_) => {
-            let Some(items) = object.as_array_mut() else { return false };
-            let at = items.iter().position(|item| Step::item(list, item).as_ref() == Some(step));
-            let Some(at) = at else { return false };
-            // An item is removed by its own path only: without its names it would be nothing.
-            if rest.is_empty() {
-                items.remove(at);
-                return items.is_empty();
-            }
-            remove(&mut items[at], rest, List::Atomic);
-        }
+impl<'a> Finder<'a> {
+    pub(super) fn new(object: &'a Value) -> Self {
+        Self { object, lists: RefCell::default() }
     }
-    false
+
+    /// The value at the path.
+    pub(super) fn find(&self, path: &[Step]) -> Option<&'a Value> {
+        let mut value = self.object;
+        let mut list = List::Atomic;
+        for step in path {
+            value = match step {
+                Step::Member(name) => {
+                    list = schema::list(name);
+                    value.get(name)?
+                }
+                Step::Item(_) | Step::Value(_) => self.item(value.as_array()?, list, step)?,
+            };
+        }
+        Some(value)
+    }
+
+    fn item(&self, items: &'a [Value], list: List, step: &Step) -> Option<&'a Value> {
+        let mut lists = self.lists.borrow_mut();
+        let by_step = lists.entry(items.as_ptr().addr()).or_insert_with(|| {
+            // Of items with the same names the first counts: it comes last, and so replaces the others.
+            let steps = items.iter().rev().map(|item| Some((Step::item(list, item)?, item)));
+            steps.flatten().collect()
+        });
+        by_step.get(step).copied()
+    }
+}
+
+/// Removes what is at the paths, and objects and lists that become empty by it.
+pub(super) fn remove(object: &mut Value, paths: &BTreeSet<&FieldPath>) {
+    let paths: Vec<&[Step]> = paths.iter().map(|path| path.as_slice()).collect();
+    remove_below(object, &paths, List::Atomic);
+}
+
+/// Does so for paths in order that begin at the value. Returns whether the value is to go as well.
+fn remove_below(value: &mut Value, paths: &[&[Step]], list: List) -> bool {
+    if paths.first().is_some_and(|path| path.is_empty()) {
+        return true;
+    }
+    let groups = paths.chunk_by(|one, other| one.first() == other.first()).filter_map(|group| {
+        let step = group.first()?.first()?;
+        Some((step, group.iter().filter_map(|path| path.get(1..)).collect::<Vec<_>>()))
+    });
+    let mut removed = false;
+    match value {
+        Value::Object(members) => {
+            for (step, below) in groups {
+                if let Step::Member(name) = step
+                    && let Some(member) = members.get_mut(name)
+                    && remove_below(member, &below, schema::list(name))
+                {
+                    members.remove(name);
+                    removed = true;
+                }
+            }
+            removed && members.is_empty()
+        }
+        Value::Array(items) => {
+            let mut groups: BTreeMap<&Step, Vec<&[Step]>> = groups.collect();
+            items.retain_mut(|item| {
+                let Some(below) = Step::item(list, item).and_then(|step| groups.remove(&step)) else {
+                    return true;
+                };
+                // An item is removed by its own path only: without its names it would be nothing.
+                let itself = below.first().is_some_and(|path| path.is_empty());
+                if !itself {
+                    remove_below(item, &below, List::Atomic);
+                }
+                removed |= itself;
+                !itself
+            });
+            removed && items.is_empty()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
 }
 
 /// Kubernetes' text for a path in messages, such as `.spec.containers[name="main"].image`.
