@@ -334,6 +334,22 @@ async fn a_node_registers_is_kept_alive_goes_unknown_and_comes_back_while_its_po
 }
 
 #[tokio::test]
+async fn a_node_with_a_session_whose_object_is_deleted_comes_back() {
+    let cluster = Cluster::start().await;
+    let mut running = run(cluster.client(), quick());
+    running.session("edge-1", SessionState::Online);
+    running.report("edge-1", 1, node_report("edge-1"));
+    running.acked(1).await;
+    let first = uid(&cluster.get(NODES, "", "edge-1").await.unwrap());
+    cluster.remove(NODES, "", "edge-1", &first).await;
+    let back = async || {
+        let node = cluster.get(NODES, "", "edge-1").await?;
+        (ready(&node)["status"] == "True" && uid(&node) != first).then_some(())
+    };
+    eventually("the node", back).await;
+}
+
+#[tokio::test]
 async fn a_node_cannot_speak_for_another() {
     let cluster = Cluster::start().await;
     let mut running = run(cluster.client(), quick());
