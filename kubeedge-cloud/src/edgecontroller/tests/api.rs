@@ -411,6 +411,39 @@ async fn an_event_of_the_node_is_recorded_and_counted() {
 }
 
 #[tokio::test]
+async fn an_event_of_another_is_not_rewritten_by_one_of_its_name() {
+    let cluster = Cluster::start().await;
+    cluster.create(PODS, &pod("web", "edge-1", None)).await;
+    let event = |name: &str, about: &str, host: &str, message: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Event", "metadata": { "namespace": "default", "name": name },
+            "involvedObject": { "kind": "Pod", "namespace": "default", "name": "web", "uid": about },
+            "source": { "host": host }, "message": message,
+        })
+    };
+    cluster.create(EVENTS, &event("of-another-node", "p1", "edge-2", "true")).await;
+    cluster.create(EVENTS, &event("of-nobody", "p1", "", "true")).await;
+    cluster.create(EVENTS, &event("about-another-pod", "p2", "edge-1", "true")).await;
+    cluster.create(EVENTS, &event("own", "p1", "edge-1", "true")).await;
+    let (client, gate) = cluster.client_behind("/none");
+    let running = run(client, quick());
+    running.outside.snapshots.call(node("edge-1"), LONG).await.unwrap();
+    for name in ["of-another-node", "of-nobody", "about-another-pod", "own"] {
+        let json = event(name, "p1", "edge-1", "false").to_string().into();
+        let message = Upload::Event(UploadedEvent { json });
+        running.outside.uploads.send(FromNode { node: node("edge-1"), message }).unwrap();
+    }
+    // Each was tried to be created; only the own one is merged into.
+    eventually("all attempts", async || (gate.writes() >= 5).then_some(())).await;
+    let said = async |name: &str| cluster.get(EVENTS, "default", name).await.unwrap()["message"].clone();
+    eventually("the own event", async || (said("own").await == "false").then_some(())).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    for name in ["of-another-node", "of-nobody", "about-another-pod"] {
+        assert_eq!(said(name).await, "true", "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_lease_that_runs_out_between_renewals_is_refused_as_configuration() {
     let cluster = Cluster::start().await;
     let (inbox, outbox, _outside) = pipes();
