@@ -92,6 +92,16 @@ impl<K: Ord + Clone, V> Writes<K, V> {
         replaced
     }
 
+    /// Whether something waits to be written for `key`.
+    pub(crate) fn is_waiting(&self, key: &K) -> bool {
+        self.entries.get(key).is_some_and(|entry| entry.waiting.is_some())
+    }
+
+    /// Whether a write of `key` is in flight.
+    pub(crate) fn is_busy(&self, key: &K) -> bool {
+        self.entries.get(key).is_some_and(|entry| entry.busy)
+    }
+
     /// Takes back what waits for `key`; a write in flight goes on.
     pub(crate) fn withdraw(&mut self, key: &K) -> Option<V> {
         self.entries.get_mut(key)?.waiting.take()

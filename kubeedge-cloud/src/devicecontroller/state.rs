@@ -2,12 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    hash::{DefaultHasher, Hash, Hasher},
     time::Instant,
 };
 
 use kubeedge_core::{
-    id::{DeviceId, NodeName, Uid},
+    id::{DeviceId, NodeName},
     message::{
         Acked, Delivered, Delivery, DeviceReport, FromNode, Object, ObjectEvent, ObjectRef, Report,
         ReportKey, ToNode, TwinReport, TwinValue,
@@ -38,7 +37,8 @@ pub(super) type WriteKey = (NodeName, DeviceId);
 /// What is written: a node's newest report of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wanted {
-    delivery: Delivery,
+    /// `None` if it was acknowledged before and is told again.
+    delivery: Option<Delivery>,
     report: DeviceReport,
 }
 
@@ -67,8 +67,12 @@ pub(super) enum Output {
 pub(super) struct State {
     placement: Placement,
     statuses: Writes<WriteKey, Wanted>,
-    /// What the API was told last of each device, as a hash.
-    written: BTreeMap<DeviceId, (Uid, u64)>,
+    /// What the API was told last of each device, and by whom.
+    written: BTreeMap<DeviceId, (NodeName, DeviceReport)>,
+    /// The devices that changed in the API since what it was told was looked for in them.
+    changed: BTreeSet<DeviceId>,
+    /// Those that changed during a write: only its end shows what they should say.
+    changed_meanwhile: BTreeSet<DeviceId>,
     outputs: VecDeque<Output>,
 }
 
@@ -83,24 +87,32 @@ impl State {
                 backoff: Backoff { first: config.retry_first, max: config.retry_max },
             }),
             written: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            changed_meanwhile: BTreeSet::new(),
             outputs: VecDeque::new(),
         }
     }
 
     /// Takes what the API tells of devices and models.
     pub(super) fn handle_change(&mut self, change: Change) {
-        let gone = match &change {
-            Change::Deleted(object) => object.reference.device_id().ok(),
-            Change::Began(_) | Change::Applied(_) | Change::Listed(_) => None,
+        let about = match &change {
+            Change::Applied(object) | Change::Deleted(object) => object.reference.device_id().ok(),
+            Change::Began(_) | Change::Listed(_) => None,
         };
         let listed = matches!(change, Change::Listed(_));
         self.placement.handle_change(change);
-        if let Some(device) = gone {
-            self.written.remove(&device);
+        if let Some(device) = about
+            && let Some((node, report)) = self.written.get(&device)
+        {
+            if is_current(&self.placement, node, report) {
+                self.changed.insert(device);
+            } else {
+                self.written.remove(&device);
+            }
         }
         if listed {
             let placement = &self.placement;
-            self.written.retain(|device, _| placement.root(&ObjectRef::device(device)).is_some());
+            self.written.retain(|_, (node, report)| is_current(placement, node, report));
         }
     }
 
@@ -109,7 +121,8 @@ impl State {
         let FromNode { node, message: Delivered { delivery, message } } = from;
         match message {
             Report::Device(report) => {
-                self.statuses.put((node, report.device.clone()), Wanted { delivery, report }, now);
+                let wanted = Wanted { delivery: Some(delivery), report };
+                self.statuses.put((node, wanted.report.device.clone()), wanted, now);
             }
             Report::Node(_) | Report::Pod(_) => {
                 tracing::warn!(%node, what = ?message.key(), "a report that is not of a device came to DeviceController");
@@ -119,10 +132,13 @@ impl State {
 
     /// Takes what became of a [`Job`].
     pub(super) fn handle_written(&mut self, job: Job, outcome: Outcome, now: Instant) {
-        let Job { key, wanted, patch } = job;
+        let Job { key, wanted, .. } = job;
+        self.end_write(&key.1);
         match outcome {
             Outcome::Done => {
-                self.written.insert(key.1.clone(), (wanted.report.uid.clone(), hash(&patch)));
+                if is_current(&self.placement, &key.0, &wanted.report) {
+                    self.written.insert(key.1.clone(), (key.0.clone(), wanted.report.clone()));
+                }
                 self.settle(key, &wanted);
             }
             Outcome::Refused(why) => {
@@ -148,11 +164,13 @@ impl State {
     pub(super) fn poll_write(&mut self, now: Instant) -> Option<Job> {
         // Before everything is listed, a device that is not known may exist all the same.
         while self.placement.is_complete() {
+            self.tell_again(now);
             let (key, wanted) = self.statuses.poll_write(now)?;
             match self.decide(&key.0, &wanted.report) {
                 Ok(patch) => return Some(Job { key, wanted, patch }),
                 Err(why) => {
                     tracing::debug!(node = %key.0, device = %key.1, why, "a device's status is not written");
+                    self.end_write(&key.1);
                     self.settle(key, &wanted);
                 }
             }
@@ -188,17 +206,68 @@ impl State {
         }
         let patch = patch(report);
         match self.written.get(&report.device) {
-            Some((uid, told)) if *uid == report.uid && *told == hash(&patch) => Err("it says so already"),
-            _ => Ok(patch),
+            Some((_, told)) if self::patch(told) == patch => Err("it says so already"),
+            Some(_) | None => Ok(patch),
         }
+    }
+
+    /// Wants the statuses told again that are no longer in their devices: an edge does not repeat what was
+    /// acknowledged, and whoever replaces a Device without its status deletes it, as there is no subresource.
+    fn tell_again(&mut self, now: Instant) {
+        while let Some(device) = self.changed.pop_first() {
+            let Some((node, report)) = self.written.get(&device) else { continue };
+            let key = (node.clone(), device);
+            if self.statuses.is_busy(&key) {
+                self.changed_meanwhile.insert(key.1);
+                continue;
+            }
+            let known = self.placement.get(&ObjectRef::device(&key.1));
+            if known.is_none_or(|device| says(device, report)) {
+                continue;
+            }
+            // So that what waits is written even if it repeats what is lost.
+            let Some((_, report)) = self.written.remove(&key.1) else { continue };
+            if !self.statuses.is_waiting(&key) {
+                self.statuses.put(key, Wanted { delivery: None, report }, now);
+            }
+        }
+    }
+
+    fn end_write(&mut self, device: &DeviceId) {
+        self.changed.extend(self.changed_meanwhile.take(device));
     }
 
     fn settle(&mut self, key: WriteKey, wanted: &Wanted) {
         self.statuses.succeeded(&key);
         let (node, device) = key;
-        let message = Acked { key: ReportKey::Device(device), delivery: wanted.delivery };
-        self.outputs.push_back(Output::Acked(ToNode { node, message }));
+        if let Some(delivery) = wanted.delivery {
+            let message = Acked { key: ReportKey::Device(device), delivery };
+            self.outputs.push_back(Output::Acked(ToNode { node, message }));
+        }
     }
+}
+
+/// Whether the device that is reported is still the one of its name, and on that node.
+fn is_current(placement: &Placement, node: &NodeName, report: &DeviceReport) -> bool {
+    let root = placement.root(&ObjectRef::device(&report.device));
+    root.is_some_and(|(device, placed)| device.uid == report.uid && placed == node)
+}
+
+/// Whether all that is reported is in the Device. Others may have added to it.
+fn says(device: &Object, report: &DeviceReport) -> bool {
+    fn has(all: &Value, told: &Value) -> bool {
+        match (all, told) {
+            (Value::Object(all), Value::Object(told)) => {
+                told.iter().all(|(name, told)| all.get(name).is_some_and(|all| has(all, told)))
+            }
+            (Value::Array(all), Value::Array(told)) => {
+                all.len() == told.len() && all.iter().zip(told).all(|(all, told)| has(all, told))
+            }
+            (all, told) => all == told,
+        }
+    }
+    let device: Value = serde_json::from_slice(&device.json).unwrap_or_default();
+    has(&device["status"], &patch(report)["status"])
 }
 
 /// Reads which node a Device is on, and its model. A device that cannot be read is on no node.
@@ -245,10 +314,4 @@ fn value(twin: &TwinValue) -> Value {
         twin.metadata.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
     metadata.insert("timestamp".to_owned(), twin.timestamp_ms.to_string().into());
     json!({ "value": twin.value, "metadata": metadata })
-}
-
-fn hash(patch: &Value) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    patch.to_string().hash(&mut hasher);
-    hasher.finish()
 }

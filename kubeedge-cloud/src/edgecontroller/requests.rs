@@ -147,21 +147,33 @@ pub(super) async fn answer(api: &Api, kind: Kind, reference: &ObjectRef) -> Answ
     }
 }
 
-/// Records an event, or brings one of its name up to date. An event that fails is not worth a second attempt.
-pub(super) async fn record(api: &Api, node: &NodeName, mut event: Value) {
+/// Records an event, or brings the node's own event of its name up to date: a name can be guessed, so it does not
+/// give a right to the events of others. An event that fails is not worth a second attempt.
+pub(super) async fn record(api: &Api, node: &NodeName, event: Value) {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (namespace, name) = (text(&event["metadata"]["namespace"]), text(&event["metadata"]["name"]));
     let place = Place { kind: EVENTS, namespace: &namespace, name: &name };
     let recorded = match api.create(place, &event).await {
-        Err(error) if error.is_conflict() => {
-            event["metadata"] = json!({});
-            api.merge(place, "", &event).await
-        }
-        other => other,
+        Err(error) if error.is_conflict() => update_event(api, place, node, event).await,
+        other => other.map(drop),
     };
     if let Err(error) = recorded {
         tracing::debug!(%node, event = %name, %error, "an event of the edge was lost");
     }
+}
+
+async fn update_event(api: &Api, place: Place<'_>, node: &NodeName, mut event: Value) -> Result<(), Error> {
+    let existing = api.value(place).await?;
+    let by_node =
+        existing["source"]["host"] == node.as_str() || existing["reportingInstance"] == node.as_str();
+    if !by_node || existing["involvedObject"]["uid"] != event["involvedObject"]["uid"] {
+        tracing::debug!(%node, event = %place.name, "an event of the edge has the name of another's");
+        return Ok(());
+    }
+    // Only the event that was looked at.
+    let metadata = &existing["metadata"];
+    event["metadata"] = json!({ "uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"] });
+    api.merge(place, "", &event).await.map(drop)
 }
 
 /// The names of all edge nodes.

@@ -1,5 +1,6 @@
 //! What EdgeController decides: what goes down, what is written to the API next, what is acknowledged. Pure.
 
+mod kept;
 mod questions;
 
 use std::{
@@ -19,6 +20,7 @@ use serde_json::Value;
 
 use super::{Config, references};
 use crate::controller::{Backoff, Change, Kind, Limits, Outcome, Placement, WORTH_A_WARNING, Writes};
+use kept::Kept;
 pub(super) use questions::Plan;
 
 /// Pods.
@@ -48,6 +50,8 @@ pub(super) type WriteKey = (NodeName, ReportKey);
 pub(super) enum Wanted {
     /// What an edge reported.
     Report(Delivered<Report>),
+    /// What it had already been told last, should it have lost it.
+    Again,
     /// That the node has no session since then.
     Away { since: Timestamp },
 }
@@ -91,6 +95,8 @@ struct Session {
     online: bool,
     /// A report that came after the session ended; it holds once there is a session again.
     held: Option<Delivered<Report>>,
+    /// What the API took last of the node in this session.
+    taken: Option<NodeReport>,
 }
 
 /// The state.
@@ -100,6 +106,7 @@ pub(super) struct State {
     sessions: BTreeMap<NodeName, Session>,
     reports: Writes<WriteKey, Wanted>,
     leases: Writes<NodeName, ()>,
+    kept: Kept,
     lease_interval: Duration,
     outputs: VecDeque<Output>,
 }
@@ -114,6 +121,7 @@ impl State {
             sessions: BTreeMap::new(),
             reports: Writes::new(limits),
             leases: Writes::new(limits),
+            kept: Kept::default(),
             lease_interval: config.lease_interval,
             outputs: VecDeque::new(),
         }
@@ -121,7 +129,18 @@ impl State {
 
     /// Takes what the API tells of pods, ConfigMaps and Secrets.
     pub(super) fn handle_change(&mut self, change: Change) {
+        let about = match &change {
+            Change::Applied(object) | Change::Deleted(object) => Some(object.reference.clone()),
+            Change::Began(_) | Change::Listed(_) => None,
+        };
+        let listed = matches!(change, Change::Listed(_));
         self.placement.handle_change(change);
+        if let Some(reference) = about {
+            self.kept.handle_change(&reference, &self.placement);
+        }
+        if listed {
+            self.kept.handle_listed(&self.placement);
+        }
     }
 
     /// Takes what a node reports.
@@ -145,7 +164,8 @@ impl State {
         let FromNode { node, message } = from;
         let key = (node.clone(), ReportKey::Node);
         let waiting = self.reports.withdraw(&key);
-        let session = self.sessions.entry(node.clone()).or_insert(Session { online: false, held: None });
+        let session =
+            self.sessions.entry(node.clone()).or_insert(Session { online: false, held: None, taken: None });
         match message {
             SessionState::Online => {
                 session.online = true;
@@ -158,6 +178,7 @@ impl State {
             }
             SessionState::Offline => {
                 session.online = false;
+                session.taken = None;
                 if let Some(Wanted::Report(report)) = waiting {
                     session.held = Some(report);
                 }
@@ -180,7 +201,10 @@ impl State {
     /// Takes what became of a [`Job`].
     pub(super) fn handle_written(&mut self, key: WriteKey, wanted: Wanted, outcome: Outcome, now: Instant) {
         match outcome {
-            Outcome::Done => self.settle(key, wanted),
+            Outcome::Done => {
+                self.keep(&key.0, &wanted);
+                self.settle(key, wanted);
+            }
             Outcome::Refused(why) => {
                 tracing::warn!(node = %key.0, what = ?key.1, %why, "the API refuses what the edge reports");
                 self.settle(key, wanted);
@@ -190,6 +214,7 @@ impl State {
                 if outdated {
                     self.reports.succeeded(&key);
                 } else {
+                    self.prefer(&key, &wanted, now);
                     let failures = self.reports.failed(&key, wanted, now);
                     let (node, what) = key;
                     if failures == WORTH_A_WARNING {
@@ -203,7 +228,10 @@ impl State {
     }
 
     /// Takes what became of a renewal.
+    ///
+    /// Whatever became of it, the node's state is told again: a Lease cannot be created while its Node is missing.
     pub(super) fn handle_renewed(&mut self, node: NodeName, outcome: Outcome, now: Instant) {
+        self.tell_again(&node, now);
         match outcome {
             Outcome::Done => self.renew_again(node, now),
             Outcome::Refused(why) => {
@@ -231,7 +259,7 @@ impl State {
         // Before everything is listed, a pod that is not known may exist all the same.
         while self.placement.is_complete() {
             let (key, wanted) = self.reports.poll_write(now)?;
-            match self.decide(&key.0, &wanted) {
+            match self.decide(&key, &wanted) {
                 Ok(write) => return Some(Job { key, wanted, write }),
                 Err(why) => {
                     tracing::debug!(node = %key.0, what = ?key.1, why, "a report is dropped");
@@ -264,9 +292,10 @@ impl State {
     }
 
     /// Decides how to write what is wanted; `Err` says why it is not written at all.
-    fn decide(&self, node: &NodeName, wanted: &Wanted) -> Result<Write, &'static str> {
+    fn decide(&self, (node, what): &WriteKey, wanted: &Wanted) -> Result<Write, &'static str> {
         let report = match wanted {
             Wanted::Away { since } => return Ok(Write::Away { since: *since }),
+            Wanted::Again => return self.decide_again(node, what),
             Wanted::Report(delivered) => &delivered.message,
         };
         match report {

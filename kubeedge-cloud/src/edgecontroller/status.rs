@@ -111,6 +111,30 @@ pub(super) fn pod_status(
     Ok(json!({ "metadata": { "uid": uid.as_str() }, "status": status }))
 }
 
+/// Whether a pod's `status`, as it was reported, is no longer in the API's `pod`: another phase, another status of
+/// a condition, or a member that is missing. The rest only the node writes; it may differ in how it is written.
+pub(super) fn lacks(pod: &[u8], status: &[u8]) -> bool {
+    let pod: Value = serde_json::from_slice(pod).unwrap_or_default();
+    let Ok(reported) = serde_json::from_slice::<Map<String, Value>>(status) else { return false };
+    let has = &pod["status"];
+    let is_empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    };
+    let has_condition = |condition: &Value| {
+        let mut all = has["conditions"].as_array().into_iter().flatten();
+        all.any(|old| old["type"] == condition["type"] && old["status"] == condition["status"])
+    };
+    reported.iter().any(|(member, value)| match (member.as_str(), value) {
+        ("phase", phase) => has["phase"] != *phase,
+        ("conditions", Value::Array(conditions)) => !conditions.iter().all(has_condition),
+        (member, value) => !is_empty(value) && has[member].is_null(),
+    })
+}
+
 /// A time as Kubernetes writes it: RFC 3339 to the second, in UTC.
 pub(super) fn seconds(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
@@ -124,7 +148,7 @@ pub(super) fn micros(at: Timestamp) -> String {
 /// The reported conditions, and behind them those of types that were not reported.
 ///
 /// A condition that changes its status must not say that it did so before the status it replaces came to be: the
-/// edge does not know of the time it was away.
+/// edge does not know of the time it was away. Nor does that time change when the same is told again.
 fn merge_conditions(existing: &Value, reported: Vec<Value>, now: Timestamp) -> Vec<Value> {
     let existing = existing.as_array().map(Vec::as_slice).unwrap_or_default();
     let of = |list: &[Value], kind: &Value| list.iter().position(|condition| condition["type"] == *kind);
@@ -134,8 +158,13 @@ fn merge_conditions(existing: &Value, reported: Vec<Value>, now: Timestamp) -> V
     for condition in &mut merged {
         let Some(old) = of(existing, &condition["type"]).and_then(|at| existing.get(at)) else { continue };
         let (was, is) = (old["lastTransitionTime"].as_str(), condition["lastTransitionTime"].as_str());
-        if old["status"] != condition["status"] && was >= is && condition.is_object() {
+        if was < is || !condition.is_object() {
+            continue;
+        }
+        if old["status"] != condition["status"] {
             condition["lastTransitionTime"] = seconds(now).into();
+        } else if let Some(was) = was {
+            condition["lastTransitionTime"] = was.into();
         }
     }
     merged.extend(kept);

@@ -169,3 +169,19 @@ async fn a_snapshot_is_given_only_when_devices_and_models_were_listed() {
         eventually("a snapshot", async || running.outside.snapshots.call(node("edge-1"), LONG).await.ok());
     assert_eq!(snapshot.await.len(), 1);
 }
+
+#[tokio::test]
+async fn a_device_replaced_without_its_status_gets_it_back() {
+    let cluster = Cluster::start().await;
+    let oven = uid(&cluster.create(DEVICES, &device("edge-1")).await);
+    let mut running = run(cluster.client(), Duration::ZERO);
+    running.told().await;
+    running.report("edge-1", 1, &oven, "180");
+    running.acked().await;
+    cluster.merge(DEVICES, "default", "oven", &json!({ "status": null })).await;
+    let back = async || {
+        let oven = cluster.get(DEVICES, "default", "oven").await?;
+        (oven["status"]["twins"][0]["reported"]["value"] == "180").then_some(())
+    };
+    eventually("the status", back).await;
+}

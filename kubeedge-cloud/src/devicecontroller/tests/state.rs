@@ -247,3 +247,67 @@ fn a_report_waits_until_it_is_known_which_devices_exist() {
     assert!(state.poll_write(now).is_none());
     assert_eq!((acked(&mut state), state.poll_timeout(), state.is_complete()), (vec![], None, false));
 }
+
+fn with_status(device: &Object, patch: &Value) -> Object {
+    let mut json: Value = serde_json::from_slice(&device.json).unwrap();
+    json["status"] = patch["status"].clone();
+    object(&json)
+}
+
+#[test]
+fn a_status_that_somebody_deleted_is_written_again_without_a_new_report() {
+    let mut now = Instant::now();
+    let second = Duration::from_secs(1);
+    let one = device("one", "d1", "edge-1", "meter");
+    let mut state = listed(&Config::default(), &[&one]);
+    told(&mut state);
+    state.handle_report(report("edge-1", 1, "one", "d1", "21"), now);
+    let job = state.poll_write(now).unwrap();
+    let full = with_status(&one, &job.patch);
+    state.handle_written(job, Outcome::Done, now);
+    assert_eq!(acked(&mut state), [(node("edge-1"), 1)]);
+    now += second;
+    state.handle_change(Change::Applied(full));
+    assert_eq!(written(&mut state, now, Outcome::Done), None, "the API has it");
+
+    state.handle_change(Change::Applied(one.clone()));
+    assert_eq!(written(&mut state, now, Outcome::Retry("503".to_owned())), Some("21".into()));
+    now += second;
+    assert_eq!(written(&mut state, now, Outcome::Done), Some("21".into()));
+    assert_eq!(acked(&mut state), [], "it was acknowledged before");
+
+    now += second;
+    state.handle_change(Change::Applied(one.clone()));
+    state.handle_report(report("edge-1", 2, "one", "d1", "21"), now);
+    assert_eq!(written(&mut state, now, Outcome::Done), Some("21".into()), "though it repeats the last");
+    assert_eq!(acked(&mut state), [(node("edge-1"), 2)]);
+
+    now += second;
+    state.handle_change(Change::Applied(device("one", "d1", "edge-2", "meter")));
+    assert_eq!(written(&mut state, now, Outcome::Done), None, "it is on another node now");
+}
+
+#[test]
+fn a_change_during_a_write_does_not_bring_back_an_older_status() {
+    let mut now = Instant::now();
+    let one = device("one", "d1", "edge-1", "meter");
+    let mut state = listed(&Config::default(), &[&one]);
+    state.handle_report(report("edge-1", 1, "one", "d1", "21"), now);
+    assert_eq!(written(&mut state, now, Outcome::Done), Some("21".into()));
+    now += Duration::from_secs(1);
+    state.handle_report(report("edge-1", 2, "one", "d1", "22"), now);
+    let job = state.poll_write(now).unwrap();
+    state.handle_change(Change::Applied(with_status(&one, &job.patch)));
+    assert!(state.poll_write(now).is_none());
+    state.handle_written(job, Outcome::Done, now);
+    now += Duration::from_secs(1);
+    assert_eq!(written(&mut state, now, Outcome::Done), None, "the watch was only faster than the answer");
+
+    state.handle_report(report("edge-1", 3, "one", "d1", "23"), now);
+    let job = state.poll_write(now).unwrap();
+    state.handle_change(Change::Applied(one));
+    assert!(state.poll_write(now).is_none());
+    state.handle_written(job, Outcome::Done, now);
+    now += Duration::from_secs(1);
+    assert_eq!(written(&mut state, now, Outcome::Done), Some("23".into()), "the newest");
+}

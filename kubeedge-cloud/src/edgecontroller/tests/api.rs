@@ -334,6 +334,22 @@ async fn a_node_registers_is_kept_alive_goes_unknown_and_comes_back_while_its_po
 }
 
 #[tokio::test]
+async fn a_node_with_a_session_whose_object_is_deleted_comes_back() {
+    let cluster = Cluster::start().await;
+    let mut running = run(cluster.client(), quick());
+    running.session("edge-1", SessionState::Online);
+    running.report("edge-1", 1, node_report("edge-1"));
+    running.acked(1).await;
+    let first = uid(&cluster.get(NODES, "", "edge-1").await.unwrap());
+    cluster.remove(NODES, "", "edge-1", &first).await;
+    let back = async || {
+        let node = cluster.get(NODES, "", "edge-1").await?;
+        (ready(&node)["status"] == "True" && uid(&node) != first).then_some(())
+    };
+    eventually("the node", back).await;
+}
+
+#[tokio::test]
 async fn a_node_cannot_speak_for_another() {
     let cluster = Cluster::start().await;
     let mut running = run(cluster.client(), quick());
@@ -391,6 +407,39 @@ async fn an_event_of_the_node_is_recorded_and_counted() {
             async || cluster.get(EVENTS, "default", "web.1").await.filter(|event| event["count"] == count);
         let event = eventually("the event", counted).await;
         assert_eq!(event["source"]["host"], "edge-1");
+    }
+}
+
+#[tokio::test]
+async fn an_event_of_another_is_not_rewritten_by_one_of_its_name() {
+    let cluster = Cluster::start().await;
+    cluster.create(PODS, &pod("web", "edge-1", None)).await;
+    let event = |name: &str, about: &str, host: &str, message: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Event", "metadata": { "namespace": "default", "name": name },
+            "involvedObject": { "kind": "Pod", "namespace": "default", "name": "web", "uid": about },
+            "source": { "host": host }, "message": message,
+        })
+    };
+    cluster.create(EVENTS, &event("of-another-node", "p1", "edge-2", "true")).await;
+    cluster.create(EVENTS, &event("of-nobody", "p1", "", "true")).await;
+    cluster.create(EVENTS, &event("about-another-pod", "p2", "edge-1", "true")).await;
+    cluster.create(EVENTS, &event("own", "p1", "edge-1", "true")).await;
+    let (client, gate) = cluster.client_behind("/none");
+    let running = run(client, quick());
+    running.outside.snapshots.call(node("edge-1"), LONG).await.unwrap();
+    for name in ["of-another-node", "of-nobody", "about-another-pod", "own"] {
+        let json = event(name, "p1", "edge-1", "false").to_string().into();
+        let message = Upload::Event(UploadedEvent { json });
+        running.outside.uploads.send(FromNode { node: node("edge-1"), message }).unwrap();
+    }
+    // Each was tried to be created; only the own one is merged into.
+    eventually("all attempts", async || (gate.writes() >= 5).then_some(())).await;
+    let said = async |name: &str| cluster.get(EVENTS, "default", name).await.unwrap()["message"].clone();
+    eventually("the own event", async || (said("own").await == "false").then_some(())).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    for name in ["of-another-node", "of-nobody", "about-another-pod"] {
+        assert_eq!(said(name).await, "true", "{name}");
     }
 }
 

@@ -453,3 +453,97 @@ fn an_event_is_taken_only_about_the_node_itself_and_its_pods() {
     assert!(read("edge-1", "Node", "edge-2", "default").is_err());
     assert!(read("edge-1", "Secret", "web", "default").is_err());
 }
+
+fn again(state: &mut State, now: Instant) -> Option<Job> {
+    state.poll_renewal(now).expect("a renewal is due");
+    state.handle_renewed(node("edge-1"), Outcome::Done, now);
+    state.poll_write(now)
+}
+
+#[test]
+fn what_the_api_took_of_a_node_is_told_again_with_each_renewal_and_not_after_the_session() {
+    let mut now = Instant::now();
+    let mut state = listed(&[]);
+    session(&mut state, SessionState::Online, now);
+    assert!(again(&mut state, now).is_none(), "nothing is known yet");
+    state.handle_report(from("edge-1", 1, node_report()), now);
+    let job = state.poll_write(now).unwrap();
+    finish(&mut state, job, Outcome::Done, now);
+    assert_eq!(acked(&mut state), [(node("edge-1"), 1)]);
+
+    for outcome in [Outcome::Done, Outcome::Retry("the node does not exist".to_owned())] {
+        now += Duration::from_secs(10);
+        state.poll_renewal(now).unwrap();
+        state.handle_renewed(node("edge-1"), outcome, now);
+        let job = state.poll_write(now).unwrap();
+        assert!(matches!(&job.write, Write::Node(_)), "{job:?}");
+        finish(&mut state, job, Outcome::Done, now);
+        assert_eq!(acked(&mut state), [], "it was acknowledged before");
+    }
+
+    now += Duration::from_secs(10);
+    state.poll_renewal(now).unwrap();
+    session(&mut state, SessionState::Offline, now);
+    state.handle_renewed(node("edge-1"), Outcome::Done, now);
+    let job = state.poll_write(now).unwrap();
+    assert!(matches!(&job.write, Write::Away { .. }), "{job:?}");
+    finish(&mut state, job, Outcome::Done, now);
+    assert!(state.poll_write(now).is_none());
+}
+
+#[test]
+fn a_newer_report_is_never_replaced_by_what_is_told_again() {
+    let mut now = Instant::now();
+    let newer = |number| {
+        let json = r#"{"metadata":{"name":"edge-1"},"status":{"phase":"newer"}}"#;
+        from("edge-1", number, Report::Node(NodeReport { json: json.into() }))
+    };
+    let mut state = listed(&[]);
+    session(&mut state, SessionState::Online, now);
+    state.handle_report(from("edge-1", 1, node_report()), now);
+    let job = state.poll_write(now).unwrap();
+    finish(&mut state, job, Outcome::Done, now);
+
+    state.handle_report(newer(2), now);
+    let job = state.poll_write(now).unwrap();
+    assert!(again(&mut state, now).is_none(), "one at a time");
+    finish(&mut state, job, Outcome::Retry("503".to_owned()), now);
+    now += Duration::from_secs(5);
+    let job = state.poll_write(now).unwrap();
+    assert_eq!(job.wanted, Wanted::Report(newer(2).message), "the failed report comes first");
+    finish(&mut state, job, Outcome::Done, now);
+
+    now += Duration::from_secs(5);
+    let job = again(&mut state, now).unwrap();
+    let Write::Node(report) = &job.write else { panic!("{job:?}") };
+    assert!(std::str::from_utf8(&report.json).unwrap().contains("newer"));
+}
+
+#[test]
+fn a_pods_status_that_another_has_changed_is_told_again_with_the_next_renewal() {
+    let mut now = Instant::now();
+    let web = pod("web", "p1", "edge-1", &[]);
+    let with = |ready: &str| {
+        let conditions = json!([{ "type": "Ready", "status": ready }]);
+        changed(&web, |json| json["status"] = json!({ "phase": "Running", "conditions": conditions }))
+    };
+    let mut state = listed(&[&web]);
+    session(&mut state, SessionState::Online, now);
+    let status = r#"{"phase":"Running","conditions":[{"type":"Ready","status":"True"}]}"#;
+    state.handle_report(from("edge-1", 1, pod_report("web", "p1", PodState::Status(status.into()))), now);
+    let job = state.poll_write(now).unwrap();
+    finish(&mut state, job, Outcome::Done, now);
+    state.handle_change(Change::Applied(with("True")));
+    assert!(again(&mut state, now).is_none(), "the API has it");
+
+    now += Duration::from_secs(10);
+    state.handle_change(Change::Applied(with("False")));
+    let job = again(&mut state, now).unwrap();
+    assert!(matches!(&job.write, Write::PodStatus { status: told, .. } if *told == status), "{job:?}");
+    finish(&mut state, job, Outcome::Done, now);
+
+    now += Duration::from_secs(10);
+    state.handle_change(Change::Applied(with("False")));
+    state.handle_change(Change::Applied(pod("web", "p2", "edge-1", &[])));
+    assert!(again(&mut state, now).is_none(), "the next pod of that name has nothing to get back");
+}

@@ -1,0 +1,131 @@
+//! What the API has taken of nodes and pods, kept so that it can be told again if others undo it.
+//!
+//! An edge does not repeat what was acknowledged. But while the cloud side cannot reach the API, the node lifecycle
+//! controller sets a node's conditions to Unknown and its pods to not ready, and an operator may delete a Node
+//! whose edge is connected. So with each renewal of a Lease the state of the node is compared again, and that of
+//! its pods that changed in the API since the last renewal.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
+
+use kubeedge_core::{
+    id::NodeName,
+    message::{ObjectRef, PodReport, PodState, Report, ReportKey},
+};
+
+use super::{State, Wanted, Write, WriteKey};
+use crate::{controller::Placement, edgecontroller::status};
+
+/// The last status that the API took of each pod: of no more pods than there are on nodes.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pods: BTreeMap<ObjectRef, (NodeName, PodReport)>,
+    /// The pods that changed in the API since they were compared.
+    changed: BTreeMap<NodeName, BTreeSet<ObjectRef>>,
+}
+
+impl Kept {
+    /// Takes that `reference`, which may be a pod, has changed.
+    pub(super) fn handle_change(&mut self, reference: &ObjectRef, placement: &Placement) {
+        let Some((node, report)) = self.pods.get(reference) else { return };
+        if is_current(placement, node, report) {
+            self.changed.entry(node.clone()).or_default().insert(reference.clone());
+        } else {
+            self.forget(reference);
+        }
+    }
+
+    /// Takes that everything was listed: pods may have gone unseen.
+    pub(super) fn handle_listed(&mut self, placement: &Placement) {
+        let gone = self.pods.values().filter(|(node, report)| !is_current(placement, node, report));
+        let gone: Vec<ObjectRef> = gone.map(|(_, report)| report.reference.clone()).collect();
+        for reference in gone {
+            self.forget(&reference);
+        }
+    }
+
+    fn keep(&mut self, node: &NodeName, report: &PodReport, placement: &Placement) {
+        match report.state {
+            PodState::Status(_) if is_current(placement, node, report) => {
+                self.pods.insert(report.reference.clone(), (node.clone(), report.clone()));
+            }
+            PodState::Status(_) | PodState::Gone => self.forget(&report.reference),
+        }
+    }
+
+    fn forget(&mut self, reference: &ObjectRef) {
+        let Some((node, _)) = self.pods.remove(reference) else { return };
+        if let Some(changed) = self.changed.get_mut(&node) {
+            changed.remove(reference);
+            if changed.is_empty() {
+                self.changed.remove(&node);
+            }
+        }
+    }
+}
+
+impl State {
+    /// Keeps what the API has taken.
+    pub(super) fn keep(&mut self, node: &NodeName, wanted: &Wanted) {
+        let Wanted::Report(delivered) = wanted else { return };
+        match &delivered.message {
+            Report::Node(report) => {
+                if let Some(session) = self.sessions.get_mut(node).filter(|session| session.online) {
+                    session.taken = Some(report.clone());
+                }
+            }
+            Report::Pod(report) => self.kept.keep(node, report, &self.placement),
+            Report::Device(_) => {}
+        }
+    }
+
+    /// Wants the state of a node that has a session told again, and that of its pods that changed. What waits to be
+    /// told is newer and stays.
+    pub(super) fn tell_again(&mut self, node: &NodeName, now: Instant) {
+        let Some(session) = self.sessions.get(node).filter(|session| session.online) else { return };
+        let of_node = session.taken.is_some().then_some(ReportKey::Node);
+        let changed = self.kept.changed.remove(node).unwrap_or_default();
+        let pods = changed.into_iter().filter_map(|reference| self.kept.pods.get(&reference));
+        let of_pods = pods.map(|(_, report)| ReportKey::Pod(report.reference.clone(), report.uid.clone()));
+        for what in of_node.into_iter().chain(of_pods) {
+            let key = (node.clone(), what);
+            if !self.reports.is_waiting(&key) {
+                self.reports.put(key, Wanted::Again, now);
+            }
+        }
+    }
+
+    /// A report that failed is newer than what was to be told again behind it.
+    pub(super) fn prefer(&mut self, key: &WriteKey, failed: &Wanted, now: Instant) {
+        if *failed == Wanted::Again {
+            return;
+        }
+        if let Some(waiting) = self.reports.withdraw(key).filter(|waiting| *waiting != Wanted::Again) {
+            self.reports.put(key.clone(), waiting, now);
+        }
+    }
+
+    /// Decides how to tell what is known by now; `Err` says why there is no need.
+    pub(super) fn decide_again(&self, node: &NodeName, what: &ReportKey) -> Result<Write, &'static str> {
+        match what {
+            ReportKey::Node => {
+                let taken = self.sessions.get(node).and_then(|session| session.taken.clone());
+                taken.map(Write::Node).ok_or("the session has ended")
+            }
+            ReportKey::Pod(reference, _) => {
+                let (_, report) = self.kept.pods.get(reference).ok_or("the pod is gone")?;
+                let write = self.decide_pod(node, report)?;
+                let lost = matches!(&write, Write::PodStatus { pod, status, .. } if status::lacks(&pod.json, status));
+                if lost { Ok(write) } else { Err("the API still has it") }
+            }
+            ReportKey::Device(_) => Err("devices are DeviceController's"),
+        }
+    }
+}
+
+/// Whether the pod that is reported is still the one of its name, and on that node.
+fn is_current(placement: &Placement, node: &NodeName, report: &PodReport) -> bool {
+    placement.root(&report.reference).is_some_and(|(pod, placed)| pod.uid == report.uid && placed == node)
+}
