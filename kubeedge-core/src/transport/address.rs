@@ -30,6 +30,7 @@ impl Address {
     }
 
     /// The host without its port, in which form certificates carry it.
+    #[cfg(any(test, feature = "quic"))]
     pub(super) fn host(&self) -> &str {
         &self.host
     }
