@@ -98,6 +98,7 @@ impl<K: Ord + Clone, V> Writes<K, V> {
     }
 
     /// Whether a write of `key` is in flight.
+    #[cfg(any(test, feature = "devicecontroller"))]
     pub(crate) fn is_busy(&self, key: &K) -> bool {
         self.entries.get(key).is_some_and(|entry| entry.busy)
     }
