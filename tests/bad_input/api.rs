@@ -105,7 +105,9 @@ async fn each_wrong_request_gets_a_status_that_names_what_is_wrong() -> Result<(
     let config = Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
     let client = Client::try_from(config.clone())?;
     let mut before = None;
-    for _ in 0..2 {
+    // The allocator has an arena for each thread of cloudcore, and some rounds pass until each has held a large
+    // body; what is lost with each round would show in those that follow.
+    for round in 0..12 {
         for (method, path, kind, body, code, words) in REQUESTS {
             let status = refused(&client, method, path, kind, body.as_bytes().to_vec()).await?;
             ensure!(status.code == code && status.message.contains(words), "{path} {body}: {status:?}");
@@ -121,10 +123,11 @@ async fn each_wrong_request_gets_a_status_that_names_what_is_wrong() -> Result<(
         let path = "/api/v1/namespaces/default/configmaps";
         let status = refused(&client, "POST", path, "application/json", deep.into_bytes()).await?;
         ensure!(status.code == 400 && status.message.len() < 1000, "{status:?}");
-        if let Some(before) = before.replace(site.cloud_memory()?) {
-            crate::Memory::has_not_grown(&before)?;
+        if round == 5 {
+            before = Some(site.cloud_memory()?);
         }
     }
+    before.context("there are more rounds than five")?.has_not_grown()?;
     for token in [None, Some("wrong"), Some("")] {
         let mut config = config.clone();
         config.auth_info.token = token.map(|token| token.to_owned().into());
