@@ -55,7 +55,7 @@ fn tests(filter: Option<&str>, real_parts: bool) -> Command {
         command.args(["nextest", "run", "--no-fail-fast"]).args(scope);
         if !real_parts {
             let real: Vec<_> = REAL.iter().map(|name| format!("binary({name})")).collect();
-            command.args(["--filter-expr", &format!("not ({})", real.join(" or "))]);
+            command.args(["-E", &format!("not ({})", real.join(" or "))]);
         }
         command.args(filter);
     } else {
