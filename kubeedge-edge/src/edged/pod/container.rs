@@ -1,0 +1,76 @@
+//! What a Pod asks for one of its containers.
+
+use std::collections::BTreeMap;
+
+use super::Security;
+use crate::edged::quantity::Quantity;
+
+members! {
+    Container {
+        name: String,
+        image: String,
+        image_pull_policy: String,
+        command: Vec<String>,
+        args: Vec<String>,
+        working_dir: String,
+        env: Vec<EnvVar>,
+        env_from: Vec<EnvFrom>,
+        ports: Vec<Port>,
+        resources: Requirements,
+        volume_mounts: Vec<VolumeMount>,
+        security_context: Security,
+        restart_policy: String,
+        stdin: bool,
+        tty: bool,
+    }
+    Port {
+        container_port: u16,
+        host_port: u16,
+        #[serde(rename = "hostIP")]
+        host_ip: String,
+        protocol: String,
+    }
+    Requirements {
+        requests: BTreeMap<String, Quantity>,
+        limits: BTreeMap<String, Quantity>,
+    }
+    EnvVar {
+        name: String,
+        value: String,
+        value_from: Option<ValueFrom>,
+    }
+    ValueFrom {
+        config_map_key_ref: Option<KeyReference>,
+        secret_key_ref: Option<KeyReference>,
+        field_ref: Option<FieldReference>,
+        resource_field_ref: Option<ResourceFieldReference>,
+    }
+    KeyReference {
+        name: String,
+        key: String,
+        optional: bool,
+    }
+    FieldReference {
+        field_path: String,
+    }
+    ResourceFieldReference {
+        container_name: String,
+        resource: String,
+        divisor: Option<Quantity>,
+    }
+    EnvFrom {
+        prefix: String,
+        config_map_ref: Option<NameReference>,
+        secret_ref: Option<NameReference>,
+    }
+    NameReference {
+        name: String,
+        optional: bool,
+    }
+    VolumeMount {
+        name: String,
+        mount_path: String,
+        sub_path: String,
+        read_only: bool,
+    }
+}
