@@ -1,4 +1,4 @@
-//! Our figures, each by its name. The one door to them: what README says was read here.
+//! What the release binaries cost when nothing happens.
 
 use std::{
     fs,
@@ -9,41 +9,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
+use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::release;
 use crate::{
     Output,
-    check::target_folder,
-    run::{cargo, step},
     site::{Binaries, Cloud, Edge, EdgeOptions, wait_for},
 };
 
-/// What can be measured.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum Name {
-    /// Memory and size of the release binaries: edgecore idle with one pod and one device, cloudcore standalone idle.
-    Footprint,
-}
-
-/// Measures and prints.
-pub(crate) fn run(name: Name, output: Output) -> Result<()> {
-    match name {
-        Name::Footprint => {
-            let footprint = footprint(output)?;
-            match output {
-                Output::Json => println!("{}", serde_json::to_string(&footprint)?),
-                Output::Text => footprint.print(),
-            }
-        }
-    }
-    Ok(())
-}
-
 /// What `footprint` measures.
 #[derive(Debug, Serialize)]
-struct Footprint {
+pub(super) struct Footprint {
     edgecore_rss_kib: u64,
     edgecore_binary_bytes: u64,
     edgecore_write_bytes_per_minute: u64,
@@ -53,7 +30,7 @@ struct Footprint {
 }
 
 impl Footprint {
-    fn print(&self) {
+    pub(super) fn print(&self) {
         println!("edgecore, idle with one pod and one device");
         println!("  resident memory     {:>8} KiB", self.edgecore_rss_kib);
         println!("  binary, stripped    {:>8} KiB", self.edgecore_binary_bytes >> 10);
@@ -68,19 +45,8 @@ impl Footprint {
 /// 20 s: start-up work is over after one, and memory that grows shows within it.
 const SETTLE: Duration = Duration::from_secs(20);
 
-fn footprint(output: Output) -> Result<Footprint> {
-    let mut build = cargo();
-    build.args(["build", "--release", "--package", "edgecore", "--package", "cloudcore"]);
-    if output == Output::Json {
-        build.arg("--quiet").stdout(Stdio::null());
-        let status = build.status().context("cannot run cargo")?;
-        if !status.success() {
-            bail!("the release build failed");
-        }
-    } else {
-        step(&mut build)?;
-    }
-    let release = target_folder()?.join("release");
+pub(super) fn footprint(output: Output) -> Result<Footprint> {
+    let release = release(&["--package", "edgecore", "--package", "cloudcore"], output)?;
     let folder = tempfile::tempdir()?;
     let (cloudcore, edgecore, start_to_ready) = start(folder.path(), &release)?;
     let (cloud, edge) = (cloudcore.pid().context("no cloudcore")?, edgecore.pid().context("no edgecore")?);
