@@ -11,6 +11,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod device;
+#[cfg(feature = "dmi")]
+pub mod dmi;
 pub mod group;
 pub mod hub;
 pub mod id;

@@ -34,7 +34,19 @@ where
 {
     let shared = Arc::new(LatestShared { name, key, state: Mutex::default(), changed: Notify::new() });
     shared.lock().senders = 1;
-    (LatestSender { shared: shared.clone() }, LatestReceiver { shared })
+    (LatestSender { shared: shared.clone(), tee: None }, LatestReceiver { shared })
+}
+
+/// Joins two pipes for the same states to one: each message goes to both.
+///
+/// A receiver that has gone does not keep the other from receiving; [`Closed`] says that both have.
+pub fn tee<K, T: Clone>(mut first: LatestSender<K, T>, second: LatestSender<K, T>) -> LatestSender<K, T> {
+    let next = match first.tee.take() {
+        None => second,
+        Some(before) => tee(*before.next, second),
+    };
+    first.tee = Some(Tee { copy: T::clone, next: Box::new(next) });
+    first
 }
 
 struct LatestShared<K, T> {
@@ -74,6 +86,13 @@ impl<K, T> LatestShared<K, T> {
 /// The sending end of [`latest`]; cloneable.
 pub struct LatestSender<K, T> {
     shared: Arc<LatestShared<K, T>>,
+    tee: Option<Tee<K, T>>,
+}
+
+/// Where else a message goes, and how a second one is made of it.
+struct Tee<K, T> {
+    copy: fn(&T) -> T,
+    next: Box<LatestSender<K, T>>,
 }
 
 impl<K: Ord + Clone, T> LatestSender<K, T> {
@@ -82,6 +101,12 @@ impl<K: Ord + Clone, T> LatestSender<K, T> {
     /// # Errors
     /// If the receiver is gone.
     pub fn send(&self, message: T) -> Result<(), Closed> {
+        let Some(tee) = &self.tee else { return self.send_here(message) };
+        let next = tee.next.send((tee.copy)(&message));
+        self.send_here(message).or(next)
+    }
+
+    fn send_here(&self, message: T) -> Result<(), Closed> {
         let key = (self.shared.key)(&message);
         let mut state = self.shared.lock();
         if state.receiver_gone {
@@ -107,7 +132,8 @@ impl<K: Ord + Clone, T> LatestSender<K, T> {
 impl<K, T> Clone for LatestSender<K, T> {
     fn clone(&self) -> Self {
         self.shared.lock().senders += 1;
-        Self { shared: self.shared.clone() }
+        let tee = self.tee.as_ref().map(|tee| Tee { copy: tee.copy, next: tee.next.clone() });
+        Self { shared: self.shared.clone(), tee }
     }
 }
 
@@ -531,6 +557,26 @@ mod tests {
         tokio::task::yield_now().await;
         drop((sender, other));
         assert_eq!(task.await.unwrap(), (Some((1, "a")), None));
+    }
+
+    #[tokio::test]
+    async fn three_pipes_joined_each_receive_everything_until_they_go() {
+        let ((a, mut from_a), (b, mut from_b), (c, from_c)) =
+            (latest("a", first), latest("b", first), latest("c", first));
+        let sender = tee(tee(a, b), c);
+        let other = sender.clone();
+        drop(from_c);
+        sender.send((1, "a")).unwrap();
+        other.send((1, "b")).unwrap();
+        drop(sender);
+        for receiver in [&mut from_a, &mut from_b] {
+            assert_eq!(receiver.try_recv(), Some((1, "b")));
+        }
+        drop(from_a);
+        other.send((2, "c")).unwrap();
+        assert_eq!(from_b.recv().await, Some((2, "c")));
+        drop(other);
+        assert_eq!(from_b.recv().await, None);
     }
 
     #[test]

@@ -11,7 +11,10 @@ use crate::{
 
 /// The libraries, and the features of each that must build alone.
 const FEATURES: [(&str, &[&str]); 4] = [
-    ("kubeedge-core", &["", "quic", "websocket", "redb", "containerd", "process", "tls", "conformance"]),
+    (
+        "kubeedge-core",
+        &["", "quic", "websocket", "redb", "containerd", "dmi", "process", "tls", "conformance"],
+    ),
     ("kubeedge-edge", &["", "edgehub", "metamanager", "devicetwin", "edged", "eventbus", "servicebus"]),
     ("kubeedge-cloud", &["", "cloudhub", "edgecontroller", "devicecontroller", "standalone", "pki"]),
     ("kubeedge-device", &["", "mapper", "thermometer"]),

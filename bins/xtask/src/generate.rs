@@ -6,24 +6,37 @@ use anyhow::{Context, Result, bail};
 
 use crate::run::root;
 
-/// Where each description is, where its code goes, and whether it describes a gRPC service.
-const SOURCES: [Source; 2] = [
+/// Where each description is, where its code goes, and what of it is needed.
+const SOURCES: [Source; 3] = [
     Source {
         proto: "kubeedge-core/proto/link.proto",
         out: "kubeedge-core/src/wire/kubeedge.link.v1.rs",
-        grpc: false,
+        code: Code::Messages,
     },
     Source {
         proto: "kubeedge-core/proto/cri.proto",
         out: "kubeedge-core/src/runtime/cri/runtime.v1.rs",
-        grpc: true,
+        code: Code::Client,
+    },
+    Source {
+        proto: "kubeedge-core/proto/dmi.proto",
+        out: "kubeedge-core/src/dmi/v1beta1.rs",
+        code: Code::ClientAndServer,
     },
 ];
 
 struct Source {
     proto: &'static str,
     out: &'static str,
-    grpc: bool,
+    code: Code,
+}
+
+enum Code {
+    Messages,
+    /// Messages, and clients of the gRPC services.
+    Client,
+    /// Both ends of the gRPC services. Maps are ordered, so that the same message always has the same bytes.
+    ClientAndServer,
 }
 
 /// Generates all code, or only compares it with what is there.
@@ -48,10 +61,17 @@ fn generate(source: &Source) -> Result<String> {
     let folder = proto.parent().unwrap_or(Path::new("."));
     let descriptors = protox::compile([&proto], [folder])?;
     let out = tempfile::tempdir()?;
-    if source.grpc {
-        tonic_prost_build::configure().build_server(false).out_dir(out.path()).compile_fds(descriptors)?;
-    } else {
-        prost_build::Config::new().bytes(["."]).out_dir(out.path()).compile_fds(descriptors)?;
+    let out_dir = out.path();
+    match source.code {
+        Code::Messages => {
+            prost_build::Config::new().bytes(["."]).out_dir(out_dir).compile_fds(descriptors)?;
+        }
+        Code::Client => {
+            tonic_prost_build::configure().build_server(false).out_dir(out_dir).compile_fds(descriptors)?;
+        }
+        Code::ClientAndServer => {
+            tonic_prost_build::configure().btree_map(".").out_dir(out_dir).compile_fds(descriptors)?;
+        }
     }
     let mut files = fs::read_dir(out.path())?;
     let file = files.next().context("nothing was generated")??;

@@ -11,7 +11,7 @@ pub mod conformance;
 pub mod memory;
 mod spec;
 
-pub use spec::{AccessMode, DeviceSpec, PropertySpec, PropertyType, SpecError};
+pub use spec::{AccessMode, DeviceSource, DeviceSpec, PropertySpec, PropertyType, SpecError};
 
 /// Speaks a device's protocol, such as Modbus.
 #[async_trait]

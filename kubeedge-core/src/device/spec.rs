@@ -1,5 +1,6 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -18,6 +19,23 @@ pub struct DeviceSpec {
     pub properties: Vec<PropertySpec>,
     /// Whether, and every how many milliseconds, the connection state goes to the cloud.
     pub state_report_cycle_ms: Option<u64>,
+    /// The two objects as they came, for those who need more of them.
+    pub source: DeviceSource,
+}
+
+/// The JSON of a Device and its DeviceModel; clones share it.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct DeviceSource {
+    /// The Device.
+    pub device: Bytes,
+    /// The DeviceModel.
+    pub model: Bytes,
+}
+
+impl fmt::Debug for DeviceSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DeviceSource({} + {} bytes)", self.device.len(), self.model.len())
+    }
 }
 
 /// A property of a device: what the model says of it, and what the device makes of that.
@@ -191,9 +209,18 @@ impl DeviceSpec {
     /// # Errors
     /// If one of them is not what its CRD says, naming the field.
     pub fn from_json(device: &[u8], model: &[u8]) -> Result<Self, SpecError> {
-        let device: DeviceJson =
-            serde_json::from_slice(device).map_err(|source| SpecError::Json { what: "Device", source })?;
-        let model: ModelJson = serde_json::from_slice(model)
+        let (device, model) = (Bytes::copy_from_slice(device), Bytes::copy_from_slice(model));
+        Self::from_source(DeviceSource { device, model })
+    }
+
+    /// As [`DeviceSpec::from_json`], without copying the JSON.
+    ///
+    /// # Errors
+    /// If one of them is not what its CRD says, naming the field.
+    pub fn from_source(source: DeviceSource) -> Result<Self, SpecError> {
+        let device: DeviceJson = serde_json::from_slice(&source.device)
+            .map_err(|source| SpecError::Json { what: "Device", source })?;
+        let model: ModelJson = serde_json::from_slice(&source.model)
             .map_err(|source| SpecError::Json { what: "DeviceModel", source })?;
         let id = DeviceId::new(device.metadata.namespace, device.metadata.name)
             .map_err(|error| field("metadata", error.to_string()))?;
@@ -218,6 +245,7 @@ impl DeviceSpec {
                 .state_report
                 .filter(|report| report.report_to_cloud)
                 .map(|report| cycle(report.report_cycle)),
+            source,
         })
     }
 

@@ -8,8 +8,8 @@ use std::{
 
 use kubeedge_core::{
     device::{
-        AccessMode, DeviceAssignment, DeviceError, DeviceSpec, PropertySpec, PropertyType, Reading,
-        ReadingContent,
+        AccessMode, DeviceAssignment, DeviceError, DeviceSource, DeviceSpec, PropertySpec, PropertyType,
+        Reading, ReadingContent,
     },
     id::DeviceId,
 };
@@ -362,6 +362,7 @@ fn is_same_connection(a: &DeviceSpec, b: &DeviceSpec) -> bool {
     let stripped = |spec: &DeviceSpec| {
         let mut spec = spec.clone();
         spec.state_report_cycle_ms = None;
+        spec.source = DeviceSource::default();
         for property in &mut spec.properties {
             property.desired = None;
             property.collect_cycle_ms = 0;

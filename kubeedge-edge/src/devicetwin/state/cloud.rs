@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use kubeedge_core::{
-    device::DeviceSpec,
+    device::{DeviceSource, DeviceSpec},
     id::DeviceId,
     message::{Object, ObjectEvent, ObjectRef},
     wire::topic::NodeTopic,
@@ -215,7 +215,9 @@ impl State {
         if model.is_none() {
             tracing::info!(device = %id, model = seen.model, "the device waits for its model");
         }
-        let spec = model.and_then(|model| match DeviceSpec::from_json(&seen.object.json, &model.json) {
+        let source =
+            |model: &Object| DeviceSource { device: seen.object.json.clone(), model: model.json.clone() };
+        let spec = model.and_then(|model| match DeviceSpec::from_source(source(model)) {
             Ok(spec) => Some(Arc::new(spec)),
             Err(error) => {
                 tracing::warn!(device = %id, %error, "the device fits no mapper");
