@@ -9,9 +9,12 @@ use crate::id::DeviceId;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod memory;
+mod push;
 mod spec;
+mod value;
 
-pub use spec::{AccessMode, DeviceSource, DeviceSpec, PropertySpec, PropertyType, SpecError};
+pub use push::{HttpPush, MqttPush, PushMethod, Unsupported};
+pub use spec::{AccessMode, DeviceSource, DeviceSpec, MethodSpec, PropertySpec, PropertyType, SpecError};
 
 /// Speaks a device's protocol, such as Modbus.
 #[async_trait]
@@ -112,6 +115,32 @@ impl Reading {
             ReadingContent::State(_) => None,
         };
         (self.device.clone(), property)
+    }
+}
+
+/// A value that was read from a device: an occurrence, of which each one matters, unlike [`Reading`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// The device.
+    pub device: DeviceId,
+    /// The property's name.
+    pub property: String,
+    /// Its value.
+    pub value: String,
+    /// When it was read, milliseconds since the Unix epoch.
+    pub timestamp_ms: u64,
+    /// Where the device wants it pushed.
+    pub push: Arc<[PushMethod]>,
+}
+
+impl Sample {
+    /// How many bytes it takes in memory, about; for a pipe that weighs.
+    pub fn size(&self) -> usize {
+        size_of::<Self>()
+            + self.device.namespace().len()
+            + self.device.name().len()
+            + self.property.len()
+            + self.value.len()
     }
 }
 

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::push::{PushJson, PushMethod, Unsupported};
 use crate::id::DeviceId;
 
 /// How a device should be run: a Device object merged with its DeviceModel.
@@ -19,6 +20,10 @@ pub struct DeviceSpec {
     pub properties: Vec<PropertySpec>,
     /// Whether, and every how many milliseconds, the connection state goes to the cloud.
     pub state_report_cycle_ms: Option<u64>,
+    /// The device's methods, in the order of the Device object.
+    pub methods: Vec<MethodSpec>,
+    /// What the Device asks for and drivers of this SDK do not do; everything else works all the same.
+    pub unsupported: Vec<Unsupported>,
     /// The two objects as they came, for those who need more of them.
     pub source: DeviceSource,
 }
@@ -36,6 +41,17 @@ impl fmt::Debug for DeviceSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "DeviceSource({} + {} bytes)", self.device.len(), self.model.len())
     }
+}
+
+/// A method of a device: a name for writing some of its properties.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MethodSpec {
+    /// Its name.
+    pub name: String,
+    /// What it is for, for people.
+    pub description: String,
+    /// The properties that it writes; each is one of the device's.
+    pub property_names: Vec<String>,
 }
 
 /// A property of a device: what the model says of it, and what the device makes of that.
@@ -59,10 +75,12 @@ pub struct PropertySpec {
     pub visitor: BTreeMap<String, Value>,
     /// Every how many milliseconds it is read. 1 s unless the device says otherwise, as mappers have it.
     pub collect_cycle_ms: u64,
-    /// Every how many milliseconds it is reported. 1 s unless the device says otherwise.
+    /// Every how many milliseconds it is reported at most. As often as it is read unless the device says otherwise.
     pub report_cycle_ms: u64,
     /// Whether it goes to the cloud at all.
     pub report_to_cloud: bool,
+    /// Where each of its values is pushed, besides being reported.
+    pub push: Vec<PushMethod>,
 }
 
 /// The type of a property, as a DeviceModel names it.
@@ -138,7 +156,16 @@ struct Meta {
 struct DeviceSpecJson {
     properties: Vec<DevicePropertyJson>,
     protocol: Visitor,
+    methods: Option<Vec<MethodJson>>,
     state_report: Option<StateReport>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct MethodJson {
+    name: String,
+    description: String,
+    property_names: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -157,6 +184,7 @@ struct DevicePropertyJson {
     report_cycle: i64,
     collect_cycle: i64,
     report_to_cloud: bool,
+    push_method: Option<PushJson>,
 }
 
 #[derive(Default, Deserialize)]
@@ -228,14 +256,18 @@ impl DeviceSpec {
             return Err(field("spec.protocol.protocolName", "it is empty, so no driver can be chosen"));
         }
         let mut properties = Vec::with_capacity(device.spec.properties.len());
+        let mut unsupported = Vec::new();
         for (index, property) in device.spec.properties.into_iter().enumerate() {
-            properties.push(merge_property(index, property, &model.spec.properties)?);
+            properties.push(merge_property(index, property, &model.spec.properties, &mut unsupported)?);
         }
         properties.sort_by(|a, b| a.name.cmp(&b.name));
         if let Some(twice) = properties.windows(2).find(|pair| pair[0].name == pair[1].name) {
             return Err(field("spec.properties", format!("property {:?} stands there twice", twice[0].name)));
         }
+        let methods = methods(device.spec.methods.unwrap_or_default(), &properties)?;
         Ok(Self {
+            methods,
+            unsupported,
             device: id,
             protocol: device.spec.protocol.protocol_name,
             protocol_config: overlay(model.spec.protocol_config_data, device.spec.protocol.config_data),
@@ -244,7 +276,7 @@ impl DeviceSpec {
                 .spec
                 .state_report
                 .filter(|report| report.report_to_cloud)
-                .map(|report| cycle(report.report_cycle)),
+                .map(|report| cycle(report.report_cycle, DEFAULT_CYCLE_MS)),
             source,
         })
     }
@@ -259,6 +291,7 @@ fn merge_property(
     index: usize,
     property: DevicePropertyJson,
     models: &[ModelPropertyJson],
+    unsupported: &mut Vec<Unsupported>,
 ) -> Result<PropertySpec, SpecError> {
     let path = |member: &str| format!("spec.properties[{index}].{member}");
     if property.name.is_empty() {
@@ -273,7 +306,13 @@ fn merge_property(
             field(format!("model property {:?}: {member}", model.name), format!("{text:?} is no number"))
         }),
     };
+    let push = match property.push_method {
+        Some(push) => push.read(&path("pushMethod"), unsupported)?,
+        None => Vec::new(),
+    };
+    let collect_cycle_ms = cycle(property.collect_cycle, DEFAULT_CYCLE_MS);
     Ok(PropertySpec {
+        push,
         value_type: model.r#type,
         access: model.access_mode,
         minimum: bound("minimum", &model.minimum)?,
@@ -284,19 +323,32 @@ fn merge_property(
             model.visitors.as_ref().and_then(|visitor| visitor.config_data.clone()),
             property.visitors.config_data,
         ),
-        collect_cycle_ms: cycle(property.collect_cycle),
-        report_cycle_ms: cycle(property.report_cycle),
+        collect_cycle_ms,
+        report_cycle_ms: cycle(property.report_cycle, collect_cycle_ms),
         report_to_cloud: property.report_to_cloud,
         name: property.name,
     })
 }
 
-fn field(path: impl Into<String>, why: impl Into<String>) -> SpecError {
+fn methods(methods: Vec<MethodJson>, properties: &[PropertySpec]) -> Result<Vec<MethodSpec>, SpecError> {
+    let known = |name: &String| properties.iter().any(|property| property.name == *name);
+    let method = |(index, method): (usize, MethodJson)| {
+        if let Some(unknown) = method.property_names.iter().find(|name| !known(name)) {
+            let path = format!("spec.methods[{index}].propertyNames");
+            return Err(field(path, format!("the device has no property {unknown:?}")));
+        }
+        let MethodJson { name, description, property_names } = method;
+        Ok(MethodSpec { name, description, property_names })
+    };
+    methods.into_iter().enumerate().map(method).collect()
+}
+
+pub(super) fn field(path: impl Into<String>, why: impl Into<String>) -> SpecError {
     SpecError::Field { path: path.into(), why: why.into() }
 }
 
-fn cycle(milliseconds: i64) -> u64 {
-    u64::try_from(milliseconds).ok().filter(|cycle| *cycle > 0).unwrap_or(DEFAULT_CYCLE_MS)
+fn cycle(milliseconds: i64, default: u64) -> u64 {
+    u64::try_from(milliseconds).ok().filter(|cycle| *cycle > 0).unwrap_or(default)
 }
 
 fn overlay(
@@ -306,35 +358,6 @@ fn overlay(
     let mut merged = base.unwrap_or_default();
     merged.extend(over.unwrap_or_default());
     merged
-}
-
-impl PropertySpec {
-    /// Checks that `value` has the form of the property's type and lies between its bounds.
-    ///
-    /// # Errors
-    /// A sentence that says what is wrong.
-    pub fn check(&self, value: &str) -> Result<(), String> {
-        let number = match self.value_type {
-            PropertyType::String | PropertyType::Bytes | PropertyType::Stream => return Ok(()),
-            PropertyType::Boolean if matches!(value, "true" | "false") => return Ok(()),
-            PropertyType::Boolean => return Err(format!("{value:?} is neither true nor false")),
-            PropertyType::Int =>
-            {
-                #[expect(clippy::cast_precision_loss, reason = "bounds are compared, not stored")]
-                value.parse::<i64>().map(|n| n as f64).map_err(|_| format!("{value:?} is no integer"))?
-            }
-            PropertyType::Float | PropertyType::Double => {
-                value.parse::<f64>().map_err(|_| format!("{value:?} is no number"))?
-            }
-        };
-        if let Some(minimum) = self.minimum.filter(|minimum| number < *minimum) {
-            return Err(format!("{value} is below the minimum of {minimum}"));
-        }
-        if let Some(maximum) = self.maximum.filter(|maximum| number > *maximum) {
-            return Err(format!("{value} is above the maximum of {maximum}"));
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -375,14 +398,26 @@ mod tests {
     }
 
     #[test]
-    fn values_are_checked_by_type_and_bounds() {
-        let device = device(r#"[{"name":"limit","desired":{"value":"20"}}]"#);
+    fn methods_name_properties_of_the_device() {
+        let with = |names: &str| {
+            device(r#"[{"name":"limit"}]"#).replace(
+                r#""properties""#,
+                &format!(r#""methods":[{{"name":"set","propertyNames":{names}}}],"properties""#),
+            )
+        };
+        let good = DeviceSpec::from_json(with(r#"["limit"]"#).as_bytes(), MODEL.as_bytes()).unwrap();
+        assert_eq!(good.methods[0].property_names, ["limit"]);
+        let error = DeviceSpec::from_json(with(r#"["speed"]"#).as_bytes(), MODEL.as_bytes()).unwrap_err();
+        assert_eq!(error.to_string(), r#"spec.methods[0].propertyNames: the device has no property "speed""#);
+    }
+
+    #[test]
+    fn a_property_is_reported_as_often_as_it_is_read_unless_it_says_otherwise() {
+        let device = device(
+            r#"[{"name":"limit","collectCycle":100},{"name":"temperature","collectCycle":100,"reportCycle":5000}]"#,
+        );
         let spec = DeviceSpec::from_json(device.as_bytes(), MODEL.as_bytes()).unwrap();
-        let limit = spec.property("limit").unwrap();
-        assert_eq!(limit.desired.as_deref(), Some("20"));
-        assert!(limit.check("100").is_ok());
-        for bad in ["101", "-1", "1.5", "warm", ""] {
-            assert!(limit.check(bad).is_err(), "{bad:?}");
-        }
+        assert_eq!(spec.property("limit").unwrap().report_cycle_ms, 100);
+        assert_eq!(spec.property("temperature").unwrap().report_cycle_ms, 5_000);
     }
 }
