@@ -363,11 +363,14 @@ fn is_same_connection(a: &DeviceSpec, b: &DeviceSpec) -> bool {
         let mut spec = spec.clone();
         spec.state_report_cycle_ms = None;
         spec.source = DeviceSource::default();
+        spec.methods.clear();
+        spec.unsupported.clear();
         for property in &mut spec.properties {
             property.desired = None;
             property.collect_cycle_ms = 0;
             property.report_cycle_ms = 0;
             property.report_to_cloud = false;
+            property.push.clear();
         }
         spec
     };
