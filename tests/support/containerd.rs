@@ -52,15 +52,7 @@ impl Containerd {
         // Unix sockets have paths of at most 107 bytes, and containerd adds to it.
         let directory = tempfile::Builder::new().prefix("ke-").tempdir_in("/tmp").expect("make a directory");
         let bridge = write_config(directory.path()).expect("write the configuration");
-        let log = fs::File::create(directory.path().join("containerd.log")).expect("make a log file");
-        let child = Command::new("/usr/bin/containerd")
-            .arg("--config")
-            .arg(directory.path().join("config.toml"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("start containerd");
+        let child = spawn(directory.path());
         let mut containerd = Self { directory, child, bridge };
         containerd.wait_until_up();
         for (name, command) in [("pause", "sleep 2147483647"), ("busybox", "sh")] {
@@ -96,6 +88,24 @@ impl Containerd {
             .map_err(|error| error.to_string())?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    /// Ends it as a crash would. What it runs goes on, since each container has a shim of its own.
+    #[allow(dead_code, reason = "not every test that includes this file needs it")]
+    pub(crate) fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_file(self.socket());
+    }
+
+    /// Starts it again on the same directories.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    #[allow(dead_code, reason = "not every test that includes this file needs it")]
+    pub(crate) fn start_again(&mut self) {
+        self.child = spawn(self.directory.path());
+        self.wait_until_up();
     }
 
     fn wait_until_up(&mut self) {
@@ -134,6 +144,18 @@ impl Drop for Containerd {
         let mut link = Command::new("ip");
         let _ = link.args(["link", "delete", &self.bridge]).stderr(quiet()).stdout(quiet()).status();
     }
+}
+
+fn spawn(directory: &Path) -> Child {
+    let log = fs::OpenOptions::new().create(true).append(true).open(directory.join("containerd.log"));
+    Command::new("/usr/bin/containerd")
+        .arg("--config")
+        .arg(directory.join("config.toml"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log.expect("make a log file"))
+        .spawn()
+        .expect("start containerd")
 }
 
 /// The shims that serve this containerd: they have its socket among their arguments.

@@ -44,8 +44,15 @@ pub(crate) fn simulate(seed: Option<u64>, seeds: u64) -> Result<()> {
 }
 
 /// The test binaries that need real parts, as nextest's filters name them.
-const REAL: [&str; 6] =
-    ["containerd", "kubectl", "eventbus", "end_to_end", "end_to_end_faults", "end_to_end_bad_input"];
+const REAL: [&str; 7] = [
+    "containerd",
+    "kubectl",
+    "eventbus",
+    "end_to_end",
+    "end_to_end_faults",
+    "end_to_end_bad_input",
+    "end_to_end_pod_faults",
+];
 
 fn tests(filter: Option<&str>, real_parts: bool) -> Command {
     let scope = ["--workspace", "--all-features"];
