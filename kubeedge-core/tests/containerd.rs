@@ -11,7 +11,8 @@ use std::{path::Path, time::Duration};
 use kubeedge_core::{
     id::Uid,
     runtime::{
-        ContainerConfig, ContainerRuntime, ContainerState, Mount, Resources, RuntimeError, SandboxConfig,
+        ContainerConfig, ContainerRuntime, ContainerState, Images, Mount, Resources, RuntimeError,
+        SandboxConfig,
         conformance::{self, Workload},
         containerd::{Config, Containerd},
     },
@@ -55,7 +56,12 @@ async fn a_pod_has_an_address_files_limits_and_a_log(containerd: &support::Conta
         command: vec!["/bin/sh".into(), "-c".into()],
         args: vec!["cat /etc/app/key; echo \" $WORD\"; echo $HOSTNAME; echo late >&2; exit 5".into()],
         env: vec![("WORD".into(), "and the environment".into())],
-        mounts: vec![Mount { container_path: "/etc/app".into(), host_path, read_only: true }],
+        mounts: vec![Mount {
+            container_path: "/etc/app".into(),
+            host_path,
+            read_only: true,
+            ..Mount::default()
+        }],
         // A negative score as for a Guaranteed pod: it must not make the start fail where it is not allowed.
         resources: Resources {
             oom_score_adj: -997,
@@ -96,7 +102,7 @@ async fn an_absent_image_and_an_unreachable_registry_are_told_apart(containerd: 
     assert_eq!(runtime.image("localhost/absent:1").await.unwrap(), None);
     // Nothing listens on port 1 of this machine.
     let pulled = runtime.pull("127.0.0.1:1/absent:1", None).await;
-    assert!(matches!(pulled, Err(RuntimeError::Unavailable { .. })), "{pulled:?}");
+    assert!(matches!(pulled, Err(RuntimeError::RegistryUnavailable { .. })), "{pulled:?}");
 }
 
 async fn a_command_that_cannot_be_run_is_observed_as_exited(containerd: &support::Containerd) {

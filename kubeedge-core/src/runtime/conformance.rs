@@ -7,7 +7,7 @@
 //! # let directory = tempfile::tempdir().unwrap();
 //! let runtime = MemoryRuntime::new();
 //! runtime.add_image("app:1");
-//! runtime.exit_at_start("conformance-exit/main", [3]); // stands for a command that ends with 3
+//! conformance::teach(&runtime); // what the suite's commands do
 //! let workload = Workload::new("app:1", directory.path());
 //! conformance::run(async || runtime.clone(), &workload).await;
 //! # });
@@ -20,7 +20,7 @@ use std::{
 
 use super::{
     ContainerConfig, ContainerId, ContainerRuntime, ContainerState, ObservedContainer, ObservedSandbox,
-    RuntimeError, SandboxConfig, SandboxId,
+    RuntimeError, SandboxConfig, SandboxId, memory::MemoryRuntime,
 };
 use crate::id::Uid;
 
@@ -80,6 +80,11 @@ impl Workload {
             ..ContainerConfig::default()
         }
     }
+}
+
+/// Teaches a memory runtime what the commands of the suite do.
+pub fn teach(runtime: &MemoryRuntime) {
+    runtime.exit_at_start("conformance-exit/main", [3]);
 }
 
 /// Runs the suite. `open` gives a handle to the same runtime each time, as a restarted process would open it.

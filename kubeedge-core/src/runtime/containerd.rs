@@ -15,14 +15,18 @@
 
 mod config;
 mod errors;
+mod exec;
+mod images;
 mod observe;
+mod stats;
+mod streaming;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -38,8 +42,8 @@ use self::{
     errors::gone_is_success,
 };
 use super::{
-    ContainerConfig, ContainerId, ContainerRuntime, ContainerState, Credentials, ImageId, ObservedSandbox,
-    RuntimeError, RuntimeInfo, SandboxConfig, SandboxId,
+    ContainerConfig, ContainerId, ContainerRuntime, Execution, ObservedSandbox, RuntimeError, RuntimeInfo,
+    SandboxConfig, SandboxId, SandboxStats,
 };
 
 #[expect(unreachable_pub, unnameable_types, reason = "generated from proto/cri.proto")]
@@ -77,13 +81,15 @@ pub struct Containerd {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
     known: Mutex<Known>,
+    /// Whether the runtime was found not to sum up what a whole sandbox uses.
+    only_containers: AtomicBool,
 }
 
 /// What never changes of a container or sandbox in a given state, so that it is asked for once.
 #[derive(Debug, Default)]
 struct Known {
     ips: HashMap<String, Vec<String>>,
-    containers: HashMap<String, (i32, ContainerState, String)>,
+    containers: HashMap<String, observe::Described>,
     /// Sandboxes and containers that the runtime lists and could not describe when last asked.
     undescribed: HashSet<String>,
 }
@@ -108,7 +114,7 @@ impl Containerd {
         let channel = endpoint.connect_timeout(Duration::from_secs(10)).connect_lazy();
         let runtime = RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_LIMIT);
         let images = ImageServiceClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT);
-        Ok(Self { config, runtime, images, known: Mutex::default() })
+        Ok(Self { config, runtime, images, known: Mutex::default(), only_containers: AtomicBool::new(false) })
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -164,25 +170,6 @@ impl ContainerRuntime for Containerd {
             version: version.runtime_version,
             not_ready: not_ready.collect(),
         })
-    }
-
-    async fn image(&self, image: &str) -> Result<Option<ImageId>, RuntimeError> {
-        let request = cri::ImageStatusRequest { image: Some(config::image(image)) };
-        let what = || format!("look for image {image}");
-        let found = self.call(what, self.images().image_status(Request::new(request))).await?;
-        Ok(found.image.map(|image| ImageId(image.id)))
-    }
-
-    async fn pull(&self, image: &str, credentials: Option<&Credentials>) -> Result<ImageId, RuntimeError> {
-        let auth = credentials.map(|credentials| cri::AuthConfig {
-            username: credentials.username.clone(),
-            password: credentials.password.clone(),
-        });
-        let request = cri::PullImageRequest { image: Some(config::image(image)), auth, sandbox_config: None };
-        let mut images = self.images();
-        let call = images.pull_image(Request::new(request));
-        let pulled = self.wait(|| format!("pull image {image}"), self.config.pull_deadline, call).await?;
-        Ok(ImageId(pulled.image_ref))
     }
 
     async fn run_sandbox(&self, sandbox: &SandboxConfig) -> Result<SandboxId, RuntimeError> {
@@ -248,6 +235,25 @@ impl ContainerRuntime for Containerd {
         let request = cri::RemoveContainerRequest { container_id: id.0.clone() };
         let what = || format!("remove container {id}");
         gone_is_success(self.call(what, self.runtime().remove_container(Request::new(request))).await)
+    }
+
+    async fn exec(
+        &self,
+        id: &ContainerId,
+        command: &[String],
+        deadline: Duration,
+    ) -> Result<Execution, RuntimeError> {
+        self.exec_sync(id, command, deadline).await
+    }
+
+    async fn reopen_log(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let request = cri::ReopenContainerLogRequest { container_id: id.0.clone() };
+        let what = || format!("open the log of container {id} again");
+        self.call(what, self.runtime().reopen_container_log(Request::new(request))).await.map(drop)
+    }
+
+    async fn stats(&self) -> Result<Vec<SandboxStats>, RuntimeError> {
+        self.all_stats().await
     }
 
     async fn observe(&self) -> Result<Vec<ObservedSandbox>, RuntimeError> {

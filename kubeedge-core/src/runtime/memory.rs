@@ -1,5 +1,10 @@
 //! A runtime that only remembers: containers start at once and end as a test says.
 
+mod exec;
+mod images;
+#[cfg(all(test, feature = "conformance"))]
+mod tests;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -8,9 +13,11 @@ use std::{
 
 use async_trait::async_trait;
 
+pub use self::exec::Exec;
 use super::{
-    ContainerConfig, ContainerId, ContainerLog, ContainerRuntime, ContainerState, Credentials, ImageId,
-    LogFormat, ObservedContainer, ObservedSandbox, RuntimeError, RuntimeInfo, SandboxConfig, SandboxId,
+    ContainerConfig, ContainerId, ContainerLog, ContainerRuntime, ContainerState, ContainerStats,
+    Credentials, Execution, Image, LogFormat, ObservedContainer, ObservedSandbox, RuntimeError, RuntimeInfo,
+    SandboxConfig, SandboxId, SandboxStats,
 };
 
 /// A [`ContainerRuntime`] in memory. Clones share everything, so a part that is built again over a clone
@@ -38,10 +45,14 @@ pub struct MemoryRuntime {
 struct State {
     next: u64,
     sandboxes: BTreeMap<SandboxId, Sandbox>,
-    images: BTreeMap<String, ImageId>,
+    images: BTreeMap<String, Image>,
     not_ready: Vec<String>,
     unavailable: Option<String>,
-    pull_failures: BTreeMap<String, (String, u32)>,
+    pull_failures: BTreeMap<String, (RuntimeError, u32)>,
+    credentials: BTreeMap<String, Option<Credentials>>,
+    execs: exec::Execs,
+    usage: BTreeMap<String, ContainerStats>,
+    reopened: BTreeMap<String, u32>,
     exits: BTreeMap<String, VecDeque<i32>>,
     deaf: BTreeMap<String, bool>,
     starts: BTreeMap<String, u32>,
@@ -60,17 +71,6 @@ impl MemoryRuntime {
     /// Creates a runtime without sandboxes and images; every pull succeeds.
     pub fn new() -> Self {
         Self::default()
-    }
-
-    /// Puts an image in place, as if it had been pulled.
-    pub fn add_image(&self, image: &str) {
-        let mut state = self.lock();
-        state.images.insert(image.to_owned(), image_id(image));
-    }
-
-    /// Makes the next `times` pulls of `image` fail with `message`.
-    pub fn fail_pulls(&self, image: &str, message: &str, times: u32) {
-        self.lock().pull_failures.insert(image.to_owned(), (message.to_owned(), times));
     }
 
     /// Makes the next starts of `container` end at once, with these exit codes in turn. Later ones run on.
@@ -99,6 +99,16 @@ impl MemoryRuntime {
         found
     }
 
+    /// Says what `container` uses while it runs. Its identity is filled in.
+    pub fn set_usage(&self, container: &str, usage: ContainerStats) {
+        self.lock().usage.insert(container.to_owned(), usage);
+    }
+
+    /// How often the log of `container` was opened again.
+    pub fn reopened(&self, container: &str) -> u32 {
+        self.lock().reopened.get(container).copied().unwrap_or(0)
+    }
+
     /// Ends everything as a loss of power does: containers are dead and sandboxes not ready, but still known.
     pub fn power_cycle(&self) {
         for sandbox in self.lock().sandboxes.values_mut() {
@@ -123,11 +133,6 @@ impl MemoryRuntime {
     /// How often `container` was started, by anyone.
     pub fn starts(&self, container: &str) -> u32 {
         self.lock().starts.get(container).copied().unwrap_or(0)
-    }
-
-    /// How often `image` was pulled, failures included.
-    pub fn pulls(&self, image: &str) -> u32 {
-        self.lock().pulls.get(image).copied().unwrap_or(0)
     }
 
     /// How often the runtime was observed.
@@ -176,6 +181,34 @@ impl State {
         self.next
     }
 
+    /// The name of a container that runs.
+    fn running(&mut self, what: String, id: &ContainerId) -> Result<String, RuntimeError> {
+        match self.container(id) {
+            None => Err(RuntimeError::NotFound { what, message: format!("container {id}") }),
+            Some((name, one)) if is_running(&one.state) => Ok(name),
+            Some(_) => Err(RuntimeError::Failed { what, message: "the container does not run".to_owned() }),
+        }
+    }
+
+    fn usage_of(&self, sandbox: &Sandbox) -> SandboxStats {
+        let observed = &sandbox.observed;
+        let running = observed.containers.iter().filter(|one| is_running(&one.state));
+        let containers = running.map(|one| ContainerStats {
+            id: one.id.clone(),
+            name: one.name.clone(),
+            attempt: one.attempt,
+            ..self.usage.get(&format!("{}/{}", observed.uid, one.name)).cloned().unwrap_or_default()
+        });
+        SandboxStats {
+            id: observed.id.clone(),
+            name: observed.name.clone(),
+            namespace: observed.namespace.clone(),
+            uid: observed.uid.clone(),
+            containers: containers.collect(),
+            ..SandboxStats::default()
+        }
+    }
+
     fn container(&mut self, id: &ContainerId) -> Option<(String, &mut ObservedContainer)> {
         self.sandboxes.values_mut().find_map(|sandbox| {
             let uid = sandbox.observed.uid.clone();
@@ -190,23 +223,6 @@ impl ContainerRuntime for MemoryRuntime {
     async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
         let state = self.open("read the runtime's status")?;
         Ok(RuntimeInfo { name: "memory".into(), version: "1".into(), not_ready: state.not_ready.clone() })
-    }
-
-    async fn image(&self, image: &str) -> Result<Option<ImageId>, RuntimeError> {
-        Ok(self.open("look for an image")?.images.get(image).cloned())
-    }
-
-    async fn pull(&self, image: &str, _: Option<&Credentials>) -> Result<ImageId, RuntimeError> {
-        let what = format!("pull image {image}");
-        let mut state = self.open(&what)?;
-        *state.pulls.entry(image.to_owned()).or_default() += 1;
-        if let Some((message, times)) = state.pull_failures.get_mut(image)
-            && *times > 0
-        {
-            *times -= 1;
-            return Err(RuntimeError::Unavailable { what, message: message.clone() });
-        }
-        Ok(state.images.entry(image.to_owned()).or_insert_with(|| image_id(image)).clone())
     }
 
     async fn run_sandbox(&self, sandbox: &SandboxConfig) -> Result<SandboxId, RuntimeError> {
@@ -261,7 +277,7 @@ impl ContainerRuntime for MemoryRuntime {
         let what = format!("create container {}", container.name);
         let mut state = self.open(&what)?;
         let number = state.number();
-        let Some(image_id) = state.images.get(&container.image).cloned() else {
+        let Some(image_id) = state.image(&container.image).map(|image| image.id.clone()) else {
             let message = format!("image {}", container.image);
             return Err(RuntimeError::NotFound { what, message });
         };
@@ -281,6 +297,7 @@ impl ContainerRuntime for MemoryRuntime {
             image: container.image.clone(),
             image_id: image_id.0,
             spec_hash: container.spec_hash.clone(),
+            created_at_ms: now_ms(),
             state: ContainerState::Created,
             log: Some(ContainerLog {
                 path: sandbox.config.log_directory.join(&container.log_path),
@@ -336,15 +353,34 @@ impl ContainerRuntime for MemoryRuntime {
         Ok(())
     }
 
+    async fn exec(
+        &self,
+        id: &ContainerId,
+        command: &[String],
+        deadline: Duration,
+    ) -> Result<Execution, RuntimeError> {
+        self.run_command(id, command, deadline).await
+    }
+
+    async fn reopen_log(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let what = format!("open the log of container {id} again");
+        let mut state = self.open(&what)?;
+        let name = state.running(what, id)?;
+        *state.reopened.entry(name).or_default() += 1;
+        Ok(())
+    }
+
+    async fn stats(&self) -> Result<Vec<SandboxStats>, RuntimeError> {
+        let state = self.open("read what pods use")?;
+        let ready = state.sandboxes.values().filter(|sandbox| sandbox.observed.ready);
+        Ok(ready.map(|sandbox| state.usage_of(sandbox)).collect())
+    }
+
     async fn observe(&self) -> Result<Vec<ObservedSandbox>, RuntimeError> {
         let mut state = self.open("observe the runtime")?;
         state.observations += 1;
         Ok(state.sandboxes.values().map(|sandbox| sandbox.observed.clone()).collect())
     }
-}
-
-fn image_id(image: &str) -> ImageId {
-    ImageId(format!("sha256:{image}"))
 }
 
 fn is_running(state: &ContainerState) -> bool {
@@ -367,19 +403,4 @@ fn end(state: &mut ContainerState, code: i32) {
 
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
-
-#[cfg(all(test, feature = "conformance"))]
-mod tests {
-    use super::*;
-    use crate::runtime::conformance::{self, Workload};
-
-    #[tokio::test]
-    async fn the_memory_runtime_is_a_container_runtime() {
-        let runtime = MemoryRuntime::new();
-        runtime.add_image("app:1");
-        runtime.exit_at_start("conformance-exit/main", [3]);
-        let workload = Workload::new("app:1", std::path::Path::new("/nowhere"));
-        conformance::run(async || runtime.clone(), &workload).await;
-    }
 }

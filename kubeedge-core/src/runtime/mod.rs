@@ -1,10 +1,14 @@
 //! The port `ContainerRuntime`: what runs the containers of pods. Words and meaning are those of CRI v1.
+//!
+//! [`Images`] and [`ContainerRuntime`] are what every adapter has; [`Streaming`] is for those whose runtime opens
+//! a connection into a container.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
-
-use async_trait::async_trait;
-
-use crate::id::Uid;
+mod config;
+mod error;
+mod image;
+mod observed;
+mod resources;
+mod security;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -14,35 +18,83 @@ pub mod memory;
 #[cfg(feature = "process")]
 pub mod process;
 
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+pub use self::{
+    config::{ContainerConfig, Device, DnsConfig, Mount, MountPropagation, PortMapping, SandboxConfig},
+    error::RuntimeError,
+    image::{Credentials, Image, ImageUser},
+    observed::{ContainerLog, ContainerState, LogFormat, ObservedContainer, ObservedSandbox},
+    resources::{
+        ContainerStats, CpuUsage, FileSystemUsage, InterfaceUsage, MemoryUsage, Resources, SandboxStats,
+    },
+    security::{Capabilities, SecurityProfile, SelinuxLabels},
+};
+
+/// How much of a command's output [`ContainerRuntime::exec`] keeps of each of its two streams, from the beginning.
+/// 10 KiB: what the kubelet keeps of a probe.
+pub const EXEC_OUTPUT_MAX: usize = 10 << 10;
+
+/// Keeps the images of containers.
+#[async_trait]
+pub trait Images: fmt::Debug + Send + Sync + 'static {
+    /// The image of this name, digest or id; `None` if it is absent.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Invalid`] if this is no name of an image.
+    async fn image(&self, image: &str) -> Result<Option<Image>, RuntimeError>;
+
+    /// All images that are here. A runtime without images has none.
+    ///
+    /// # Errors
+    /// If the runtime does not answer.
+    async fn images(&self) -> Result<Vec<Image>, RuntimeError>;
+
+    /// Fetches the image. If it is here already, its name may have been given to another image since, and that
+    /// one is fetched.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Invalid`] if this is no name of an image, [`RuntimeError::NotFound`] if the registry has no
+    /// such image, [`RuntimeError::Refused`] if it wants other credentials,
+    /// [`RuntimeError::RegistryUnavailable`] if it cannot be reached, [`RuntimeError::NoSpace`] if it does not fit.
+    async fn pull(&self, image: &str, credentials: Option<&Credentials>) -> Result<ImageId, RuntimeError>;
+
+    /// Removes an image under all its names. One that is absent is success. What containers still use goes on.
+    ///
+    /// # Errors
+    /// If the runtime fails to.
+    async fn remove_image(&self, image: &ImageId) -> Result<(), RuntimeError>;
+
+    /// What all images together take, by file system. A runtime without images has none.
+    ///
+    /// # Errors
+    /// If the runtime does not answer.
+    async fn image_file_systems(&self) -> Result<Vec<FileSystemUsage>, RuntimeError>;
+}
+
 /// Runs the containers of pods.
 ///
 /// Every call is idempotent where CRI says so: stopping or removing what is gone is success. Dropping a future
-/// may leave the call done or not done; [`observe`](Self::observe) tells which.
+/// may leave the call done or not done; [`observe`](Self::observe) tells which. Every call ends, if only with
+/// [`RuntimeError::Unavailable`] when the runtime is not there; the call after that finds it if it is back.
+///
+/// An adapter that cannot do what a configuration asks for says so with [`RuntimeError::Invalid`] and the name of
+/// the field; it never leaves out a restriction in silence.
 #[async_trait]
-pub trait ContainerRuntime: fmt::Debug + Send + Sync + 'static {
+pub trait ContainerRuntime: Images {
     /// Name and version of the runtime, and whether it can run pods and give them a network.
     ///
     /// # Errors
     /// If the runtime does not answer.
     async fn info(&self) -> Result<RuntimeInfo, RuntimeError>;
 
-    /// Whether the image is here, and under which id; `None` if it is absent.
-    ///
-    /// # Errors
-    /// If the runtime does not answer.
-    async fn image(&self, image: &str) -> Result<Option<ImageId>, RuntimeError>;
-
-    /// Fetches the image. An image that is here already is success.
-    ///
-    /// # Errors
-    /// [`RuntimeError::NotFound`] if the registry has no such image, [`RuntimeError::Refused`] if it wants
-    /// other credentials, [`RuntimeError::Unavailable`] if it cannot be reached.
-    async fn pull(&self, image: &str, credentials: Option<&Credentials>) -> Result<ImageId, RuntimeError>;
-
     /// Creates and starts a pod's sandbox: its namespaces and its network.
     ///
     /// # Errors
-    /// If it cannot be started; nothing of it is left then that `observe` does not show.
+    /// [`RuntimeError::Invalid`] if the configuration cannot work. If it cannot be started, nothing of it is left
+    /// that `observe` does not show.
     async fn run_sandbox(&self, sandbox: &SandboxConfig) -> Result<SandboxId, RuntimeError>;
 
     /// Stops what runs in the sandbox and gives back its network. A sandbox that is gone is success.
@@ -61,7 +113,7 @@ pub trait ContainerRuntime: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`RuntimeError::NotFound`] if sandbox or image are absent, [`RuntimeError::Invalid`] if the
-    /// configuration cannot work.
+    /// configuration cannot work, [`RuntimeError::NoSpace`] if the disk is full.
     async fn create_container(
         &self,
         sandbox: &SandboxId,
@@ -87,12 +139,81 @@ pub trait ContainerRuntime: fmt::Debug + Send + Sync + 'static {
     /// If the runtime fails to.
     async fn remove_container(&self, id: &ContainerId) -> Result<(), RuntimeError>;
 
+    /// Runs a command in a container that runs, without a shell, and waits for its end. Any exit code is `Ok`. Of
+    /// each stream the first [`EXEC_OUTPUT_MAX`] bytes are kept; the command can write more.
+    ///
+    /// # Errors
+    /// [`RuntimeError::TimedOut`] if it did not end within `deadline`: then it was killed, where the runtime can.
+    /// [`RuntimeError::NotFound`] if the container is absent; another if it does not run, or if there is no such
+    /// command.
+    async fn exec(
+        &self,
+        id: &ContainerId,
+        command: &[String],
+        deadline: Duration,
+    ) -> Result<Execution, RuntimeError>;
+
+    /// Opens the log of a container that runs again, under its name, after the file was renamed. Nothing that the
+    /// container writes is lost.
+    ///
+    /// # Errors
+    /// If the container is absent or does not run, or if the runtime cannot: then nothing has changed.
+    async fn reopen_log(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+
+    /// What the pods' sandboxes that are ready use. What the runtime cannot tell is absent.
+    ///
+    /// # Errors
+    /// If the runtime does not answer.
+    async fn stats(&self) -> Result<Vec<SandboxStats>, RuntimeError>;
+
     /// All sandboxes with the labels of [`SandboxConfig`], and their containers, as they are now: also those
     /// that an earlier process of ours has started.
     ///
     /// # Errors
     /// If the runtime does not answer.
     async fn observe(&self) -> Result<Vec<ObservedSandbox>, RuntimeError>;
+}
+
+/// Opens connections into containers. The runtime serves them itself, on an address of this node: what is
+/// returned is a URL that is good for one connection for a short while, and speaks what the kubelet's own
+/// endpoints speak to their clients.
+#[async_trait]
+pub trait Streaming: fmt::Debug + Send + Sync + 'static {
+    /// The URL of a command that is run in a container.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NotFound`] if the container is absent; another if it does not run.
+    async fn exec_url(
+        &self,
+        id: &ContainerId,
+        command: &[String],
+        streams: Streams,
+    ) -> Result<String, RuntimeError>;
+
+    /// The URL of a container's own process.
+    ///
+    /// # Errors
+    /// As [`exec_url`](Self::exec_url).
+    async fn attach_url(&self, id: &ContainerId, streams: Streams) -> Result<String, RuntimeError>;
+
+    /// The URL of ports inside a sandbox; without ports, the client names them.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NotFound`] if the sandbox is absent; another if it is not ready.
+    async fn port_forward_url(&self, id: &SandboxId, ports: &[u16]) -> Result<String, RuntimeError>;
+}
+
+/// Which streams a client wants.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Streams {
+    /// To write to the command.
+    pub stdin: bool,
+    /// To read its output.
+    pub stdout: bool,
+    /// To read its errors. Not together with a terminal, which mixes both.
+    pub stderr: bool,
+    /// Whether the command has a terminal.
+    pub tty: bool,
 }
 
 /// Name, version and readiness of a runtime.
@@ -106,10 +227,23 @@ pub struct RuntimeInfo {
     pub not_ready: Vec<String>,
 }
 
+/// How a command in a container has ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Execution {
+    /// The exit code; 128 plus the signal's number if a signal ended it.
+    pub exit_code: i32,
+    /// The beginning of its output.
+    pub stdout: Vec<u8>,
+    /// The beginning of its errors.
+    pub stderr: Vec<u8>,
+}
+
 macro_rules! text_id {
     ($(#[$doc:meta] $name:ident),*) => {$(
         #[$doc]
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+        #[derive(
+            Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+        )]
         #[serde(transparent)]
         pub struct $name(pub String);
 
@@ -129,303 +263,33 @@ text_id! {
     ImageId
 }
 
-/// User name and password for an image registry.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
-    /// The user.
-    pub username: String,
-    /// The password or token.
-    pub password: String,
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
-    }
-}
-
-/// How a pod's sandbox should be.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SandboxConfig {
-    /// The pod's name.
-    pub name: String,
-    /// The pod's namespace.
-    pub namespace: String,
-    /// The pod's UID.
-    pub uid: Uid,
-    /// Counts the sandboxes of one pod.
-    pub attempt: u32,
-    /// The host name inside.
-    pub hostname: String,
-    /// The directory for the logs of the pod's containers.
-    pub log_directory: PathBuf,
-    /// Whether it shares the node's network.
-    pub host_network: bool,
-    /// Name servers, search domains and options; `None` means the node's.
-    pub dns: Option<DnsConfig>,
-    /// Ports of the node that lead into the pod.
-    pub ports: Vec<PortMapping>,
-    /// The pod's labels.
-    pub labels: BTreeMap<String, String>,
-    /// The cgroup under which it runs; `None` leaves it to the runtime.
-    pub cgroup_parent: Option<String>,
-    /// The runtime's handler, from a RuntimeClass; empty means the default.
-    pub handler: String,
-    /// Whether one of its containers runs with all privileges, which CRI wants to know beforehand.
-    pub privileged: bool,
-}
-
-/// What becomes `/etc/resolv.conf`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DnsConfig {
-    /// Addresses of name servers.
-    pub servers: Vec<String>,
-    /// Search domains.
-    pub searches: Vec<String>,
-    /// Options.
-    pub options: Vec<String>,
-}
-
-/// A port of the node that leads into a pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PortMapping {
-    /// `TCP`, `UDP` or `SCTP`.
-    pub protocol: String,
-    /// The port inside.
-    pub container_port: u16,
-    /// The port of the node.
-    pub host_port: u16,
-    /// The address of the node; empty means all.
-    pub host_ip: String,
-}
-
-/// How a container should be.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct ContainerConfig {
-    /// The container's name in its pod.
-    pub name: String,
-    /// Counts the instances of this container.
-    pub attempt: u32,
-    /// The image, as the pod names it.
-    pub image: String,
-    /// Instead of the image's entry point.
-    pub command: Vec<String>,
-    /// Arguments.
-    pub args: Vec<String>,
-    /// Instead of the image's working directory.
-    pub working_dir: String,
-    /// Environment, in order.
-    pub env: Vec<(String, String)>,
-    /// Files and directories of the node that it sees.
-    pub mounts: Vec<Mount>,
-    /// Labels, for whoever looks at the runtime.
-    pub labels: BTreeMap<String, String>,
-    /// A hash of what it was made from, kept with the container, so that a change is noticed after a restart.
-    pub spec_hash: String,
-    /// The log file, relative to the sandbox's log directory.
-    pub log_path: PathBuf,
-    /// Limits.
-    pub resources: Resources,
-    /// Whether it runs with all privileges.
-    pub privileged: bool,
-    /// The user id; `None` means the image's.
-    pub run_as_user: Option<i64>,
-    /// The group id; `None` means the image's.
-    pub run_as_group: Option<i64>,
-    /// Whether its root file system is read-only.
-    pub read_only_root: bool,
-    /// Whether it keeps stdin open.
-    pub stdin: bool,
-    /// Whether it has a terminal.
-    pub tty: bool,
-}
-
-impl fmt::Debug for ContainerConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The environment stays out: it may hold Secrets.
-        f.debug_struct("ContainerConfig")
-            .field("name", &self.name)
-            .field("attempt", &self.attempt)
-            .field("image", &self.image)
-            .field("mounts", &self.mounts)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A file or directory of the node that a container sees.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mount {
-    /// Where in the container.
-    pub container_path: PathBuf,
-    /// Where on the node.
-    pub host_path: PathBuf,
-    /// Whether the container may not write to it.
-    pub read_only: bool,
-}
-
-/// Limits of a container in cgroup values; zero means none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Resources {
-    /// `cpu.shares`.
-    pub cpu_shares: u64,
-    /// `cpu.cfs_quota_us`.
-    pub cpu_quota: i64,
-    /// `cpu.cfs_period_us`.
-    pub cpu_period: i64,
-    /// `memory.limit_in_bytes`.
-    pub memory_limit: i64,
-    /// `oom_score_adj`; the adapter clamps it to what the process may set.
-    pub oom_score_adj: i64,
-}
-
-/// A sandbox as it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ObservedSandbox {
-    /// The sandbox.
-    pub id: SandboxId,
-    /// The pod's name.
-    pub name: String,
-    /// The pod's namespace.
-    pub namespace: String,
-    /// The pod's UID.
-    pub uid: Uid,
-    /// Counts the sandboxes of the pod.
-    pub attempt: u32,
-    /// Whether its namespaces and network are up.
-    pub ready: bool,
-    /// Its addresses; empty with the node's network.
-    pub ips: Vec<String>,
-    /// When it was created, milliseconds since the Unix epoch.
-    pub created_at_ms: u64,
-    /// Its containers, all instances.
-    pub containers: Vec<ObservedContainer>,
-}
-
-/// A container as it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ObservedContainer {
-    /// The container.
-    pub id: ContainerId,
-    /// Its name in the pod.
-    pub name: String,
-    /// Counts the instances.
-    pub attempt: u32,
-    /// The image, as the pod named it.
-    pub image: String,
-    /// The image that it runs.
-    pub image_id: String,
-    /// What was given as [`ContainerConfig::spec_hash`].
-    pub spec_hash: String,
-    /// Whether it runs.
-    pub state: ContainerState,
-    /// Where its log is, and how it is written; `None` if there is none.
-    pub log: Option<ContainerLog>,
-}
-
-/// Whether a container runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ContainerState {
-    /// Created, not started.
-    Created,
-    /// Running.
-    Running {
-        /// Since, milliseconds since the Unix epoch.
-        started_at_ms: u64,
-    },
-    /// Not running any more.
-    Exited {
-        /// The exit code; 128 plus the signal's number if a signal ended it. `None` if nobody saw it end.
-        exit_code: Option<i32>,
-        /// The runtime's word for why, such as `Completed`, `Error`, `OOMKilled`; may be empty.
-        reason: String,
-        /// More about it; may be empty.
-        message: String,
-        /// When it started, milliseconds since the Unix epoch; zero if it never did.
-        started_at_ms: u64,
-        /// When it ended, milliseconds since the Unix epoch.
-        finished_at_ms: u64,
-    },
-    /// The runtime does not know.
-    Unknown,
-}
-
-/// Where a container's log is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ContainerLog {
-    /// The file.
-    pub path: PathBuf,
-    /// How lines are written in it.
-    pub format: LogFormat,
-}
-
-/// How the lines of a log file are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// CRI's: `<RFC 3339 time> <stdout|stderr> <F|P> <line>`.
-    Cri,
-    /// Just the lines.
-    Plain,
-}
-
-/// Says why the runtime did not do what was asked.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RuntimeError {
-    /// The thing is not there.
-    #[error("{what}: not found: {message}")]
-    NotFound {
-        /// What was being done.
-        what: String,
-        /// What the runtime says.
-        message: String,
-    },
-    /// The configuration cannot work; trying again will not help.
-    #[error("{what}: {message}")]
-    Invalid {
-        /// What was being done.
-        what: String,
-        /// What is wrong.
-        message: String,
-    },
-    /// A registry or the system does not allow it.
-    #[error("{what}: refused: {message}")]
-    Refused {
-        /// What was being done.
-        what: String,
-        /// What the runtime says.
-        message: String,
-    },
-    /// The runtime, or what it needs, does not answer.
-    #[error("{what}: unavailable: {message}")]
-    Unavailable {
-        /// What was being done.
-        what: String,
-        /// What was met.
-        message: String,
-    },
-    /// The runtime tried and failed.
-    #[error("{what}: failed: {message}")]
-    Failed {
-        /// What was being done.
-        what: String,
-        /// What the runtime says.
-        message: String,
-    },
-}
-
 macro_rules! forward {
     ($($outer:ty),*) => {$(
+        #[async_trait]
+        #[deny(clippy::missing_trait_methods)]
+        impl<T: Images + ?Sized> Images for $outer {
+            async fn image(&self, image: &str) -> Result<Option<Image>, RuntimeError> {
+                (**self).image(image).await
+            }
+            async fn images(&self) -> Result<Vec<Image>, RuntimeError> {
+                (**self).images().await
+            }
+            async fn pull(&self, image: &str, credentials: Option<&Credentials>) -> Result<ImageId, RuntimeError> {
+                (**self).pull(image, credentials).await
+            }
+            async fn remove_image(&self, image: &ImageId) -> Result<(), RuntimeError> {
+                (**self).remove_image(image).await
+            }
+            async fn image_file_systems(&self) -> Result<Vec<FileSystemUsage>, RuntimeError> {
+                (**self).image_file_systems().await
+            }
+        }
+
         #[async_trait]
         #[deny(clippy::missing_trait_methods)]
         impl<T: ContainerRuntime + ?Sized> ContainerRuntime for $outer {
             async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
                 (**self).info().await
-            }
-            async fn image(&self, image: &str) -> Result<Option<ImageId>, RuntimeError> {
-                (**self).image(image).await
-            }
-            async fn pull(&self, image: &str, credentials: Option<&Credentials>) -> Result<ImageId, RuntimeError> {
-                (**self).pull(image, credentials).await
             }
             async fn run_sandbox(&self, sandbox: &SandboxConfig) -> Result<SandboxId, RuntimeError> {
                 (**self).run_sandbox(sandbox).await
@@ -451,6 +315,20 @@ macro_rules! forward {
             }
             async fn remove_container(&self, id: &ContainerId) -> Result<(), RuntimeError> {
                 (**self).remove_container(id).await
+            }
+            async fn exec(
+                &self,
+                id: &ContainerId,
+                command: &[String],
+                deadline: Duration,
+            ) -> Result<Execution, RuntimeError> {
+                (**self).exec(id, command, deadline).await
+            }
+            async fn reopen_log(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+                (**self).reopen_log(id).await
+            }
+            async fn stats(&self) -> Result<Vec<SandboxStats>, RuntimeError> {
+                (**self).stats().await
             }
             async fn observe(&self) -> Result<Vec<ObservedSandbox>, RuntimeError> {
                 (**self).observe().await

@@ -12,11 +12,18 @@
 //! * Only the program that started a process learns its exit code. Of one that ended while no such program ran,
 //!   or after another took over, just the end is known: its exit code is absent, which counts as a failure, so a
 //!   pod with `restartPolicy: OnFailure` may run again although it had ended well.
+//! * What a pod asks for besides, and processes of the node cannot have, is refused by the name of its field: a
+//!   restriction that is not kept would be worse than a pod that does not start. Requests are not limits, and a
+//!   mount that is read-only for a container is just a link for a process.
+//! * A container writes to its log file itself, so the file cannot be changed under it: logs are not rotated.
 //! * What a container left in the background is killed when the container ends, as in a real one.
 
+mod exec;
 mod inner;
 mod proc;
 mod record;
+mod refuse;
+mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -29,8 +36,8 @@ use tracing::warn;
 
 use self::inner::Inner;
 use super::{
-    ContainerConfig, ContainerId, ContainerRuntime, Credentials, ImageId, ObservedSandbox, RuntimeError,
-    RuntimeInfo, SandboxConfig, SandboxId,
+    ContainerConfig, ContainerId, ContainerRuntime, Credentials, Execution, FileSystemUsage, Image, ImageId,
+    Images, ObservedSandbox, RuntimeError, RuntimeInfo, SandboxConfig, SandboxId, SandboxStats,
 };
 
 /// Where the process runtime keeps what it knows.
@@ -77,6 +84,7 @@ impl ProcessRuntime {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(WorkError::NotFound(message))) => Err(RuntimeError::NotFound { what, message }),
             Ok(Err(WorkError::Invalid(message))) => Err(RuntimeError::Invalid { what, message }),
+            Ok(Err(WorkError::Failed(message))) => Err(RuntimeError::Failed { what, message }),
             Ok(Err(WorkError::Io(error))) => Err(failed(&what, &error)),
             Err(error) => Err(failed(&what, &io::Error::other(error))),
         }
@@ -86,6 +94,7 @@ impl ProcessRuntime {
 enum WorkError {
     NotFound(String),
     Invalid(String),
+    Failed(String),
     Io(io::Error),
 }
 
@@ -96,7 +105,35 @@ impl From<io::Error> for WorkError {
 }
 
 fn failed(what: &str, error: &io::Error) -> RuntimeError {
-    RuntimeError::Failed { what: what.to_owned(), message: error.to_string() }
+    let (what, message) = (what.to_owned(), error.to_string());
+    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        return RuntimeError::NoSpace { what, message };
+    }
+    RuntimeError::Failed { what, message }
+}
+
+/// There are no images, so none is ever absent.
+#[async_trait]
+impl Images for ProcessRuntime {
+    async fn image(&self, image: &str) -> Result<Option<Image>, RuntimeError> {
+        Ok(Some(Image { id: ImageId(format!("process:{image}")), ..Image::default() }))
+    }
+
+    async fn images(&self) -> Result<Vec<Image>, RuntimeError> {
+        Ok(Vec::new())
+    }
+
+    async fn pull(&self, image: &str, _: Option<&Credentials>) -> Result<ImageId, RuntimeError> {
+        Ok(ImageId(format!("process:{image}")))
+    }
+
+    async fn remove_image(&self, _: &ImageId) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
+    async fn image_file_systems(&self) -> Result<Vec<FileSystemUsage>, RuntimeError> {
+        Ok(Vec::new())
+    }
 }
 
 #[async_trait]
@@ -104,15 +141,6 @@ impl ContainerRuntime for ProcessRuntime {
     async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Ok(RuntimeInfo { name: "process".to_owned(), version, not_ready: Vec::new() })
-    }
-
-    async fn image(&self, image: &str) -> Result<Option<ImageId>, RuntimeError> {
-        // There are no images, so none is ever absent.
-        Ok(Some(ImageId(format!("process:{image}"))))
-    }
-
-    async fn pull(&self, image: &str, _: Option<&Credentials>) -> Result<ImageId, RuntimeError> {
-        Ok(ImageId(format!("process:{image}")))
     }
 
     async fn run_sandbox(&self, sandbox: &SandboxConfig) -> Result<SandboxId, RuntimeError> {
@@ -170,6 +198,27 @@ impl ContainerRuntime for ProcessRuntime {
     async fn remove_container(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let id = id.clone();
         self.work(format!("remove container {id}"), move |inner| inner.remove(&id)).await
+    }
+
+    async fn exec(
+        &self,
+        id: &ContainerId,
+        command: &[String],
+        deadline: Duration,
+    ) -> Result<Execution, RuntimeError> {
+        exec::run(self, id, command, deadline).await
+    }
+
+    async fn reopen_log(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let message = "a process holds its log file open itself, so the file cannot be changed under it";
+        Err(RuntimeError::Invalid {
+            what: format!("open the log of container {id} again"),
+            message: message.to_owned(),
+        })
+    }
+
+    async fn stats(&self) -> Result<Vec<SandboxStats>, RuntimeError> {
+        self.work("read what processes use", |inner| Ok(inner.stats())).await
     }
 
     async fn observe(&self) -> Result<Vec<ObservedSandbox>, RuntimeError> {

@@ -12,7 +12,7 @@ pub(crate) enum Action {
     /// Make the pod's directories, and its volumes as they should be.
     Prepare(Prepare),
     /// Start a sandbox.
-    RunSandbox(SandboxConfig),
+    RunSandbox(Box<SandboxConfig>),
     /// See that a container's image is here.
     Pull { container: String, image: String, policy: PullPolicy, credentials: Option<Credentials> },
     /// Create a container and start it.

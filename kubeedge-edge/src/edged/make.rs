@@ -49,6 +49,7 @@ pub(crate) fn sandbox(pod: &Pod, attempt: u32, config: &Config) -> SandboxConfig
         cgroup_parent: None,
         handler: pod.spec.runtime_class_name.clone(),
         privileged: containers().any(|container| container.security_context.privileged),
+        ..SandboxConfig::default()
     }
 }
 
@@ -103,6 +104,7 @@ pub(crate) fn container(
             // Files made of objects belong to the API; a container that could write to them would only
             // write into a version that is about to be replaced.
             read_only: mount.read_only || made,
+            ..Mount::default()
         });
     }
     let expanded = |texts: &[String]| texts.iter().map(|text| expand(text, &env)).collect();
@@ -126,6 +128,7 @@ pub(crate) fn container(
         stdin: container.stdin,
         tty: container.tty,
         env,
+        ..ContainerConfig::default()
     };
     (made, sub_paths)
 }
@@ -162,6 +165,7 @@ fn resources(pod: &Pod, container: &Container, facts: &Facts<'_>) -> Resources {
         cpu_period: if cpu_limit > 0 { PERIOD_US } else { 0 },
         memory_limit: limit("memory").map_or(0, Quantity::units),
         oom_score_adj,
+        ..Resources::default()
     }
 }
 
@@ -219,9 +223,13 @@ pub(crate) fn credentials(pod: &Pod, image: &str, facts: &Facts<'_>) -> Option<C
         if found.username.is_empty() {
             let pair = String::from_utf8(resolve::base64(&found.auth)?).ok()?;
             let (username, password) = pair.split_once(':')?;
-            return Some(Credentials { username: username.to_owned(), password: password.to_owned() });
+            return Some(Credentials {
+                username: username.to_owned(),
+                password: password.to_owned(),
+                ..Credentials::default()
+            });
         }
-        Some(Credentials { username: found.username, password: found.password })
+        Some(Credentials { username: found.username, password: found.password, ..Credentials::default() })
     })
 }
 

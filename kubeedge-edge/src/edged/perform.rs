@@ -99,7 +99,9 @@ async fn pull(
             Ok(())
         }
         // A node without a link goes on as it was: what it has is better than nothing.
-        Err(error @ RuntimeError::Unavailable { .. }) if here => {
+        Err(error @ (RuntimeError::Unavailable { .. } | RuntimeError::RegistryUnavailable { .. }))
+            if here =>
+        {
             warn!(image, %error, "the registry cannot be reached; the image that is here is used");
             Ok(())
         }

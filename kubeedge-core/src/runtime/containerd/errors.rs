@@ -18,6 +18,10 @@ const UNREACHABLE: [&str; 8] = [
 const FORBIDDEN: [&str; 4] =
     ["authorization failed", "pull access denied", "401 Unauthorized", "403 Forbidden"];
 
+const FULL: [&str; 3] = ["no space left on device", "disk quota exceeded", "not enough space"];
+const MALFORMED: [&str; 2] = ["invalid reference format", "failed to parse image reference"];
+const ABSENT: [&str; 2] = ["manifest unknown", "404 Not Found"];
+
 /// Turns a status into an error that says what was being done.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the codes are gRPC's: what is not named is a failure")]
 pub(super) fn explain(what: String, status: &Status) -> RuntimeError {
@@ -33,6 +37,7 @@ pub(super) fn explain(what: String, status: &Status) -> RuntimeError {
     }
     let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
     match status.code() {
+        _ if says(&FULL) => RuntimeError::NoSpace { what, message },
         Code::NotFound => RuntimeError::NotFound { what, message },
         Code::InvalidArgument | Code::OutOfRange => RuntimeError::Invalid { what, message },
         Code::PermissionDenied | Code::Unauthenticated => RuntimeError::Refused { what, message },
@@ -41,8 +46,21 @@ pub(super) fn explain(what: String, status: &Status) -> RuntimeError {
             RuntimeError::Unavailable { what, message }
         }
         _ if says(&UNREACHABLE) => RuntimeError::Unavailable { what, message },
+        _ if says(&MALFORMED) => RuntimeError::Invalid { what, message },
+        _ if says(&ABSENT) => RuntimeError::NotFound { what, message },
         _ => RuntimeError::Failed { what, message },
     }
+}
+
+/// The same for a pull, which may fail for want of an answer from the registry while the runtime itself is well.
+pub(super) fn explain_pull(what: String, status: &Status) -> RuntimeError {
+    // What the runtime itself has said has no source; what kept it from being asked has one.
+    let answered = std::error::Error::source(status).is_none();
+    let error = explain(what, status);
+    if answered && let RuntimeError::Unavailable { what, message } = error {
+        return RuntimeError::RegistryUnavailable { what, message };
+    }
+    error
 }
 
 /// Stopping or removing what is gone is success.
@@ -59,9 +77,9 @@ mod tests {
 
     #[test]
     fn a_registry_that_cannot_be_reached_is_told_from_one_that_refuses() {
-        let explain = |message: &str| explain("pull".into(), &Status::unknown(message));
+        let explain = |message: &str| explain_pull("pull".into(), &Status::unknown(message));
         let away = explain("failed to do request: dial tcp: lookup r: no such host");
-        assert!(matches!(away, RuntimeError::Unavailable { .. }));
+        assert!(matches!(away, RuntimeError::RegistryUnavailable { .. }));
         let refused = explain("server message: insufficient_scope: authorization failed");
         assert!(matches!(refused, RuntimeError::Refused { .. }));
     }

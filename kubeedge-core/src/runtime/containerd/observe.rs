@@ -75,30 +75,31 @@ impl Containerd {
     /// out, it would be started a second time; failed for, it would keep every other pod from being seen.
     async fn observe_container(&self, from: cri::Container, until: Instant) -> ObservedContainer {
         let known = self.known().containers.get(&from.id).cloned();
-        let (state, log_path) = match known {
-            Some((state, known, log_path)) if state == from.state => (known, log_path),
+        let described = match known {
+            Some(known) if known.listed == from.state => known,
             known => match self.status(&from.id, until).await {
                 Some(status) => {
-                    let told = (state(&status), status.log_path);
-                    let known = (status.state, told.0.clone(), told.1.clone());
-                    self.known().containers.insert(from.id.clone(), known);
-                    told
+                    let described = Described::new(status);
+                    self.known().containers.insert(from.id.clone(), described.clone());
+                    described
                 }
                 // Not remembered: the next observation asks again.
-                None => (listed_state(&from), known.map(|known| known.2).unwrap_or_default()),
+                None => Described { state: listed_state(&from), ..known.unwrap_or_default() },
             },
         };
         let metadata = from.metadata.unwrap_or_default();
-        let log = ContainerLog { path: PathBuf::from(&log_path), format: LogFormat::Cri };
+        let log = ContainerLog { path: PathBuf::from(&described.log_path), format: LogFormat::Cri };
+        let image_id = if described.image_ref.is_empty() { from.image_ref } else { described.image_ref };
         ObservedContainer {
             id: ContainerId(from.id),
             name: metadata.name,
             attempt: metadata.attempt,
             image: from.image.map(|image| image.image).unwrap_or_default(),
-            image_id: from.image_ref,
+            image_id,
             spec_hash: from.annotations.get(SPEC_HASH).cloned().unwrap_or_default(),
-            state,
-            log: (!log_path.is_empty()).then_some(log),
+            created_at_ms: milliseconds(from.created_at),
+            state: described.state,
+            log: (!described.log_path.is_empty()).then_some(log),
         }
     }
 
@@ -161,7 +162,7 @@ impl Containerd {
 }
 
 /// Name, namespace and UID of its pod. Others may use the same runtime; their sandboxes have no labels of pods.
-fn pod_of(sandbox: &cri::PodSandbox) -> Option<(String, String, String)> {
+pub(super) fn pod_of(sandbox: &cri::PodSandbox) -> Option<(String, String, String)> {
     let label = |name| sandbox.labels.get(name).cloned();
     Some((label(POD_NAME)?, label(POD_NAMESPACE)?, label(POD_UID)?))
 }
@@ -184,6 +185,22 @@ fn listed_state(from: &cri::Container) -> ContainerState {
     }
 }
 
+/// What never changes of a container while the runtime's list says the same of its state.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Described {
+    listed: i32,
+    state: ContainerState,
+    log_path: String,
+    image_ref: String,
+}
+
+impl Described {
+    fn new(status: cri::ContainerStatus) -> Self {
+        let state = state(&status);
+        Self { listed: status.state, state, log_path: status.log_path, image_ref: status.image_ref }
+    }
+}
+
 fn state(status: &cri::ContainerStatus) -> ContainerState {
     let started_at_ms = milliseconds(status.started_at);
     match cri::ContainerState::try_from(status.state) {
@@ -201,6 +218,6 @@ fn state(status: &cri::ContainerStatus) -> ContainerState {
 }
 
 /// CRI's times are nanoseconds; a time that was never set is zero or before it.
-fn milliseconds(nanoseconds: i64) -> u64 {
+pub(super) fn milliseconds(nanoseconds: i64) -> u64 {
     u64::try_from(nanoseconds / 1_000_000).unwrap_or(0)
 }

@@ -17,6 +17,7 @@ use super::{
     config::{POD_NAME, POD_NAMESPACE, POD_UID},
     *,
 };
+use crate::runtime::ContainerState;
 
 /// A runtime whose lists always work, and which can describe nothing that is in `broken`.
 #[derive(Debug, Clone, Default)]

@@ -17,8 +17,11 @@ use rustix::process::Signal;
 use tracing::{debug, warn};
 
 use super::{
-    STOP_POLL, WorkError, proc,
+    STOP_POLL, WorkError,
+    exec::Beside,
+    proc,
     record::{self, Container, Exit, Launch, Phase, Sandbox},
+    refuse,
 };
 use crate::runtime::{
     ContainerConfig, ContainerId, ContainerLog, ContainerState, LogFormat, ObservedContainer,
@@ -88,6 +91,7 @@ impl Inner {
     }
 
     pub(super) fn run_sandbox(&self, config: &SandboxConfig) -> Result<SandboxId, WorkError> {
+        refuse::sandbox(config)?;
         let id = SandboxId(fresh_id()?);
         let sandbox = Sandbox {
             id: id.clone(),
@@ -141,6 +145,7 @@ impl Inner {
         sandbox_id: &SandboxId,
         config: ContainerConfig,
     ) -> Result<ContainerId, WorkError> {
+        refuse::container(&config)?;
         let words: Vec<String> = config.command.iter().chain(&config.args).cloned().collect();
         if config.command.is_empty() {
             let message = "the process runtime has no images, so the container needs a command".to_owned();
@@ -166,12 +171,14 @@ impl Inner {
             image: config.image,
             spec_hash: config.spec_hash,
             log: sandbox.log_directory.join(&config.log_path),
+            created_at_ms: now_ms(),
             phase: Phase::Created(Launch {
                 words,
                 env: config.env,
                 working_dir: config.working_dir,
                 user: config.run_as_user.and_then(|id| u32::try_from(id).ok()),
                 group: config.run_as_group.and_then(|id| u32::try_from(id).ok()),
+                oom_score_adj: config.resources.oom_score_adj,
             }),
         };
         record::save_container(&self.directory, sandbox_id, &container)?;
@@ -196,6 +203,7 @@ impl Inner {
             Ok(child) => {
                 let pid = i32::try_from(child.id()).unwrap_or(0);
                 let start_time = proc::Process::read(pid).map_or(0, |process| process.start_time);
+                proc::set_oom_score_adj(pid, launch.oom_score_adj);
                 let process = record::Process { pid, start_time, boot_id: self.boot_id.clone() };
                 container.phase = Phase::Started { process, started_at_ms: now_ms(), exit: None };
                 children.insert(id.clone(), child);
@@ -258,6 +266,25 @@ impl Inner {
         Ok(())
     }
 
+    /// What a command in the container takes over from it.
+    pub(super) fn beside(&self, id: &ContainerId) -> Result<Beside, WorkError> {
+        let alive = self.is_alive(id)?;
+        let mut state = self.lock();
+        let Some((sandbox, container)) = find(&mut state.sandboxes, id) else {
+            return Err(WorkError::NotFound(format!("container {id}")));
+        };
+        let Phase::Started { process, exit: None, .. } = &container.phase else {
+            return Err(WorkError::Failed("the container does not run".to_owned()));
+        };
+        let ended = || WorkError::Failed("the container does not run any more".to_owned());
+        if !alive {
+            return Err(ended());
+        }
+        let (user, group) = proc::owner(process.pid).ok_or_else(ended)?;
+        let directory = self.sandbox_directory(&sandbox).join(&id.0).join("root");
+        Ok(Beside { env: proc::environment(process.pid), directory, user, group })
+    }
+
     pub(super) fn observe(&self) -> Result<Vec<ObservedSandbox>, WorkError> {
         let mut state = self.lock();
         let State { sandboxes, children } = &mut *state;
@@ -313,6 +340,7 @@ impl Inner {
             image: container.image.clone(),
             image_id: format!("process:{}", container.image),
             spec_hash: container.spec_hash.clone(),
+            created_at_ms: container.created_at_ms,
             state: container.state(),
             log: Some(ContainerLog { path: container.log.clone(), format: LogFormat::Plain }),
         });
@@ -437,6 +465,6 @@ fn fresh_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned())
 }
 
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

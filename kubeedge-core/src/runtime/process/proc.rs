@@ -1,8 +1,9 @@
 //! Processes as `/proc` shows them.
 
-use std::fs;
+use std::{collections::HashMap, fs};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use tracing::debug;
 
 /// The variable by which all processes of a container are known, those that it left in the background too.
 pub(super) const ID_VARIABLE: &str = "CONTAINER_ID";
@@ -53,6 +54,73 @@ pub(super) fn processes_of(container: &str) -> Vec<i32> {
         environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
     })
     .collect()
+}
+
+/// A process's environment as it was started with.
+pub(super) fn environment(pid: i32) -> Vec<(String, String)> {
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let variables = environment.split(|byte| *byte == 0).filter_map(|variable| {
+        let (name, value) = std::str::from_utf8(variable).ok()?.split_once('=')?;
+        Some((name.to_owned(), value.to_owned()))
+    });
+    variables.collect()
+}
+
+/// The user and group that a process has in effect.
+pub(super) fn owner(pid: i32) -> Option<(u32, u32)> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let id = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_ascii_whitespace().nth(1)?.parse().ok()
+    };
+    Some((id("Uid:")?, id("Gid:")?))
+}
+
+/// Sets who dies first when memory is short. The kernel refuses less than one's own to whoever is not root,
+/// which is no reason for a pod not to run.
+pub(super) fn set_oom_score_adj(pid: i32, value: i64) {
+    if value != 0
+        && let Err(error) = fs::write(format!("/proc/{pid}/oom_score_adj"), value.to_string())
+    {
+        debug!(pid, value, %error, "oom_score_adj stays as it is");
+    }
+}
+
+/// What the processes of one container use together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Usage {
+    pub(super) processes: u64,
+    pub(super) cpu_ns: u64,
+    pub(super) resident_bytes: u64,
+}
+
+/// What the processes of all containers use.
+pub(super) fn usage() -> HashMap<String, Usage> {
+    let mut all: HashMap<String, Usage> = HashMap::new();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
+        let container = environment(pid).into_iter().find(|(name, _)| name == ID_VARIABLE);
+        let Some((_, container)) = container else { continue };
+        let Some((cpu_ns, resident_bytes)) =
+            fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|stat| used(&stat))
+        else {
+            continue;
+        };
+        let usage = all.entry(container).or_default();
+        usage.processes += 1;
+        usage.cpu_ns += cpu_ns;
+        usage.resident_bytes += resident_bytes;
+    }
+    all
+}
+
+/// proc(5), fields 14 to 17 and 24: its own time and that of children it waited for, in ticks; pages in memory.
+fn used(stat: &str) -> Option<(u64, u64)> {
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    let ticks: u64 = (14..=17).filter_map(field).sum();
+    let ns_per_tick = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
+    Some((ticks * ns_per_tick, field(24)? * rustix::param::page_size() as u64))
 }
 
 /// Signals a group; one that is gone is fine.

@@ -43,6 +43,8 @@ pub(super) struct Container {
     pub(super) image: String,
     pub(super) spec_hash: String,
     pub(super) log: PathBuf,
+    #[serde(default)]
+    pub(super) created_at_ms: u64,
     pub(super) phase: Phase,
 }
 
@@ -67,6 +69,8 @@ pub(super) struct Launch {
     pub(super) working_dir: String,
     pub(super) user: Option<u32>,
     pub(super) group: Option<u32>,
+    #[serde(default)]
+    pub(super) oom_score_adj: i64,
 }
 
 impl std::fmt::Debug for Launch {

@@ -73,7 +73,12 @@ async fn a_container_has_its_own_environment_and_finds_its_mounts_below_its_root
     let sandbox = sandbox(&runtime, directory.path()).await;
     let mut config = shell("app", "cat etc/app/key $CONTAINER_ROOT/etc/app/key; echo; env");
     config.env = vec![("WORD".into(), "given".into())];
-    config.mounts = vec![Mount { container_path: "/etc/app".into(), host_path: files, read_only: true }];
+    config.mounts = vec![Mount {
+        container_path: "/etc/app".into(),
+        host_path: files,
+        read_only: true,
+        ..Mount::default()
+    }];
     start(&runtime, &sandbox, &config).await;
     log_has(directory.path(), "app", "WORD=given").await;
     let log = fs::read_to_string(directory.path().join("logs/app/0.log")).unwrap();
@@ -163,6 +168,7 @@ async fn another_process_with_the_recorded_id_is_neither_adopted_nor_stopped() {
         image: String::new(),
         spec_hash: String::new(),
         log: directory.path().join("log"),
+        created_at_ms: 1,
         phase: Phase::Started { process, started_at_ms: 1, exit: None },
     };
     record::save_container(&directory.path().join("runtime"), &sandbox, &container).unwrap();

@@ -32,7 +32,6 @@ pub(crate) struct Planner<'a> {
 }
 
 /// What is next for a container.
-#[expect(clippy::large_enum_variant, reason = "it lives from one return to the next match")]
 enum Next {
     /// Nothing for now.
     Rest,
@@ -139,7 +138,7 @@ impl Planner<'_> {
             let running = newest.filter(|old| old.containers.iter().any(is_running));
             return Some(match running {
                 Some(old) => Action::StopSandbox(old.id.clone()),
-                None => Action::RunSandbox(make::sandbox(pod, attempt, self.config)),
+                None => Action::RunSandbox(Box::new(make::sandbox(pod, attempt, self.config))),
             });
         };
         let started =

@@ -107,6 +107,7 @@ fn container(attempt: u32, image: &str, state: ContainerState) -> ObservedContai
         spec_hash: make::spec_hash(&made_from),
         state,
         log: None,
+        ..ObservedContainer::default()
     }
 }
 
