@@ -146,7 +146,7 @@ impl Edge {
             mapper::Config::default(),
             config.protocol,
             mapper::Inbox { assignments: assignments_rx },
-            mapper::Outbox { readings: readings_tx },
+            mapper::Outbox { readings: readings_tx, samples: None },
         );
 
         let stop = CancellationToken::new();

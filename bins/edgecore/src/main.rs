@@ -243,7 +243,7 @@ async fn run(file: &Path) -> Result<()> {
             mapper::Config::default(),
             protocol,
             mapper::Inbox { assignments: assignments_rx },
-            mapper::Outbox { readings: readings_tx },
+            mapper::Outbox { readings: readings_tx, samples: None },
         );
         group.spawn("mapper", mapper.run(stop.child_token()));
     } else {

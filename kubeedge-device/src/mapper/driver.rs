@@ -1,15 +1,16 @@
 //! The loop: does what the schedule asks, each device in its own future.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use kubeedge_core::{
-    device::{DeviceError, DeviceHandle, DeviceProtocol, DeviceSpec},
+    device::{DeviceError, DeviceHandle, DeviceProtocol, DeviceSpec, Sample},
     id::DeviceId,
+    pipe::{EventSender, SendError},
 };
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,9 @@ struct Ended {
     outcome: Outcome,
 }
 
+/// How often samples that their pipe had no room for are offered again.
+const OFFER_AGAIN: Duration = Duration::from_millis(5);
+
 pub(super) async fn run(mapper: Mapper, stop: CancellationToken) -> Result<(), Error> {
     let Mapper { config, protocol, mut inbox, outbox } = mapper;
     if protocol.name().is_empty() {
@@ -33,9 +37,12 @@ pub(super) async fn run(mapper: Mapper, stop: CancellationToken) -> Result<(), E
     }
     let deadline = config.call_deadline;
     let mut state = State::new(config, protocol.name());
+    let mut samples = Samples::new(outbox.samples);
     let mut handles: BTreeMap<DeviceId, Box<dyn DeviceHandle>> = BTreeMap::new();
     let mut calls: FuturesUnordered<BoxFuture<'static, Ended>> = FuturesUnordered::new();
     loop {
+        samples.offer(state.poll_samples());
+        state.hold(samples.are_held());
         for (device, action) in state.poll_actions(now().at) {
             calls.extend(start(&protocol, device, action, &mut handles, deadline));
         }
@@ -53,6 +60,58 @@ pub(super) async fn run(mapper: Mapper, stop: CancellationToken) -> Result<(), E
                 }
             }
             () = until(state.poll_timeout()) => {}
+            () = tokio::time::sleep(OFFER_AGAIN), if samples.are_held() => {}
+        }
+    }
+}
+
+/// The values on their way to whoever keeps them. What there is no room for waits here, and the devices with it.
+struct Samples {
+    pipe: Option<EventSender<Sample>>,
+    held: VecDeque<Sample>,
+    held_since: Option<Instant>,
+}
+
+impl Samples {
+    fn new(pipe: Option<EventSender<Sample>>) -> Self {
+        Self { pipe, held: VecDeque::new(), held_since: None }
+    }
+
+    fn are_held(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    fn offer(&mut self, samples: Vec<Sample>) {
+        let Some(pipe) = &self.pipe else { return };
+        self.held.extend(samples);
+        while let Some(sample) = self.held.pop_front() {
+            match pipe.send(sample) {
+                Ok(()) => {}
+                Err(SendError::Full(sample)) => {
+                    self.held.push_front(sample);
+                    break;
+                }
+                Err(SendError::Closed(_)) => {
+                    self.held.clear();
+                    self.pipe = None;
+                    break;
+                }
+            }
+        }
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        match (self.held_since, self.held.is_empty()) {
+            (None, false) => {
+                tracing::warn!("values are read faster than they can be kept: devices are read more slowly");
+                self.held_since = Some(Instant::now());
+            }
+            (Some(since), true) => {
+                tracing::info!(after = ?since.elapsed(), "values can be kept again as fast as they are read");
+                self.held_since = None;
+            }
+            (None, true) | (Some(_), false) => {}
         }
     }
 }
@@ -73,25 +132,24 @@ fn start(
             drop(handle);
             Some(open(protocol.clone(), device, spec, deadline).boxed())
         }
-        Action::Read(property) => Some(
+        Action::Read(spec, place) => Some(
             async move {
-                let mut handle = handle;
-                let read = call(&mut handle, deadline, |handle| handle.read(&property)).await;
-                Ended { device, handle, outcome: Outcome::Read(property.name, read) }
+                let (mut handle, property) = (handle, &spec.properties[place]);
+                let read = call(&mut handle, deadline, |handle| handle.read(property)).await;
+                Ended { device, handle, outcome: Outcome::Read(property.name.clone(), read) }
             }
             .boxed(),
         ),
-        Action::Write(property, value) => Some(
+        Action::Write(spec, place, value) => Some(
             async move {
-                let mut handle = handle;
-                let written = call(&mut handle, deadline, |handle| handle.write(&property, &value)).await;
-                Ended { device, handle, outcome: Outcome::Wrote(property.name, value, written) }
+                let (mut handle, property) = (handle, &spec.properties[place]);
+                let written = call(&mut handle, deadline, |handle| handle.write(property, &value)).await;
+                Ended { device, handle, outcome: Outcome::Wrote(property.name.clone(), value, written) }
             }
             .boxed(),
         ),
     }
 }
-
 async fn open(
     protocol: Arc<dyn DeviceProtocol>,
     device: DeviceId,

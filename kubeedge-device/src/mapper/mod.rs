@@ -3,6 +3,15 @@
 //! Each device is its own future: one that hangs or fails holds up no other. A device that does not answer is
 //! opened again, first after [`Config::retry_min`], then after pauses that double up to [`Config::retry_max`].
 //!
+//! * **Cycles.** A property is read every `collectCycle`, in step with the clock; cycles that were missed are not made
+//!   up for. Each value goes to [`Outbox::samples`], and one every `reportCycle` to [`Outbox::readings`].
+//! * **Desired values** are written, read back and compared. Until the device has what is desired, it is written
+//!   again after pauses that double. Only a value that was confirmed is reported as observed.
+//! * **States.** `online`; `offline` if the device does not answer; `unhealthy` if it does, but one of its properties
+//!   cannot be read, or does not fit the model, or does not take what is desired. The log says which, and why.
+//! * **Back-pressure.** If `samples` is full, devices are read more slowly until there is room: what was read is
+//!   never dropped.
+//!
 //! ```
 //! use std::sync::Arc;
 //!
@@ -38,6 +47,7 @@
 //! # }
 //! ```
 
+mod device;
 mod driver;
 mod state;
 #[cfg(test)]
@@ -46,9 +56,9 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use kubeedge_core::{
-    device::{DeviceAssignment, DeviceProtocol, Reading},
+    device::{DeviceAssignment, DeviceProtocol, Reading, Sample},
     id::DeviceId,
-    pipe::{self, LatestReceiver, LatestSender},
+    pipe::{self, EventSender, LatestReceiver, LatestSender},
 };
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -89,8 +99,11 @@ pub struct Inbox {
 /// Where a mapper sends.
 #[derive(Debug)]
 pub struct Outbox {
-    /// What it found: every value that it read and that fits the device model, and each device's connection.
+    /// What it found, for the twins: values that fit the device model, by their report cycles, and each device's
+    /// connection.
     pub readings: LatestSender<(DeviceId, Option<String>), Reading>,
+    /// Every value that it read and that fits the device model, for whoever keeps or pushes them, if somebody does.
+    pub samples: Option<EventSender<Sample>>,
 }
 
 /// The other ends of [`Inbox`] and [`Outbox`].
@@ -135,13 +148,14 @@ impl Mapper {
     }
 }
 
-/// Creates all pipes of the part: its own ends, and those of everyone else.
+/// Creates all pipes of the part: its own ends, and those of everyone else. Nobody receives samples until
+/// [`Outbox::samples`] is set.
 pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (assignments_tx, assignments) = pipe::latest("assignments", DeviceAssignment::key);
     let (readings, readings_rx) = pipe::latest("readings", Reading::key);
     (
         Inbox { assignments },
-        Outbox { readings },
+        Outbox { readings, samples: None },
         Outside { assignments: assignments_tx, readings: readings_rx },
     )
 }

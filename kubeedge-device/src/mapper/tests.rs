@@ -93,6 +93,22 @@ impl Schedule {
         self.state.handle_outcome(&id("b"), outcome, self.now())
     }
 
+    fn pass(&mut self, milliseconds: u64) {
+        self.passed += Duration::from_millis(milliseconds);
+    }
+
+    fn observed(&mut self) -> Vec<Option<String>> {
+        let readings = self.state.poll_readings().into_iter();
+        readings
+            .filter_map(|reading| match reading.content {
+                ReadingContent::Property { property, observed_desired, .. } if property == "limit" => {
+                    Some(observed_desired)
+                }
+                ReadingContent::Property { .. } | ReadingContent::State(_) => None,
+            })
+            .collect()
+    }
+
     /// How long until there is something to do.
     fn due_in(&self) -> Duration {
         self.state.poll_timeout().unwrap() - self.now().at
@@ -111,8 +127,8 @@ impl Schedule {
 
 fn name_of(action: Option<Action>) -> String {
     match action {
-        Some(Action::Read(property)) => format!("read {}", property.name),
-        Some(Action::Write(property, value)) => format!("write {} {value}", property.name),
+        Some(Action::Read(spec, place)) => format!("read {}", spec.properties[place].name),
+        Some(Action::Write(spec, place, value)) => format!("write {} {value}", spec.properties[place].name),
         Some(Action::Open(_)) => "open".to_owned(),
         Some(Action::Close) => "close".to_owned(),
         None => "wait".to_owned(),
@@ -191,10 +207,99 @@ fn what_is_desired_is_written_when_it_changes_and_after_opening() {
     schedule.done(Outcome::Opened(Ok(())));
     assert_eq!(name_of(schedule.next()), "write limit 9");
     schedule.done(Outcome::Wrote("limit".into(), "9".into(), Err(DeviceError::Rejected("no".into()))));
-    assert_eq!(name_of(schedule.next()), "read limit", "what was rejected is not tried again");
+    assert_eq!(name_of(schedule.next()), "read limit", "what was rejected waits");
     schedule.done(Outcome::Read("limit".into(), Ok("7".into())));
     schedule.assign(boiler("b", Some("101")));
     assert_eq!(name_of(schedule.next()), "read pressure", "what does not fit the model is not written");
+    schedule.done(Outcome::Read("pressure".into(), Ok("1".into())));
+    assert_eq!(schedule.states().last().unwrap(), "unhealthy");
+    schedule.assign(boiler("b", None));
+    schedule.pass(1_000);
+    schedule.next();
+    schedule.done(Outcome::Read("pressure".into(), Ok("1".into())));
+    assert_eq!(schedule.states().last().unwrap(), "online", "nothing is desired, so nothing is missing");
+}
+
+#[test]
+fn what_the_device_does_not_take_is_written_again_after_pauses_that_double() {
+    let mut schedule = Schedule::opened(Some("7"));
+    schedule.next();
+    schedule.done(Outcome::Wrote(
+        "limit".into(),
+        "7".into(),
+        Err(DeviceError::Rejected("local mode".into())),
+    ));
+    assert_eq!(schedule.states(), ["unhealthy"]);
+    let mut written_at = Vec::new();
+    while written_at.len() < 3 {
+        match name_of(schedule.next()).as_str() {
+            "write limit 7" => {
+                written_at.push(schedule.passed.as_secs());
+                schedule.done(Outcome::Wrote("limit".into(), "7".into(), Ok(())));
+            }
+            // It says that it has taken the value, and has another.
+            "read limit" => _ = schedule.done(Outcome::Read("limit".into(), Ok("5".into()))),
+            "read pressure" => _ = schedule.done(Outcome::Read("pressure".into(), Ok("1".into()))),
+            _ => schedule.pass(100),
+        }
+    }
+    assert_eq!(written_at, [1, 3, 7]);
+    assert!(
+        schedule.observed().iter().all(Option::is_none),
+        "what the device does not have was not observed"
+    );
+    assert_eq!(name_of(schedule.next()), "read limit");
+    schedule.done(Outcome::Read("limit".into(), Ok("7".into())));
+    assert_eq!(schedule.states(), ["online"]);
+    schedule.pass(60_000);
+    assert_eq!(name_of(schedule.next()), "read pressure", "it has it: nothing is written");
+}
+
+#[test]
+fn a_value_is_reported_by_its_cycle_and_kept_each_time() {
+    let mut schedule = Schedule::opened(None);
+    let mut slow = boiler("b", None);
+    for property in &mut slow.properties {
+        (property.collect_cycle_ms, property.report_cycle_ms) = (100, 1_000);
+    }
+    schedule.assign(slow);
+    let (mut reported, mut kept) = (0, 0);
+    for _ in 0..200 {
+        if name_of(schedule.next()) == "read pressure" {
+            schedule.done(Outcome::Read("pressure".into(), Ok("1".into())));
+        } else {
+            schedule.done(Outcome::Read("limit".into(), Ok("1".into())));
+            schedule.next();
+            schedule.done(Outcome::Read("pressure".into(), Ok("1".into())));
+        }
+        let pressure = |property: Option<String>| property.as_deref() == Some("pressure");
+        reported += schedule.state.poll_readings().iter().filter(|reading| pressure(reading.key().1)).count();
+        kept += schedule.state.poll_samples().iter().filter(|sample| sample.property == "pressure").count();
+        // A call takes a while, which must not make the cycle longer.
+        schedule.pass(3);
+        let due = schedule.due_in();
+        schedule.passed += due;
+    }
+    let seconds = schedule.passed.as_secs_f64();
+    assert!((seconds * 10.0 - kept as f64).abs() <= 2.0, "{kept} kept in {seconds} s");
+    assert!((seconds - reported as f64).abs() <= 2.0, "{reported} reported in {seconds} s");
+}
+
+#[test]
+fn while_nobody_takes_values_nothing_is_read_and_what_is_desired_is_written() {
+    let mut schedule = Schedule::opened(None);
+    schedule.state.hold(true);
+    assert_eq!(name_of(schedule.next()), "wait");
+    assert_eq!(schedule.due_in(), Duration::from_millis(50), "it is looked at again, and not in each turn");
+    schedule.assign(boiler("b", Some("7")));
+    schedule.passed += schedule.due_in();
+    assert_eq!(name_of(schedule.next()), "write limit 7");
+    schedule.done(Outcome::Wrote("limit".into(), "7".into(), Ok(())));
+    schedule.pass(100);
+    assert_eq!(name_of(schedule.next()), "wait");
+    schedule.state.hold(false);
+    schedule.pass(100);
+    assert_eq!(name_of(schedule.next()), "read pressure");
 }
 
 #[test]
@@ -340,6 +445,37 @@ async fn a_device_that_is_taken_away_is_read_no_more() {
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(running.protocol.reads(&id("b")), reads);
     running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_pipe_slows_reading_down_and_loses_nothing() {
+    let protocol = MemoryProtocol::new("memory");
+    let (inbox, mut outbox, outside) = pipes();
+    let (samples, mut kept) = kubeedge_core::pipe::events("samples", 4);
+    outbox.samples = Some(samples);
+    let stop = CancellationToken::new();
+    let mapper = Mapper::new(Config::default(), Arc::new(protocol.clone()), inbox, outbox);
+    let task = tokio::spawn(mapper.run(stop.clone()));
+    for number in 0..10 {
+        outside.assignments.send(assign(boiler(&format!("b-{number}"), None))).unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let reads = |protocol: &MemoryProtocol| {
+        (0..10).map(|number| protocol.reads(&id(&format!("b-{number}")))).sum::<usize>()
+    };
+    let stalled = reads(&protocol);
+    assert!(stalled <= 4 + 10, "each device waits with one value at most: {stalled}");
+    let mut taken = 0;
+    while taken < 500 {
+        kept.recv().await.unwrap();
+        taken += 1;
+    }
+    stop.cancel();
+    task.await.unwrap().unwrap();
+    while kept.try_recv().is_some() {
+        taken += 1;
+    }
+    assert!(reads(&protocol) - taken <= 10 + 10, "{taken} of {} came", reads(&protocol));
 }
 
 #[tokio::test]
