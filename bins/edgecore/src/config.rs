@@ -6,6 +6,7 @@ pub(crate) mod modules;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tree;
+pub(crate) mod upkeep;
 
 use std::path::{Path, PathBuf};
 

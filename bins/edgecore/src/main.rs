@@ -325,6 +325,14 @@ fn edged_config(config: &Config, edged: &config::modules::Edged) -> edged::Confi
         cluster_dns: edged.cluster_dns.iter().map(ToString::to_string).collect(),
         cluster_domain: edged.cluster_domain.clone(),
         status_interval: edged.status_interval,
+        image_report_interval: edged.image_report_interval,
+        images_max: edged.images_max,
+        kube_reserved: edged.upkeep.kube_reserved,
+        system_reserved: edged.upkeep.system_reserved,
+        eviction: edged.upkeep.eviction.clone(),
+        image_collection: edged.upkeep.images,
+        log_rotation: edged.upkeep.log_rotation,
+        parallel_pulls: edged.upkeep.parallel_pulls,
         ..edged::Config::new(config.node.clone())
     }
 }

@@ -149,7 +149,7 @@ impl Driver {
             return;
         }
         self.next_look = Instant::now() + self.edged.config.status_interval;
-        self.node.handle_usage(Usage::read(&self.edged.config.root), now());
+        self.node.handle_usage(Usage::read(&self.edged.config.root, None), now());
         if self.asking.is_none() {
             let runtime = Arc::clone(&self.edged.runtime);
             let ask = async move { timeout(ASK_DEADLINE, runtime.info()).await.unwrap_or_else(|_| late()) };

@@ -1,6 +1,8 @@
 //! What the machine is and has, as the kernel tells.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
+
+use super::eviction::{Level, Levels, Signal};
 
 /// What does not change while the process runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,18 +15,20 @@ pub(crate) struct Machine {
     pub(crate) boot_id: String,
     pub(crate) kernel: String,
     pub(crate) os_image: String,
+    /// Bytes that are set aside as huge pages, by the name of the resource, such as `hugepages-2Mi`.
+    pub(crate) huge_pages: BTreeMap<String, i64>,
 }
 
 /// What is left of what the node has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
-    pub(crate) memory_available: i64,
-    pub(crate) disk_bytes: i64,
-    pub(crate) disk_available: i64,
-    pub(crate) inodes: i64,
-    pub(crate) inodes_available: i64,
-    pub(crate) pids_max: i64,
-    pub(crate) pids: i64,
+    pub(crate) memory: Level,
+    /// The file system with the volumes and logs of pods.
+    pub(crate) disk: Level,
+    pub(crate) inodes: Level,
+    /// The file system with the images; `None` if the runtime has not said where it is.
+    pub(crate) images: Option<(Level, Level)>,
+    pub(crate) pids: Level,
 }
 
 impl Machine {
@@ -45,29 +49,62 @@ impl Machine {
             boot_id: text("/proc/sys/kernel/random/boot_id"),
             kernel: uname.release().to_string_lossy().into_owned(),
             os_image: pretty.unwrap_or("Linux").trim_matches('"').to_owned(),
+            huge_pages: huge_pages(),
         }
     }
 }
 
 impl Usage {
-    /// Reads it for the file system that `root` is on.
-    pub(crate) fn read(root: &Path) -> Self {
+    /// Reads it for the file system that `root` is on, and for that of the images.
+    pub(crate) fn read(root: &Path, images: Option<&Path>) -> Self {
         let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<i64>().ok();
-        let mut usage = Self {
-            memory_available: meminfo("MemAvailable:"),
-            pids_max: number("/proc/sys/kernel/pid_max").unwrap_or(32768),
-            pids: tasks().unwrap_or(0),
-            ..Self::default()
-        };
-        if let Ok(disk) = rustix::fs::statvfs(root) {
-            let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(disk.f_frsize)).unwrap_or(i64::MAX);
-            usage.disk_bytes = bytes(disk.f_blocks);
-            usage.disk_available = bytes(disk.f_bavail);
-            usage.inodes = i64::try_from(disk.f_files).unwrap_or(i64::MAX);
-            usage.inodes_available = i64::try_from(disk.f_favail).unwrap_or(i64::MAX);
+        let pids = number("/proc/sys/kernel/pid_max").unwrap_or(32768);
+        let (disk, inodes) = file_system(root).unwrap_or_default();
+        Self {
+            memory: Level { capacity: meminfo("MemTotal:"), available: meminfo("MemAvailable:") },
+            disk,
+            inodes,
+            images: images.and_then(file_system),
+            pids: Level { capacity: pids, available: pids - tasks().unwrap_or(0) },
         }
-        usage
     }
+
+    /// As what eviction looks at. Images that are not known to be elsewhere are where everything is.
+    pub(crate) fn levels(&self) -> Levels {
+        let (image_disk, image_inodes) = self.images.unwrap_or((self.disk, self.inodes));
+        Levels::from([
+            (Signal::Memory, self.memory),
+            (Signal::NodeDisk, self.disk),
+            (Signal::NodeInodes, self.inodes),
+            (Signal::ImageDisk, image_disk),
+            (Signal::ImageInodes, image_inodes),
+            (Signal::Pids, self.pids),
+        ])
+    }
+}
+
+/// Bytes and inodes of the file system that this path is on.
+fn file_system(path: &Path) -> Option<(Level, Level)> {
+    let found = rustix::fs::statvfs(path).ok()?;
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let bytes = |blocks: u64| number(blocks.saturating_mul(found.f_frsize));
+    Some((
+        Level { capacity: bytes(found.f_blocks), available: bytes(found.f_bavail) },
+        Level { capacity: number(found.f_files), available: number(found.f_favail) },
+    ))
+}
+
+/// What is set aside as huge pages: one directory for each size.
+fn huge_pages() -> BTreeMap<String, i64> {
+    let sizes = fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
+    let size = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let bytes =
+            name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<i64>().ok()?.checked_mul(1024)?;
+        let pages = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?.trim().parse::<i64>().ok()?;
+        Some((format!("hugepages-{}", super::quantity::binary(bytes)), bytes.saturating_mul(pages)))
+    };
+    sizes.filter_map(size).collect()
 }
 
 fn meminfo(name: &str) -> i64 {

@@ -31,16 +31,24 @@
 //! plain directories), service account tokens (the file is left out), rotation of container logs.
 
 mod action;
+#[allow(dead_code, unused_imports, reason = "the state does not decide by it yet")]
+mod admission;
 mod driver;
+#[allow(dead_code, unused_imports, reason = "the state does not decide by it yet")]
+mod eviction;
+#[allow(dead_code, reason = "the state does not decide by it yet")]
+mod failed;
 mod files;
 mod host;
 mod logs;
 mod make;
+#[allow(dead_code, reason = "the state does not decide by it yet")]
 mod node;
 mod perform;
 mod pod;
 mod quantity;
 mod resolve;
+mod settings;
 mod state;
 mod status;
 #[cfg(test)]
@@ -57,6 +65,11 @@ use kubeedge_core::{
 };
 use serde::Deserialize;
 use tokio::sync::watch;
+
+pub use self::{
+    eviction::{Amount, InvalidThreshold, Signal, Threshold},
+    settings::{Eviction, ImageCollection, LogRotation, Reserved, StaticPods},
+};
 
 /// Runs the pods of the node.
 #[derive(Debug)]
@@ -131,6 +144,33 @@ pub struct Config {
     /// reboot with many pods. Stopping is not limited.
     #[serde(default = "defaults::parallel_starts")]
     pub parallel_starts: usize,
+    /// How many images are fetched at once.
+    #[serde(default = "defaults::parallel_starts")]
+    pub parallel_pulls: usize,
+    /// How many images the node reports, the largest first. 50, as the kubelet.
+    #[serde(default = "defaults::images_max")]
+    pub images_max: usize,
+    /// A change of the images alone is reported no more often than this. 5 min: nobody waits for it.
+    #[serde(default = "defaults::image_report_interval")]
+    pub image_report_interval: Duration,
+    /// What is kept back for Kubernetes' own programs.
+    #[serde(default)]
+    pub kube_reserved: Reserved,
+    /// What is kept back for everything else that is no pod.
+    #[serde(default)]
+    pub system_reserved: Reserved,
+    /// When pods end because something runs short.
+    #[serde(default)]
+    pub eviction: Eviction,
+    /// When images that nobody uses are removed.
+    #[serde(default)]
+    pub image_collection: ImageCollection,
+    /// When a container's log goes on in another file.
+    #[serde(default)]
+    pub log_rotation: LogRotation,
+    /// Where pods come from besides the cloud; `None` means nowhere.
+    #[serde(default)]
+    pub static_pods: Option<StaticPods>,
 }
 
 /// A taint of the node.
@@ -183,6 +223,12 @@ mod defaults {
     pub(super) fn parallel_starts() -> usize {
         8
     }
+    pub(super) fn images_max() -> usize {
+        50
+    }
+    pub(super) fn image_report_interval() -> Duration {
+        Duration::from_secs(300)
+    }
 }
 
 impl Config {
@@ -206,6 +252,15 @@ impl Config {
             status_interval: defaults::status_interval(),
             orphan_grace: defaults::orphan_grace(),
             parallel_starts: defaults::parallel_starts(),
+            kube_reserved: Reserved::default(),
+            system_reserved: Reserved::default(),
+            eviction: Eviction::default(),
+            parallel_pulls: defaults::parallel_starts(),
+            images_max: defaults::images_max(),
+            image_report_interval: defaults::image_report_interval(),
+            image_collection: ImageCollection::default(),
+            log_rotation: LogRotation::default(),
+            static_pods: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The node's own report. Pure.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -13,7 +13,10 @@ use serde_json::{Value, json};
 
 use super::{
     Config,
+    admission::{Amounts, Room, own_labels},
+    eviction::{Pressure, Shortage, Signal, Watch},
     host::{Machine, Usage, architecture},
+    quantity::binary,
     state::Moment,
     status::rfc3339,
 };
@@ -24,6 +27,7 @@ pub(crate) struct Node {
     config: Config,
     machine: Machine,
     usage: Usage,
+    watch: Watch,
     runtime: Option<Result<RuntimeInfo, String>>,
     online_since: Option<Instant>,
     told: bool,
@@ -37,19 +41,39 @@ struct Condition {
     since_ms: u64,
     reason: &'static str,
     message: String,
-    /// When the measurement was last bad.
-    bad_at: Option<Instant>,
 }
 
 /// How long the first report waits for the runtime to say how it is; a slow one must not keep the node away.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// 5 min: a pressure is over when it has not been met for so long, as with the kubelet.
-const PRESSURE_LASTS: Duration = Duration::from_secs(300);
+type Words = (&'static str, &'static str);
+
+/// Reason and message of each condition, without and with the pressure, as the kubelet writes them.
+const PRESSURES: [(&str, Pressure, Words, Words); 3] = [
+    (
+        "MemoryPressure",
+        Pressure::Memory,
+        ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+    ),
+    (
+        "DiskPressure",
+        Pressure::Disk,
+        ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+    ),
+    (
+        "PIDPressure",
+        Pressure::Pids,
+        ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+    ),
+];
 
 impl Node {
     pub(crate) fn new(config: Config, machine: Machine) -> Self {
         Self {
+            watch: Watch::new(config.eviction.clone()),
             config,
             machine,
             usage: Usage::default(),
@@ -62,24 +86,77 @@ impl Node {
     }
 
     pub(crate) fn handle_usage(&mut self, usage: Usage, now: Moment) {
-        self.outdated |= self.usage.disk_bytes != usage.disk_bytes;
+        self.outdated |= self.usage.disk.capacity != usage.disk.capacity;
         self.usage = usage;
-        // The kubelet's default thresholds: 100 MiB of memory, a tenth of the disk, a twentieth of inodes.
-        let memory = usage.memory_available < 100 << 20;
-        let disk = usage.disk_available < usage.disk_bytes / 10 || usage.inodes_available < usage.inodes / 20;
-        let pids = usage.pids > usage.pids_max / 10 * 9;
-        let words = [
-            ("MemoryPressure", memory, ["KubeletHasSufficientMemory", "KubeletHasInsufficientMemory"]),
-            ("DiskPressure", disk, ["KubeletHasNoDiskPressure", "KubeletHasDiskPressure"]),
-            ("PIDPressure", pids, ["KubeletHasSufficientPID", "KubeletHasInsufficientPID"]),
-        ];
-        for (kind, bad, [good_reason, bad_reason]) in words {
-            let known = self.conditions.get(kind);
-            let bad_at = if bad { Some(now.at) } else { known.and_then(|known| known.bad_at) };
-            let holds = bad || bad_at.is_some_and(|bad_at| now.at < bad_at + PRESSURE_LASTS);
-            let reason = if holds { bad_reason } else { good_reason };
-            self.set(kind, holds, reason, String::new(), bad_at, now);
+        self.watch.handle_levels(usage.levels(), now.at);
+        let pressures = self.watch.pressures(now.at);
+        for (kind, pressure, good, bad) in PRESSURES {
+            let holds = pressures.contains(&pressure);
+            let (reason, message) = if holds { bad } else { good };
+            self.set(kind, holds, reason, message.to_owned(), now);
         }
+    }
+
+    /// The pressures that the node is under.
+    pub(crate) fn pressures(&self, now: Moment) -> BTreeSet<Pressure> {
+        self.watch.pressures(now.at)
+    }
+
+    /// What pods have to give back, if anything.
+    pub(crate) fn shortage(&self, now: Moment) -> Option<Shortage> {
+        self.watch.shortage(now.at)
+    }
+
+    /// What is left of the file system with the images.
+    pub(crate) fn image_disk(&self) -> super::eviction::Level {
+        self.usage.images.map_or(self.usage.disk, |(disk, _)| disk)
+    }
+
+    /// What pods may ask for.
+    pub(crate) fn room(&self) -> Room {
+        Room {
+            allocatable: self.allocatable(),
+            pods: self.config.max_pods.into(),
+            name: self.config.node.to_string(),
+            labels: own_labels(&self.config),
+            taints: self.config.taints.clone(),
+            confirmed: false,
+        }
+    }
+
+    fn capacity(&self) -> Amounts {
+        let mut capacity = Amounts::from([
+            ("cpu".to_owned(), self.machine.cpus * 1000),
+            ("memory".to_owned(), self.machine.memory_bytes),
+            ("ephemeral-storage".to_owned(), self.usage.disk.capacity),
+        ]);
+        capacity.extend(self.machine.huge_pages.clone());
+        capacity
+    }
+
+    /// The capacity without what is kept back: for the system, and as what must be left when nothing is short.
+    fn allocatable(&self) -> Amounts {
+        let mut amounts = self.capacity();
+        let hard = |signal: Signal, capacity: i64| {
+            let of_signal = self.config.eviction.hard.iter().filter(|threshold| threshold.signal == signal);
+            of_signal.map(|threshold| threshold.least.of(capacity)).max().unwrap_or(0)
+        };
+        let huge: i64 = self.machine.huge_pages.values().sum();
+        for reserved in [&self.config.kube_reserved, &self.config.system_reserved] {
+            for (name, amount) in [
+                ("cpu", reserved.cpu_milli),
+                ("memory", reserved.memory_bytes),
+                ("ephemeral-storage", reserved.ephemeral_storage_bytes),
+            ] {
+                amounts.entry(name.to_owned()).and_modify(|left| *left -= amount);
+            }
+        }
+        let memory = hard(Signal::Memory, self.machine.memory_bytes).saturating_add(huge);
+        let disk = hard(Signal::NodeDisk, self.usage.disk.capacity);
+        amounts.entry("memory".to_owned()).and_modify(|left| *left -= memory);
+        amounts.entry("ephemeral-storage".to_owned()).and_modify(|left| *left -= disk);
+        amounts.values_mut().for_each(|left| *left = (*left).max(0));
+        amounts
     }
 
     pub(crate) fn handle_runtime(&mut self, info: Result<RuntimeInfo, RuntimeError>, now: Moment) {
@@ -100,15 +177,15 @@ impl Node {
         match &self.runtime {
             Some(Ok(info)) if info.not_ready.is_empty() => {
                 let message = "edged is posting ready status".to_owned();
-                self.set("Ready", true, "KubeletReady", message, None, now);
+                self.set("Ready", true, "KubeletReady", message, now);
             }
             Some(Ok(info)) => {
                 let message = info.not_ready.join("; ");
-                self.set("Ready", false, "KubeletNotReady", message, None, now);
+                self.set("Ready", false, "KubeletNotReady", message, now);
             }
             Some(Err(error)) => {
                 let message = format!("container runtime is down: {error}");
-                self.set("Ready", false, "KubeletNotReady", message, None, now);
+                self.set("Ready", false, "KubeletNotReady", message, now);
             }
             None => {}
         }
@@ -138,49 +215,43 @@ impl Node {
         }
         if self.runtime.is_none() {
             let message = "the container runtime has not answered yet".to_owned();
-            self.set("Ready", false, "KubeletNotReady", message, None, now);
+            self.set("Ready", false, "KubeletNotReady", message, now);
         }
         (self.told, self.outdated) = (true, false);
         Some(Report::Node(NodeReport { json: self.json(now).to_string().into() }))
     }
 
-    fn set(
-        &mut self,
-        kind: &'static str,
-        holds: bool,
-        reason: &'static str,
-        message: String,
-        bad_at: Option<Instant>,
-        now: Moment,
-    ) {
+    fn set(&mut self, kind: &'static str, holds: bool, reason: &'static str, message: String, now: Moment) {
         let known = self.conditions.get(kind);
         let same = known
             .is_some_and(|known| (known.holds, known.reason, &known.message) == (holds, reason, &message));
         self.outdated |= !same;
         let since_ms = known.filter(|known| known.holds == holds).map_or(now.unix_ms, |known| known.since_ms);
-        self.conditions.insert(kind, Condition { holds, since_ms, reason, message, bad_at });
+        self.conditions.insert(kind, Condition { holds, since_ms, reason, message });
+    }
+
+    /// The amounts as the API has them.
+    fn resources(&self, amounts: &Amounts) -> Value {
+        let shown = amounts.iter().map(|(name, amount)| {
+            let text = match (name.as_str(), *amount) {
+                ("cpu", milli) if milli % 1000 == 0 => (milli / 1000).to_string(),
+                ("cpu", milli) => format!("{milli}m"),
+                // As the kubelet writes it, which people compare with `free`.
+                ("memory", bytes) => format!("{}Ki", bytes / 1024),
+                (name, bytes) if name.starts_with("hugepages-") => binary(bytes),
+                (_, amount) => amount.to_string(),
+            };
+            (name.clone(), Value::String(text))
+        });
+        let mut all: serde_json::Map<_, _> = shown.collect();
+        all.insert("pods".to_owned(), self.config.max_pods.to_string().into());
+        all.into()
     }
 
     fn json(&self, now: Moment) -> Value {
-        let Self { config, machine, usage, .. } = self;
+        let Self { config, machine, .. } = self;
         let name = config.node.as_str();
-        let mut labels: BTreeMap<&str, &str> = BTreeMap::from([
-            ("kubernetes.io/hostname", name),
-            ("kubernetes.io/os", "linux"),
-            ("kubernetes.io/arch", architecture()),
-            ("beta.kubernetes.io/os", "linux"),
-            ("beta.kubernetes.io/arch", architecture()),
-            // KubeEdge's own two, by which its users select edge nodes.
-            ("node-role.kubernetes.io/edge", ""),
-            ("node-role.kubernetes.io/agent", ""),
-        ]);
-        labels.extend(config.labels.iter().map(|(key, value)| (key.as_str(), value.as_str())));
-        let resources = json!({
-            "cpu": machine.cpus.to_string(),
-            "memory": format!("{}Ki", machine.memory_bytes / 1024),
-            "ephemeral-storage": usage.disk_bytes.to_string(),
-            "pods": config.max_pods.to_string(),
-        });
+        let labels = own_labels(config);
         let conditions: Vec<Value> = ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"]
             .iter()
             .filter_map(|kind| Some((kind, self.conditions.get(*kind)?)))
@@ -210,8 +281,8 @@ impl Node {
             "metadata": { "name": name, "labels": labels, "annotations": config.annotations },
             "spec": {},
             "status": {
-                "capacity": resources,
-                "allocatable": resources,
+                "capacity": self.resources(&self.capacity()),
+                "allocatable": self.resources(&self.allocatable()),
                 "conditions": conditions,
                 "addresses": addresses,
                 "nodeInfo": {
@@ -239,5 +310,79 @@ impl Node {
             node["spec"]["taints"] = config.taints.iter().map(taint).collect();
         }
         node
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edged::{Reserved, eviction::Level};
+
+    fn node(config: impl FnOnce(&mut Config)) -> (Node, Moment) {
+        let mut whole = Config::new("edge-1".parse().unwrap());
+        config(&mut whole);
+        let machine = Machine {
+            cpus: 4,
+            memory_bytes: 4 << 30,
+            huge_pages: [("hugepages-2Mi".to_owned(), 64 << 20)].into(),
+            ..Machine::default()
+        };
+        (Node::new(whole, machine), Moment { at: Instant::now(), unix_ms: 1_700_000_000_000 })
+    }
+
+    fn usage(memory_mib: i64, disk_percent: i64) -> Usage {
+        let disk = Level { capacity: 100 << 30, available: (disk_percent << 30) };
+        let memory = Level { capacity: 4 << 30, available: memory_mib << 20 };
+        Usage { memory, disk, ..Usage::default() }
+    }
+
+    #[test]
+    fn what_is_kept_back_and_what_must_be_left_is_not_allocatable() {
+        let (mut node, now) = node(|config| {
+            config.kube_reserved =
+                Reserved { cpu_milli: 100, memory_bytes: 200 << 20, ephemeral_storage_bytes: 1 << 30 };
+            config.system_reserved =
+                Reserved { cpu_milli: 150, memory_bytes: 56 << 20, ephemeral_storage_bytes: 0 };
+        });
+        node.handle_usage(usage(2000, 50), now);
+        let status = &node.json(now)["status"];
+        let capacity = json!({ "cpu": "4", "memory": "4194304Ki", "ephemeral-storage": "107374182400",
+            "hugepages-2Mi": "64Mi", "pods": "110" });
+        assert_eq!(status["capacity"], capacity);
+        // 4 GiB without 200 MiB, 56 MiB, the threshold's 100 MiB, and the huge pages' 64 MiB.
+        let allocatable = json!({ "cpu": "3750m", "memory": "3764224Ki", "ephemeral-storage": "95563022336",
+            "hugepages-2Mi": "64Mi", "pods": "110" });
+        assert_eq!(status["allocatable"], allocatable);
+        assert_eq!(node.room().allocatable["cpu"], 3750);
+    }
+
+    #[test]
+    fn more_kept_back_than_there_is_leaves_nothing_and_not_less() {
+        let (mut node, now) = node(|config| config.kube_reserved.memory_bytes = 5 << 30);
+        node.handle_usage(usage(2000, 50), now);
+        assert_eq!(node.json(now)["status"]["allocatable"]["memory"], "0Ki");
+    }
+
+    #[test]
+    fn a_pressure_is_a_condition_with_the_kubelets_words() {
+        let (mut node, mut now) = node(|_| {});
+        node.handle_usage(usage(99, 9), now);
+        let condition = |node: &Node, now: Moment, kind: &str| {
+            let conditions = node.json(now)["status"]["conditions"].as_array().unwrap().clone();
+            let found = conditions.into_iter().find(|condition| condition["type"] == kind).unwrap();
+            (found["status"].clone(), found["reason"].clone(), found["message"].clone())
+        };
+        let memory = (
+            "True".into(),
+            "KubeletHasInsufficientMemory".into(),
+            "kubelet has insufficient memory available".into(),
+        );
+        assert_eq!(condition(&node, now, "MemoryPressure"), memory);
+        assert_eq!(condition(&node, now, "DiskPressure").1, "KubeletHasDiskPressure");
+        assert_eq!(condition(&node, now, "PIDPressure").2, "kubelet has sufficient PID available");
+        assert_eq!(node.shortage(now).unwrap().signal, Signal::Memory);
+        now.at += Duration::from_secs(300);
+        node.handle_usage(usage(2000, 50), now);
+        assert_eq!(condition(&node, now, "MemoryPressure").1, "KubeletHasSufficientMemory");
     }
 }

@@ -62,6 +62,16 @@ impl Quantity {
     }
 }
 
+/// Writes an amount of bytes as the API does: with the largest of its binary suffixes that leaves a whole number.
+pub(crate) fn binary(bytes: i64) -> String {
+    let suffixes = ["", "Ki", "Mi", "Gi", "Ti", "Pi"];
+    let (mut number, mut times) = (bytes, 0);
+    while number != 0 && number % 1024 == 0 && times + 1 < suffixes.len() {
+        (number, times) = (number / 1024, times + 1);
+    }
+    format!("{number}{}", suffixes[times])
+}
+
 impl<'de> Deserialize<'de> for Quantity {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -83,6 +93,15 @@ impl<'de> Deserialize<'de> for Quantity {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_written_with_the_largest_suffix_that_fits() {
+        for (bytes, text) in
+            [(0, "0"), (1, "1"), (1024, "1Ki"), (1536, "1536"), (100 << 20, "100Mi"), (3 << 50, "3Pi")]
+        {
+            assert_eq!(binary(bytes), text);
+        }
+    }
 
     #[test]
     fn quantities_read_as_the_api_writes_them() {

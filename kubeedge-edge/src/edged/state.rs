@@ -330,7 +330,7 @@ impl State {
             } else if starting < self.config.parallel_starts || entry.is_ending() {
                 match planner.next(&mut entry) {
                     None => entry.rest(),
-                    Some(Action::Pull { .. }) if pulling >= self.config.parallel_starts => {}
+                    Some(Action::Pull { .. }) if pulling >= self.config.parallel_pulls => {}
                     Some(action) => {
                         debug!(pod = %entry.reference, ?action, "next step");
                         entry.begin(&action);

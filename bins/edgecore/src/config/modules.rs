@@ -14,7 +14,11 @@ use kubeedge_edge::{
     servicebus::{self, Allowed},
 };
 
-use super::{hub::Server, tree::Node};
+use super::{
+    hub::Server,
+    tree::Node,
+    upkeep::{self, Upkeep},
+};
 
 /// The node's metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +58,12 @@ pub(crate) struct Edged {
     pub(crate) status_interval: Duration,
     /// How long the node's lease lasts.
     pub(crate) lease_duration: Duration,
+    /// A change of the images alone is reported no more often than this.
+    pub(crate) image_report_interval: Duration,
+    /// How many images the node reports.
+    pub(crate) images_max: usize,
+    /// How the node looks after itself.
+    pub(crate) upkeep: Upkeep,
 }
 
 /// What runs the containers.
@@ -119,6 +129,12 @@ pub(super) fn edged(root: &Node<'_>) -> Result<Option<Edged>> {
         cluster_domain: kubelet.at("clusterDomain").text()?.to_owned(),
         status_interval: at_least_a_second(&kubelet.at("nodeStatusUpdateFrequency"))?,
         lease_duration: kubelet.at("nodeLeaseDurationSeconds").seconds()?,
+        image_report_interval: at_least_a_second(&kubelet.at("nodeStatusReportFrequency"))?,
+        images_max: match kubelet.at("nodeStatusMaxImages").number(-1i32, 10_000)? {
+            -1 => usize::MAX,
+            most => usize::try_from(most).unwrap_or(0),
+        },
+        upkeep: upkeep::read(&kubelet)?,
     };
     Ok(node.at("enable").bool()?.then_some(edged))
 }

@@ -182,6 +182,16 @@ fn a_value_that_cannot_be_is_an_error_that_begins_with_its_path() {
         ("modules.edged.tailoredKubeletConfig.clusterDNS", "[dns]"),
         ("modules.edged.tailoredKubeletConfig.registerWithTaints", "[{key: a, effect: No}]"),
         ("modules.edged.tailoredKubeletConfig.registerWithTaints", "[{effect: NoSchedule}]"),
+        ("modules.edged.tailoredKubeletConfig.kubeReserved.cpu", "lots"),
+        ("modules.edged.tailoredKubeletConfig.kubeReserved.memory", "10%"),
+        ("modules.edged.tailoredKubeletConfig.systemReserved.gpu", "1"),
+        ("modules.edged.tailoredKubeletConfig.imageGCLowThresholdPercent", "85"),
+        ("modules.edged.tailoredKubeletConfig.imageGCHighThresholdPercent", "101"),
+        ("modules.edged.tailoredKubeletConfig.containerLogMaxFiles", "1"),
+        ("modules.edged.tailoredKubeletConfig.containerLogMaxSize", "big"),
+        ("modules.edged.tailoredKubeletConfig.maxParallelImagePulls", "5"),
+        ("modules.edged.tailoredKubeletConfig.staticPodPath", "manifests"),
+        ("modules.edged.tailoredKubeletConfig.fileCheckFrequency", "1ms"),
         ("modules.eventBus.mqttMode", "3"),
         ("modules.eventBus.mqttQOS", "3"),
         ("modules.eventBus.mqttSessionQueueSize", "0"),
@@ -207,6 +217,44 @@ fn a_value_that_cannot_be_is_an_error_that_begins_with_its_path() {
         "modules: {edgeHub: {enable: false, websocket: {enable: false}}, eventBus: {enable: false}}";
     let config = parse(disabled);
     assert!(!config.hub.enable && config.event_bus.is_none());
+}
+
+#[test]
+fn the_kubelets_thresholds_are_laid_over_its_defaults() {
+    use kubeedge_edge::edged::{Amount, Signal};
+    let config = parse(
+        "modules: {edged: {tailoredKubeletConfig: {
+          evictionHard: {memory.available: 5%, nodefs.available: '0%', pid.available: 1000},
+          evictionSoft: {memory.available: 300Mi}, evictionSoftGracePeriod: {memory.available: 1m30s},
+          evictionMinimumReclaim: {memory.available: 50Mi}, evictionMaxPodGracePeriod: 60,
+          kubeReserved: {cpu: 250m, memory: 1Gi, pid: '100'}, systemReserved: {cpu: 1, ephemeral-storage: 1Gi},
+          serializeImagePulls: false, maxParallelImagePulls: 3}}}",
+    );
+    let upkeep = config.edged.unwrap().upkeep;
+    let least = |signal| upkeep.eviction.hard.iter().find(|one| one.signal == signal).map(|one| one.least);
+    assert_eq!(least(Signal::Memory), Some(Amount::Share(500)));
+    assert_eq!(least(Signal::NodeDisk), None, "it is switched off");
+    assert_eq!(least(Signal::ImageDisk), Some(Amount::Share(1500)), "the default");
+    assert_eq!(least(Signal::Pids), Some(Amount::Units(1000)));
+    let soft = upkeep.eviction.soft[0];
+    assert_eq!((soft.grace, soft.reclaim), (Duration::from_secs(90), Some(Amount::Units(50 << 20))));
+    assert_eq!((upkeep.kube_reserved.cpu_milli, upkeep.kube_reserved.memory_bytes), (250, 1 << 30));
+    assert_eq!((upkeep.system_reserved.cpu_milli, upkeep.parallel_pulls), (1000, 3));
+    assert_eq!(parse("").edged.unwrap().upkeep.parallel_pulls, 1);
+    for (text, expected) in [
+        ("evictionHard: {memory.avail: 1Mi}", "evictionHard.memory.avail: \"memory.avail\" is not"),
+        (
+            "evictionHard: {memory.available: 200%}",
+            "evictionHard.memory.available: \"200%\" is not an amount",
+        ),
+        (
+            "evictionSoft: {memory.available: 1Mi}",
+            "evictionSoft.memory.available: evictionSoftGracePeriod has no",
+        ),
+    ] {
+        let error = error(&format!("modules: {{edged: {{tailoredKubeletConfig: {{{text}}}}}}}"));
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]

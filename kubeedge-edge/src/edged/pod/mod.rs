@@ -22,12 +22,15 @@ macro_rules! members {
 }
 
 mod container;
+#[allow(dead_code, reason = "the state does not decide by it yet")]
+mod scheduling;
 mod security;
+#[allow(dead_code, reason = "the state does not decide by it yet")]
 mod spec;
 mod status;
 mod volume;
 
-pub(crate) use self::{container::*, security::*, spec::*, status::*, volume::*};
+pub(crate) use self::{container::*, scheduling::*, security::*, spec::*, status::*, volume::*};
 
 /// A Pod as Edged reads it.
 #[derive(Debug, Clone)]

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{Container, PodSecurity, RestartPolicy, Volume};
+use super::{Affinity, Container, PodOs, PodSecurity, RestartPolicy, Toleration, Volume};
 
 members! {
     Metadata {
         labels: BTreeMap<String, String>,
         annotations: BTreeMap<String, String>,
+        creation_timestamp: Option<String>,
         deletion_timestamp: Option<String>,
         deletion_grace_period_seconds: Option<i64>,
     }
@@ -25,6 +26,11 @@ members! {
         image_pull_secrets: Vec<LocalReference>,
         runtime_class_name: String,
         security_context: PodSecurity,
+        node_selector: BTreeMap<String, String>,
+        affinity: Option<Affinity>,
+        tolerations: Vec<Toleration>,
+        priority: Option<i32>,
+        os: Option<PodOs>,
     }
     LocalReference {
         name: String,
