@@ -10,7 +10,7 @@ use kubeedge_core::{
     group::{self, Group},
     id::NodeName,
     message::{
-        Acked, Delivered, FromNode, ObjectEvent, ObjectRef, Report, ReportKey, Request, Response,
+        Acked, Delivered, Delivery, FromNode, ObjectEvent, ObjectRef, Report, ReportKey, Request, Response,
         SessionState, ToNode,
     },
     pipe::{self, Caller},
@@ -55,21 +55,31 @@ impl Cloud {
         let (acked_tx, acked_rx) = pipe::latest("acked", acked_to_node);
         let (sessions_tx, sessions_rx) = pipe::latest("sessions", session_of_node);
         let (queries_tx, queries_rx) = pipe::calls("queries", 1024);
-        let (uploads_tx, uploads_rx) = pipe::events("uploads", 1024);
+        let (events_tx, events_rx) = pipe::events("events", 1024);
+        // Without a router there are no rules, and what applications on nodes send up ends here.
+        let (messages_tx, _) = pipe::events("messages", 1024);
+        let (_, taken_rx) =
+            pipe::latest("taken", |taken: &ToNode<Delivery>| (taken.node.clone(), taken.message));
         let (requests_tx, requests_rx) = requests;
 
         // The parts: each takes the ends it uses.
         let cloudhub = CloudHub::new(
             config.cloudhub,
             config.listeners,
-            cloudhub::Inbox { downstream: downstream_rx, acked: acked_rx, requests: requests_rx },
+            cloudhub::Inbox {
+                downstream: downstream_rx,
+                acked: acked_rx,
+                taken: taken_rx,
+                requests: requests_rx,
+            },
             cloudhub::Outbox {
                 snapshots: vec![edge_snapshots_tx, device_snapshots_tx],
                 statuses: statuses_tx,
                 device_reports: device_reports_tx,
                 sessions: sessions_tx,
                 queries: queries_tx,
-                uploads: uploads_tx,
+                events: events_tx,
+                messages: messages_tx,
             },
         );
         let edgecontroller = EdgeController::new(
@@ -80,7 +90,7 @@ impl Cloud {
                 snapshots: edge_snapshots_rx,
                 sessions: sessions_rx,
                 queries: queries_rx,
-                uploads: uploads_rx,
+                events: events_rx,
             },
             edgecontroller::Outbox { downstream: downstream_tx.clone(), acked: acked_tx.clone() },
         );

@@ -3,7 +3,9 @@ use std::{fmt, sync::Arc, time::Duration};
 use kubeedge_core::{
     device::{DeviceAssignment, DeviceProtocol, Reading},
     group::{self, Group},
-    message::{Acked, Connectivity, Delivered, Object, ObjectEvent, ObjectRef, Publish, Report, Upload},
+    message::{
+        Acked, Connectivity, Delivered, Object, ObjectEvent, ObjectRef, Publish, Report, Upload, UploadId,
+    },
     pipe::{self, Caller},
     runtime::ContainerRuntime,
     store::MetaStore,
@@ -75,6 +77,8 @@ impl Edge {
         let (connectivity_tx, connectivity_rx) = watch::channel(Connectivity::Offline);
         let (logs_tx, logs_rx) = pipe::calls("logs", 16);
         let (services_tx, services_rx) = pipe::calls("services", 16);
+        let (cloud_messages_tx, _) = pipe::calls("cloud_messages", 16);
+        let (uploaded_tx, _) = pipe::latest("uploaded", |id: &UploadId| *id);
         let (device_messages_tx, device_messages_rx) =
             pipe::weighed_events("device_messages", 1024, PIPE_BYTES_MAX, Publish::size);
         let (publishes_tx, publishes_rx) =
@@ -92,6 +96,8 @@ impl Edge {
                 inventory: inventory_tx,
                 logs: logs_tx,
                 services: services_tx,
+                cloud_messages: cloud_messages_tx,
+                uploaded: uploaded_tx,
                 connectivity: connectivity_tx,
             },
         );

@@ -395,7 +395,9 @@ async fn logs_and_calls_to_a_node_go_through_the_pipe() {
                     let body = format!("{} {} {}", request.method, request.port, request.path).into();
                     Response::Service(ServiceResponse { status: 200, headers: vec![], body })
                 }
-                Request::Service(_) => Response::Failed { code: 403, message: "port is not allowed".into() },
+                Request::Service(_) | Request::Publish(_) => {
+                    Response::Failed { code: 403, message: "port is not allowed".into() }
+                }
             };
             call.answer(answer);
         }

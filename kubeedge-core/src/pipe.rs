@@ -8,10 +8,12 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -225,7 +227,10 @@ impl<K, T> fmt::Debug for LatestReceiver<K, T> {
 /// Creates a pipe for occurrences, in order, at most `capacity` of them at once (at least one).
 pub fn events<T>(name: &'static str, capacity: usize) -> (EventSender<T>, EventReceiver<T>) {
     let (sender, receiver) = mpsc::channel(capacity.max(1));
-    (EventSender { name, sender, load: None }, EventReceiver { name, receiver, load: None })
+    (
+        EventSender { name, sender, load: None },
+        EventReceiver { name, receiver, load: None, unsettled: Vec::new() },
+    )
 }
 
 /// Creates a pipe for occurrences of very different sizes: as [`events`], and `weigh` says how many bytes each takes,
@@ -240,7 +245,7 @@ pub fn weighed_events<T>(
     let load = Load { bytes: Arc::default(), bytes_max, weigh };
     (
         EventSender { name, sender, load: Some(load.clone()) },
-        EventReceiver { name, receiver, load: Some(load) },
+        EventReceiver { name, receiver, load: Some(load), unsettled: Vec::new() },
     )
 }
 
@@ -302,10 +307,13 @@ impl<T> fmt::Debug for SendError<T> {
     }
 }
 
+/// An occurrence in a pipe, and the place where it is said that it is settled.
+type Sent<T> = (T, Option<oneshot::Sender<()>>);
+
 /// The sending end of [`events`]; cloneable.
 pub struct EventSender<T> {
     name: &'static str,
-    sender: mpsc::Sender<T>,
+    sender: mpsc::Sender<Sent<T>>,
     load: Option<Load<T>>,
 }
 
@@ -315,20 +323,33 @@ impl<T> EventSender<T> {
     /// # Errors
     /// If the pipe is full or the receiver gone; the message comes back in the error.
     pub fn send(&self, message: T) -> Result<(), SendError<T>> {
+        self.put(message, None)
+    }
+
+    /// As [`EventSender::send`], for a sender who has to know when the receiver has made the occurrence safe.
+    ///
+    /// For receivers that call [`EventReceiver::settle`] only: with another, the receipt never comes.
+    ///
+    /// # Errors
+    /// As [`EventSender::send`].
+    pub fn send_for_receipt(&self, message: T) -> Result<Receipt, SendError<T>> {
+        let (settles, settled) = oneshot::channel();
+        self.put(message, Some(settles))?;
+        Ok(Receipt { name: self.name, settled })
+    }
+
+    fn put(&self, message: T, settles: Option<oneshot::Sender<()>>) -> Result<(), SendError<T>> {
         if let Some(load) = &self.load
             && !load.add(&message)
         {
             let closed = self.sender.is_closed();
             return Err(if closed { SendError::Closed(message) } else { SendError::Full(message) });
         }
-        self.sender.try_send(message).map_err(|error| {
-            let (mpsc::error::TrySendError::Full(message) | mpsc::error::TrySendError::Closed(message)) =
-                &error;
-            self.load.iter().for_each(|load| load.remove(message));
-            match error {
-                mpsc::error::TrySendError::Full(message) => SendError::Full(message),
-                mpsc::error::TrySendError::Closed(message) => SendError::Closed(message),
-            }
+        self.sender.try_send((message, settles)).map_err(|error| {
+            let full = matches!(error, mpsc::error::TrySendError::Full(_));
+            let (message, _) = error.into_inner();
+            self.load.iter().for_each(|load| load.remove(&message));
+            if full { SendError::Full(message) } else { SendError::Closed(message) }
         })
     }
 }
@@ -348,29 +369,95 @@ impl<T> fmt::Debug for EventSender<T> {
 /// The receiving end of [`events`].
 pub struct EventReceiver<T> {
     name: &'static str,
-    receiver: mpsc::Receiver<T>,
+    receiver: mpsc::Receiver<Sent<T>>,
     load: Option<Load<T>>,
+    unsettled: Vec<oneshot::Sender<()>>,
 }
 
 impl<T> EventReceiver<T> {
     /// Takes the next occurrence; `None` when all senders are gone and nothing is left. Cancel-safe.
     pub async fn recv(&mut self) -> Option<T> {
-        let message = self.receiver.recv().await?;
-        self.load.iter().for_each(|load| load.remove(&message));
-        Some(message)
+        let sent = self.receiver.recv().await?;
+        Some(self.take(sent))
     }
 
     /// Takes the next occurrence if there is one.
     pub fn try_recv(&mut self) -> Option<T> {
-        let message = self.receiver.try_recv().ok()?;
+        let sent = self.receiver.try_recv().ok()?;
+        Some(self.take(sent))
+    }
+
+    /// Says that all that was received so far is safe: a power cut loses none of it any more, or its sender has been
+    /// told otherwise. Whoever sent it [for a receipt](EventSender::send_for_receipt) learns of it.
+    pub fn settle(&mut self) {
+        for settles in self.unsettled.drain(..) {
+            // A sender who has gone need not know.
+            let _ = settles.send(());
+        }
+    }
+
+    fn take(&mut self, (message, settles): Sent<T>) -> T {
         self.load.iter().for_each(|load| load.remove(&message));
-        Some(message)
+        self.unsettled.extend(settles);
+        message
     }
 }
 
 impl<T> fmt::Debug for EventReceiver<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("EventReceiver").field(&self.name).finish()
+    }
+}
+
+/// Resolves when the receiver of an occurrence has made it safe, or to an error when the receiver is gone before.
+///
+/// Cancel-safe.
+pub struct Receipt {
+    name: &'static str,
+    settled: oneshot::Receiver<()>,
+}
+
+impl Receipt {
+    /// Creates a receipt for something that takes another way than a pipe, and what settles it.
+    pub fn new(name: &'static str) -> (Settle, Self) {
+        let (settles, settled) = oneshot::channel();
+        (Settle(settles), Self { name, settled })
+    }
+
+    /// What has become of the occurrence, if that is known already.
+    pub fn try_settled(&mut self) -> Option<Result<(), Closed>> {
+        match self.settled.try_recv() {
+            Ok(()) => Some(Ok(())),
+            Err(oneshot::error::TryRecvError::Empty) => None,
+            Err(oneshot::error::TryRecvError::Closed) => Some(Err(Closed(self.name))),
+        }
+    }
+}
+
+impl Future for Receipt {
+    type Output = Result<(), Closed>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        let name = self.name;
+        Pin::new(&mut self.settled).poll(context).map(|settled| settled.map_err(|_| Closed(name)))
+    }
+}
+
+impl fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Receipt").field(&self.name).finish()
+    }
+}
+
+/// Settles a [`Receipt`]; dropped without, it says that the occurrence is lost.
+#[derive(Debug)]
+pub struct Settle(oneshot::Sender<()>);
+
+impl Settle {
+    /// Says that the occurrence is safe.
+    pub fn settle(self) {
+        // Who no longer waits need not know.
+        let _ = self.0.send(());
     }
 }
 
@@ -607,5 +694,20 @@ mod tests {
         assert_eq!(caller.call(1, deadline).await, Err(CallError::Late("questions", deadline)));
         drop(callee);
         assert_eq!(caller.call(1, deadline).await, Err(CallError::Closed("questions")));
+    }
+
+    #[tokio::test]
+    async fn a_receipt_comes_when_the_receiver_settles_and_fails_when_it_is_gone() {
+        let (sender, mut receiver) = events("uploads", 4);
+        let mut first = sender.send_for_receipt(1).unwrap();
+        let second = sender.send_for_receipt(2).unwrap();
+        sender.send(3).unwrap();
+        assert_eq!(receiver.recv().await, Some(1));
+        assert_eq!(first.try_settled(), None);
+        receiver.settle();
+        assert_eq!(first.try_settled(), Some(Ok(())));
+        assert_eq!(receiver.try_recv(), Some(2));
+        drop(receiver);
+        assert_eq!(second.await, Err(Closed("uploads")));
     }
 }

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, path::PathBuf, process::Stdio, time::Duration};
 
 use bytes::Bytes;
 use kubeedge_core::{
-    message::{Publish, Upload},
+    message::{Publish, Upload, UploadId, UploadedPublish},
     pipe::{self, EventReceiver},
 };
 use kubeedge_edge::eventbus::{
@@ -41,6 +41,10 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
         }
     })
     .await;
+}
+
+fn upload(publish: Publish) -> Upload {
+    Upload::Publish(UploadedPublish { id: UploadId::default(), publish })
 }
 
 fn message(topic: &str, text: &str) -> Publish {
@@ -366,7 +370,7 @@ async fn messages_reach_their_parts_and_the_parts_reach_clients() {
     client.publish(TWIN, QoS::AtLeastOnce, false, "{}").await;
     assert_eq!(outside.device_messages.recv().await, Some(message(TWIN, "{}")));
     client.publish("default/user/x", QoS::AtMostOnce, false, "hi").await;
-    assert_eq!(outside.uploads.recv().await, Some(Upload::Publish(message("default/user/x", "hi"))));
+    assert_eq!(outside.uploads.recv().await, Some(upload(message("default/user/x", "hi"))));
     assert_eq!(client.received_text().await.0, TWIN);
     let result = format!("{TWIN}/result");
     outside.publishes.send(message(&result, "done")).unwrap();
@@ -402,7 +406,7 @@ async fn an_acknowledgement_waits_until_the_part_has_taken_the_message() {
         acknowledged += client.acknowledged();
         // What was received, and the one that fits in the pipe.
         assert!(acknowledged <= number + 1, "{acknowledged} acknowledged, {number} received");
-        let expected = Upload::Publish(message("a/user/b", &number.to_string()));
+        let expected = upload(message("a/user/b", &number.to_string()));
         assert_eq!(soon("an upload", uploads_rx.recv()).await, Some(expected));
     }
     soon("all acknowledgements", async {
@@ -436,8 +440,8 @@ async fn a_real_broker_carries_messages_both_ways() {
     publish_until_taken(&client, TWIN, &mut outside.device_messages).await;
     let large = "x".repeat(900 << 10);
     client.publish("a/user/b", QoS::AtLeastOnce, false, &large).await;
-    let upload = soon("an upload", outside.uploads.recv()).await;
-    assert_eq!(upload, Some(Upload::Publish(message("a/user/b", &large))));
+    let received = soon("an upload", outside.uploads.recv()).await;
+    assert_eq!(received, Some(upload(message("a/user/b", &large))));
     client.subscribe("results/#", QoS::AtLeastOnce).await;
     for number in 0..100 {
         outside.publishes.send(message("results/r", &number.to_string())).unwrap();
@@ -520,7 +524,7 @@ async fn a_full_pipe_holds_a_real_broker_back_and_nothing_is_lost() {
     }
     for number in 0..60 {
         sleep(Duration::from_millis(5)).await;
-        let expected = Upload::Publish(message("a/user/b", &number.to_string()));
+        let expected = upload(message("a/user/b", &number.to_string()));
         assert_eq!(soon("an upload", uploads_rx.recv()).await, Some(expected));
     }
 }

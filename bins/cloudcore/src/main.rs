@@ -22,7 +22,9 @@ use kubeedge_core::{
     group::Group,
     hub::NodeConfig,
     id::NodeName,
-    message::{Acked, Delivered, FromNode, ObjectEvent, ObjectRef, Report, ReportKey, SessionState, ToNode},
+    message::{
+        Acked, Delivered, Delivery, FromNode, ObjectEvent, ObjectRef, Report, ReportKey, SessionState, ToNode,
+    },
     pipe,
     transport::{
         Listener,
@@ -149,7 +151,10 @@ async fn run(serve: &Serve) -> Result<()> {
     let (acked_tx, acked_rx) = pipe::latest("acked", acked_to_node);
     let (sessions_tx, sessions_rx) = pipe::latest("sessions", session_of_node);
     let (queries_tx, queries_rx) = pipe::calls("queries", 1024);
-    let (uploads_tx, uploads_rx) = pipe::events("uploads", 1024);
+    let (events_tx, events_rx) = pipe::events("events", 1024);
+    // Without a router there are no rules, and what applications on nodes send up ends here.
+    let (messages_tx, _) = pipe::events("messages", 1024);
+    let (_, taken_rx) = pipe::latest("taken", |taken: &ToNode<Delivery>| (taken.node.clone(), taken.message));
 
     // The parts: each takes the ends it uses.
     let mut snapshots = Vec::new();
@@ -163,7 +168,7 @@ async fn run(serve: &Serve) -> Result<()> {
                 snapshots: edge_snapshots_rx,
                 sessions: sessions_rx,
                 queries: queries_rx,
-                uploads: uploads_rx,
+                events: events_rx,
             },
             edgecontroller::Outbox { downstream: downstream_tx.clone(), acked: acked_tx.clone() },
         );
@@ -182,14 +187,20 @@ async fn run(serve: &Serve) -> Result<()> {
     let cloudhub = CloudHub::new(
         hub_config(&config),
         listeners,
-        cloudhub::Inbox { downstream: downstream_rx, acked: acked_rx, requests: requests_rx },
+        cloudhub::Inbox {
+            downstream: downstream_rx,
+            acked: acked_rx,
+            taken: taken_rx,
+            requests: requests_rx,
+        },
         cloudhub::Outbox {
             snapshots,
             statuses: statuses_tx,
             device_reports: device_reports_tx,
             sessions: sessions_tx,
             queries: queries_tx,
-            uploads: uploads_tx,
+            events: events_tx,
+            messages: messages_tx,
         },
     );
     group.spawn("cloudhub", cloudhub.run(stop.child_token()));

@@ -19,7 +19,7 @@ use config::{Config, hub::Hub, modules::Runtime};
 use kubeedge_core::{
     device::{DeviceAssignment, Reading},
     group::Group,
-    message::{Acked, Connectivity, Delivered, ObjectEvent, ObjectRef, Publish, Report, Upload},
+    message::{Acked, Connectivity, Delivered, ObjectEvent, ObjectRef, Publish, Report, Upload, UploadId},
     pipe,
     runtime::{
         ContainerRuntime,
@@ -140,6 +140,8 @@ async fn run(file: &Path) -> Result<()> {
     let (connectivity_tx, connectivity_rx) = watch::channel(Connectivity::Offline);
     let (logs_tx, logs_rx) = pipe::calls("logs", 16);
     let (services_tx, services_rx) = pipe::calls("services", 16);
+    let (cloud_messages_tx, _) = pipe::calls("cloud_messages", 16);
+    let (uploaded_tx, _) = pipe::latest("uploaded", |id: &UploadId| *id);
     let (device_messages_tx, device_messages_rx) =
         pipe::weighed_events("device_messages", 1024, PIPE_BYTES_MAX, Publish::size);
     let (publishes_tx, publishes_rx) = pipe::weighed_events("publishes", 1024, PIPE_BYTES_MAX, Publish::size);
@@ -160,12 +162,25 @@ async fn run(file: &Path) -> Result<()> {
                 inventory: inventory_tx,
                 logs: logs_tx,
                 services: services_tx,
+                cloud_messages: cloud_messages_tx,
+                uploaded: uploaded_tx,
                 connectivity: connectivity_tx,
             },
         );
         group.spawn("edgehub", edgehub.run(stop.child_token()));
     } else {
-        drop((reports_rx, uploads_rx, acked_rx, queries_rx, objects_tx, inventory_tx, logs_tx, services_tx));
+        drop((
+            reports_rx,
+            uploads_rx,
+            acked_rx,
+            queries_rx,
+            objects_tx,
+            inventory_tx,
+            logs_tx,
+            services_tx,
+            cloud_messages_tx,
+            uploaded_tx,
+        ));
     }
     if config.meta.enable {
         let metamanager = MetaManager::new(

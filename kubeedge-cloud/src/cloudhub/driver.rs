@@ -92,6 +92,11 @@ impl Driver {
                         let _ = session.acked.send(message);
                     }
                 }
+                Some(ToNode { node, message }) = self.inbox.taken.recv() => {
+                    if let Some(session) = self.sessions.get(&node) {
+                        let _ = session.taken.send(message);
+                    }
+                }
                 Some(call) = self.inbox.requests.recv() => self.handle_request(call),
             }
         };

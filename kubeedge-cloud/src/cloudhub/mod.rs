@@ -30,8 +30,8 @@ use kubeedge_core::{
     hub::NodeConfig,
     id::NodeName,
     message::{
-        Acked, Answer, Delivered, FromNode, Object, ObjectEvent, ObjectRef, Query, Report, ReportKey,
-        Request, Response, SessionState, ToNode, Upload,
+        Acked, Answer, Delivered, Delivery, FromNode, Object, ObjectEvent, ObjectRef, Query, Report,
+        ReportKey, Request, Response, SessionState, ToNode, UploadedEvent, UploadedPublish,
     },
     pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
     transport::{Listener, TransportError},
@@ -94,6 +94,8 @@ pub struct Inbox {
     pub downstream: LatestReceiver<(NodeName, ObjectRef), ToNode<ObjectEvent>>,
     /// Which reports the API has.
     pub acked: LatestReceiver<(NodeName, ReportKey), ToNode<Acked<ReportKey>>>,
+    /// Which of the `messages` have been delivered, or given up with a word to their owner.
+    pub taken: LatestReceiver<(NodeName, Delivery), ToNode<Delivery>>,
     /// Questions for nodes.
     pub requests: Callee<ToNode<Request>, Response>,
 }
@@ -111,8 +113,11 @@ pub struct Outbox {
     pub sessions: LatestSender<NodeName, FromNode<SessionState>>,
     /// Questions of nodes.
     pub queries: Caller<FromNode<Query>, Answer>,
-    /// What applications on nodes send up.
-    pub uploads: EventSender<FromNode<Upload>>,
+    /// What nodes record about the objects that they have.
+    pub events: EventSender<FromNode<UploadedEvent>>,
+    /// What applications on nodes send up. A node keeps each message until `taken` names it. Without a receiver
+    /// messages end here.
+    pub messages: EventSender<FromNode<Delivered<UploadedPublish>>>,
 }
 
 /// The other ends of [`Inbox`] and [`Outbox`].
@@ -122,6 +127,8 @@ pub struct Outside {
     pub downstream: LatestSender<(NodeName, ObjectRef), ToNode<ObjectEvent>>,
     /// Feeds [`Inbox::acked`].
     pub acked: LatestSender<(NodeName, ReportKey), ToNode<Acked<ReportKey>>>,
+    /// Feeds [`Inbox::taken`].
+    pub taken: LatestSender<(NodeName, Delivery), ToNode<Delivery>>,
     /// Feeds [`Inbox::requests`].
     pub requests: Caller<ToNode<Request>, Response>,
     /// Receives from the one pipe in [`Outbox::snapshots`].
@@ -134,8 +141,10 @@ pub struct Outside {
     pub sessions: LatestReceiver<NodeName, FromNode<SessionState>>,
     /// Receives from [`Outbox::queries`].
     pub queries: Callee<FromNode<Query>, Answer>,
-    /// Receives from [`Outbox::uploads`].
-    pub uploads: EventReceiver<FromNode<Upload>>,
+    /// Receives from [`Outbox::events`].
+    pub events: EventReceiver<FromNode<UploadedEvent>>,
+    /// Receives from [`Outbox::messages`].
+    pub messages: EventReceiver<FromNode<Delivered<UploadedPublish>>>,
 }
 
 /// Creates all of CloudHub's pipes, for whoever embeds this part alone.
@@ -145,6 +154,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
         pipe::latest("downstream", |to: &ToNode<ObjectEvent>| (to.node.clone(), to.message.key().clone()));
     let (acked_tx, acked_rx) =
         pipe::latest("acked", |to: &ToNode<Acked<ReportKey>>| (to.node.clone(), to.message.key.clone()));
+    let (taken_tx, taken_rx) = pipe::latest("taken", |to: &ToNode<Delivery>| (to.node.clone(), to.message));
     let (requests_tx, requests_rx) = pipe::calls("requests", 256);
     // Nodes come back in crowds; a controller that cannot keep up is asked again.
     let (snapshots_tx, snapshots_rx) = pipe::calls("snapshots", 1024);
@@ -153,27 +163,31 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (sessions_tx, sessions_rx) =
         pipe::latest("sessions", |from: &FromNode<SessionState>| from.node.clone());
     let (queries_tx, queries_rx) = pipe::calls("queries", 256);
-    let (uploads_tx, uploads_rx) = pipe::events("uploads", 1024);
+    let (events_tx, events_rx) = pipe::events("events", 1024);
+    let (messages_tx, messages_rx) = pipe::events("messages", 1024);
     (
-        Inbox { downstream: downstream_rx, acked: acked_rx, requests: requests_rx },
+        Inbox { downstream: downstream_rx, acked: acked_rx, taken: taken_rx, requests: requests_rx },
         Outbox {
             snapshots: vec![snapshots_tx],
             statuses: statuses_tx,
             device_reports: device_reports_tx,
             sessions: sessions_tx,
             queries: queries_tx,
-            uploads: uploads_tx,
+            events: events_tx,
+            messages: messages_tx,
         },
         Outside {
             downstream: downstream_tx,
             acked: acked_tx,
+            taken: taken_tx,
             requests: requests_tx,
             snapshots: snapshots_rx,
             statuses: statuses_rx,
             device_reports: device_reports_rx,
             sessions: sessions_rx,
             queries: queries_rx,
-            uploads: uploads_rx,
+            events: events_rx,
+            messages: messages_rx,
         },
     )
 }

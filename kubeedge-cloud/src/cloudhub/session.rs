@@ -13,8 +13,8 @@ use kubeedge_core::{
     hub::{NodeLink, NodeOutput},
     id::NodeName,
     message::{
-        Acked, Answer, Delivered, FromNode, Lane, Object, ObjectEvent, ObjectRef, Query, Report, ReportKey,
-        Request, Response, Upload,
+        Acked, Answer, Delivered, Delivery, FromNode, Lane, Object, ObjectEvent, ObjectRef, Query, Report,
+        ReportKey, Request, Response, Upload, UploadedEvent, UploadedPublish,
     },
     pipe::{self, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender, Replier, SendError},
     wire::{Line, LineEvent},
@@ -38,13 +38,15 @@ pub(super) struct Session {
     ends: Option<Ends>,
     objects: LatestReceiver<ObjectRef, ObjectEvent>,
     acked: LatestReceiver<ReportKey, Acked<ReportKey>>,
+    taken: LatestReceiver<Delivery, Delivery>,
     requests: EventReceiver<(Request, Replier<Response>)>,
     replaced: CancellationToken,
     snapshot: FuturesUnordered<BoxFuture<'static, Option<Vec<Object>>>>,
     asked: FuturesUnordered<BoxFuture<'static, (u64, Answer)>>,
     asking: BTreeMap<u64, Replier<Response>>,
     /// Uploads for which their pipe had no room. They are not acknowledged, so the edge's window bounds them.
-    uploads: VecDeque<Delivered<Upload>>,
+    events: VecDeque<Delivered<UploadedEvent>>,
+    messages: VecDeque<Delivered<UploadedPublish>>,
     ended: Option<String>,
 }
 
@@ -61,6 +63,7 @@ pub(super) struct Ends {
     pub(super) number: u64,
     pub(super) objects: LatestSender<ObjectRef, ObjectEvent>,
     pub(super) acked: LatestSender<ReportKey, Acked<ReportKey>>,
+    pub(super) taken: LatestSender<Delivery, Delivery>,
     pub(super) requests: EventSender<(Request, Replier<Response>)>,
     pub(super) replaced: CancellationToken,
 }
@@ -86,12 +89,14 @@ impl Session {
         let (objects_tx, objects) =
             pipe::latest("session objects", |event: &ObjectEvent| event.key().clone());
         let (acked_tx, acked) = pipe::latest("session acked", |acked: &Acked<ReportKey>| acked.key.clone());
+        let (taken_tx, taken) = pipe::latest("session taken", |delivery: &Delivery| *delivery);
         let (requests_tx, requests) = pipe::events("session requests", config.link.calls_max);
         let replaced = CancellationToken::new();
         let ends = Ends {
             number: link.session(),
             objects: objects_tx,
             acked: acked_tx,
+            taken: taken_tx,
             requests: requests_tx,
             replaced: replaced.clone(),
         };
@@ -104,12 +109,14 @@ impl Session {
             ends: Some(ends),
             objects,
             acked,
+            taken,
             requests,
             replaced,
             snapshot: FuturesUnordered::new(),
             asked: FuturesUnordered::new(),
             asking: BTreeMap::new(),
-            uploads: VecDeque::new(),
+            events: VecDeque::new(),
+            messages: VecDeque::new(),
             ended: None,
         }
     }
@@ -131,12 +138,13 @@ impl Session {
                 },
                 Some((id, answer)) = self.asked.next() => self.link.handle_answer(id, answer),
                 Some(acked) = self.acked.recv() => self.link.handle_acked(&acked),
+                Some(delivery) = self.taken.recv() => self.link.handle_taken(delivery),
                 Some(event) = self.objects.recv() => self.link.handle_downstream(event),
                 Some((request, replier)) = self.requests.recv() => {
                     let id = self.link.handle_request(request, self.config.request_timeout, now());
                     self.asking.insert(id, replier);
                 }
-                () = sleep(UPLOAD_RETRY), if !self.uploads.is_empty() => self.pass_uploads(),
+                () = sleep(UPLOAD_RETRY), if !(self.events.is_empty() && self.messages.is_empty()) => self.pass_uploads(),
                 () = until(timer) => self.link.handle_timeout(now()),
             }
         }
@@ -182,8 +190,11 @@ impl Session {
                 // If the controller is gone, nothing is acknowledged, and the node sends it again.
                 let _ = pipe.send(FromNode { node: node.clone(), message: delivered });
             }
-            NodeOutput::Upload(delivered) => {
-                self.uploads.push_back(delivered);
+            NodeOutput::Upload(Delivered { delivery, message }) => {
+                match message {
+                    Upload::Event(message) => self.events.push_back(Delivered { delivery, message }),
+                    Upload::Publish(message) => self.messages.push_back(Delivered { delivery, message }),
+                }
                 self.pass_uploads();
             }
             NodeOutput::Query { id, query } => self.ask(id, query),
@@ -234,14 +245,27 @@ impl Session {
 
     /// Passes uploads on, in order, as far as there is room for them.
     fn pass_uploads(&mut self) {
-        while let Some(Delivered { delivery, message }) = self.uploads.pop_front() {
-            let upload = FromNode { node: self.link.peer().clone(), message };
-            match self.outbox.uploads.send(upload) {
+        while let Some(Delivered { delivery, message }) = self.events.pop_front() {
+            let event = FromNode { node: self.link.peer().clone(), message };
+            match self.outbox.events.send(event) {
                 // With nobody to take uploads they end here; the node need not keep them.
                 Ok(()) | Err(SendError::Closed(_)) => self.link.handle_taken(delivery),
                 Err(SendError::Full(FromNode { message, .. })) => {
-                    self.uploads.push_front(Delivered { delivery, message });
-                    return;
+                    self.events.push_front(Delivered { delivery, message });
+                    break;
+                }
+            }
+        }
+        while let Some(message) = self.messages.pop_front() {
+            let delivery = message.delivery;
+            let message = FromNode { node: self.link.peer().clone(), message };
+            match self.outbox.messages.send(message) {
+                // Whoever received it says when it has been taken.
+                Ok(()) => {}
+                Err(SendError::Closed(_)) => self.link.handle_taken(delivery),
+                Err(SendError::Full(FromNode { message, .. })) => {
+                    self.messages.push_front(message);
+                    break;
                 }
             }
         }

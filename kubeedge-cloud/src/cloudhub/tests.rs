@@ -5,7 +5,8 @@ use kubeedge_core::{
     id::{NodeName, ResourceVersion, Uid},
     message::{
         Acked, Answer, Fingerprint, FromNode, Inventory, Lane, LogRequest, NodeReport, Object, ObjectEvent,
-        ObjectRef, Publish, Query, Report, Request, Response, SessionState, ToNode, Upload,
+        ObjectRef, Publish, Query, Report, Request, Response, SessionState, ToNode, Upload, UploadId,
+        UploadedEvent, UploadedPublish,
     },
     transport::{
         Connection, Transport,
@@ -205,9 +206,9 @@ async fn a_report_is_acknowledged_only_after_a_controller_has_echoed_its_deliver
 async fn an_upload_waits_unacknowledged_while_its_pipe_is_full() {
     let mut stage = Stage::new(Config::default());
     let one = stage.synchronized("edge-1", Vec::new()).await;
-    let upload = |topic: u64| Upload::Publish(Publish { topic: topic.to_string(), payload: "".into() });
+    let event = |number: u64| UploadedEvent { json: number.to_string().into() };
     for seq in 1..=1030 {
-        say(&*one, item(seq, Payload::Upload(upload(seq)))).await;
+        say(&*one, item(seq, Payload::Upload(Upload::Event(event(seq))))).await;
         if seq % 100 == 0 {
             // The edge's window: it would not send more before these are acknowledged.
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -221,9 +222,32 @@ async fn an_upload_waits_unacknowledged_while_its_pipe_is_full() {
     }
     assert_eq!(upto, 1024, "what is in the pipe is taken, and no more");
     for seq in 1..=1030 {
-        assert_eq!(stage.outside.uploads.recv().await.unwrap().message, upload(seq));
+        assert_eq!(stage.outside.events.recv().await.unwrap().message, event(seq));
     }
     assert_eq!(next(&*one).await, ack(Lane::Bulk, 1030));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_is_acknowledged_when_its_receiver_says_that_it_has_been_taken() {
+    let mut stage = Stage::new(Config::default());
+    let one = stage.synchronized("edge-1", Vec::new()).await;
+    for number in 1..=3 {
+        let publish = Publish { topic: "a/user/b".to_owned(), payload: number.to_string().into() };
+        let upload = UploadedPublish { id: UploadId { run: 7, number }, publish };
+        say(&*one, item(number, Payload::Upload(Upload::Publish(upload)))).await;
+    }
+    let mut deliveries = Vec::new();
+    for number in 1..=3 {
+        let message = stage.outside.messages.recv().await.unwrap();
+        assert_eq!(message.message.message.id, UploadId { run: 7, number });
+        deliveries.push(ToNode { node: message.node, message: message.message.delivery });
+    }
+    let early = timeout(Duration::from_secs(10), next(&*one)).await;
+    assert!(early.is_err(), "acknowledged before it was taken: {early:?}");
+    stage.outside.taken.send(deliveries[1].clone()).unwrap();
+    assert_eq!(next(&*one).await, Frame::Ack(Ack { lane: Lane::Bulk, upto: 0, beyond: vec![(2, 2)] }));
+    stage.outside.taken.send(deliveries[0].clone()).unwrap();
+    assert_eq!(next(&*one).await, ack(Lane::Bulk, 2));
 }
 
 #[tokio::test(start_paused = true)]

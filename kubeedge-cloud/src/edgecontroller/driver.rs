@@ -6,7 +6,7 @@ use futures::{
 use jiff::Timestamp;
 use kubeedge_core::{
     id::NodeName,
-    message::{Answer, FromNode, Object, Query, Upload},
+    message::{Answer, FromNode, Object, Query, UploadedEvent},
     pipe::{Call, Replier},
 };
 use tokio_util::sync::CancellationToken;
@@ -81,7 +81,7 @@ impl Driver {
                 }
                 Some(call) = self.inbox.snapshots.recv() => self.handle_snapshot(call),
                 Some(call) = self.inbox.queries.recv(), if may_ask => self.handle_query(call),
-                Some(upload) = self.inbox.uploads.recv(), if may_ask => self.handle_upload(upload),
+                Some(event) = self.inbox.events.recv(), if may_ask => self.handle_event(event),
                 Some((key, wanted, outcome)) = self.writing.next() => {
                     self.state.handle_written(key, wanted, outcome, now());
                 }
@@ -162,21 +162,14 @@ impl Driver {
         }
     }
 
-    fn handle_upload(&mut self, upload: FromNode<Upload>) {
-        let FromNode { node, message } = upload;
-        match message {
-            Upload::Publish(publish) => {
-                tracing::debug!(%node, topic = publish.topic, "a message from the edge has nowhere to go");
+    fn handle_event(&mut self, event: FromNode<UploadedEvent>) {
+        let node = event.node.clone();
+        match self.state.read_event(&event) {
+            Ok(event) => {
+                let api = self.api.clone();
+                self.asked.push(async move { requests::record(&api, &node, event).await }.boxed());
             }
-            Upload::Event(message) => {
-                match self.state.read_event(&FromNode { node: node.clone(), message }) {
-                    Ok(event) => {
-                        let api = self.api.clone();
-                        self.asked.push(async move { requests::record(&api, &node, event).await }.boxed());
-                    }
-                    Err(why) => tracing::debug!(%node, why, "an event of the edge is dropped"),
-                }
-            }
+            Err(why) => tracing::debug!(%node, why, "an event of the edge is dropped"),
         }
     }
 }

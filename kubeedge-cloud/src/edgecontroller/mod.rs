@@ -36,7 +36,7 @@ use kubeedge_core::{
     id::NodeName,
     message::{
         Acked, Answer, Delivered, FromNode, Object, ObjectEvent, ObjectRef, Query, Report, ReportKey,
-        SessionState, ToNode, Upload,
+        SessionState, ToNode, UploadedEvent,
     },
     pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
 };
@@ -104,7 +104,7 @@ pub struct Inbox {
     /// Nodes ask for objects.
     pub queries: Callee<FromNode<Query>, Answer>,
     /// Events and messages from the nodes.
-    pub uploads: EventReceiver<FromNode<Upload>>,
+    pub events: EventReceiver<FromNode<UploadedEvent>>,
 }
 
 /// What goes out.
@@ -124,7 +124,7 @@ pub struct Outside {
     pub snapshots: Caller<NodeName, Vec<Object>>,
     pub sessions: LatestSender<NodeName, FromNode<SessionState>>,
     pub queries: Caller<FromNode<Query>, Answer>,
-    pub uploads: EventSender<FromNode<Upload>>,
+    pub events: EventSender<FromNode<UploadedEvent>>,
     pub downstream: LatestReceiver<(NodeName, ObjectRef), ToNode<ObjectEvent>>,
     pub acked: LatestReceiver<(NodeName, ReportKey), ToNode<Acked<ReportKey>>>,
 }
@@ -137,18 +137,18 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (snapshots_tx, snapshots) = pipe::calls("snapshots", 1024);
     let (sessions_tx, sessions) = pipe::latest("sessions", |from: &FromNode<SessionState>| from.node.clone());
     let (queries_tx, queries) = pipe::calls("queries", 256);
-    let (uploads_tx, uploads) = pipe::events("uploads", 1024);
+    let (events_tx, events) = pipe::events("events", 1024);
     let (downstream, downstream_rx) =
         pipe::latest("downstream", |to: &ToNode<ObjectEvent>| (to.node.clone(), to.message.key().clone()));
     let (acked, acked_rx) =
         pipe::latest("acked", |to: &ToNode<Acked<ReportKey>>| (to.node.clone(), to.message.key.clone()));
-    let inbox = Inbox { statuses, snapshots, sessions, queries, uploads };
+    let inbox = Inbox { statuses, snapshots, sessions, queries, events };
     let outside = Outside {
         statuses: statuses_tx,
         snapshots: snapshots_tx,
         sessions: sessions_tx,
         queries: queries_tx,
-        uploads: uploads_tx,
+        events: events_tx,
         downstream: downstream_rx,
         acked: acked_rx,
     };

@@ -69,7 +69,9 @@ impl Node {
     async fn log(&self, request: LogRequest) -> Result<LogChunk, Failure> {
         match self.ask(Request::Logs(request)).await? {
             NodeResponse::Logs(chunk) => Ok(chunk),
-            NodeResponse::Service(_) | NodeResponse::Failed { .. } => Err(misanswered()),
+            NodeResponse::Service(_) | NodeResponse::Published | NodeResponse::Failed { .. } => {
+                Err(misanswered())
+            }
         }
     }
 
@@ -92,7 +94,9 @@ impl Node {
             ServiceRequest { port, method: parts.method.to_string(), path, headers: headers.collect(), body };
         let answer = match self.ask(Request::Service(request)).await? {
             NodeResponse::Service(answer) => answer,
-            NodeResponse::Logs(_) | NodeResponse::Failed { .. } => return Err(misanswered()),
+            NodeResponse::Logs(_) | NodeResponse::Published | NodeResponse::Failed { .. } => {
+                return Err(misanswered());
+            }
         };
         let mut response = respond::bytes(answer.status, "application/octet-stream", answer.body);
         for (name, value) in answer.headers {

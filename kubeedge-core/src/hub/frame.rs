@@ -253,7 +253,7 @@ fn twin_weight(twin: &crate::message::TwinReport) -> usize {
 impl Weight for Upload {
     fn weight(&self) -> usize {
         match self {
-            Self::Publish(publish) => publish.topic.len() + publish.payload.len() + 16,
+            Self::Publish(message) => message.publish.size() + 32,
             Self::Event(event) => event.json.len() + 16,
         }
     }

@@ -19,6 +19,7 @@ pub(super) struct Outgoing<K, V> {
     queue: VecDeque<K>,
     flights: BTreeMap<u64, Flight<K>>,
     bytes: usize,
+    weight: usize,
     last_seq: u64,
     again: BTreeSet<u64>,
     retry: Option<Retry>,
@@ -58,6 +59,7 @@ impl<K: Ord + Clone, V: Clone + Weight> Outgoing<K, V> {
             queue: VecDeque::new(),
             flights: BTreeMap::new(),
             bytes: 0,
+            weight: 0,
             last_seq: 0,
             again: BTreeSet::new(),
             retry: None,
@@ -71,11 +73,13 @@ impl<K: Ord + Clone, V: Clone + Weight> Outgoing<K, V> {
 
     /// About how many bytes the values of these keys take.
     pub(super) fn weight(&self) -> usize {
-        self.slots.values().map(|slot| slot.value.weight()).sum()
+        self.weight
     }
 
     pub(super) fn set(&mut self, key: K, value: V) {
+        self.weight += value.weight();
         if let Some(slot) = self.slots.get_mut(&key) {
+            self.weight -= slot.value.weight();
             slot.value = value;
             slot.generation += 1;
         } else {
@@ -148,26 +152,34 @@ impl<K: Ord + Clone, V: Clone + Weight> Outgoing<K, V> {
         self.bytes -= flight.bytes;
         let slot = self.slots.get(&flight.key)?;
         if slot.generation == flight.generation {
-            self.slots.remove(&flight.key);
+            self.remove(&flight.key);
         } else {
             self.queue.push_back(flight.key.clone());
         }
         Some(flight.key)
     }
 
-    /// A session is over: what was in flight is queued again, before what was queued, for the next session.
-    pub(super) fn reset(&mut self) {
+    fn remove(&mut self, key: &K) {
+        self.weight -= self.slots.remove(key).map_or(0, |slot| slot.value.weight());
+    }
+
+    /// A session is over: what was in flight is queued again, before what was queued, for the next session. Gives the
+    /// keys of what could not be carried, which end here.
+    pub(super) fn reset(&mut self) -> Vec<K> {
+        let mut given_up = Vec::new();
         let flights = std::mem::take(&mut self.flights);
         for flight in flights.into_values().rev() {
             let Some(slot) = self.slots.get(&flight.key) else { continue };
             if flight.skip && slot.generation == flight.generation {
-                self.slots.remove(&flight.key);
+                self.remove(&flight.key);
+                given_up.push(flight.key);
             } else {
                 self.queue.push_front(flight.key);
             }
         }
         self.again.clear();
         (self.bytes, self.last_seq, self.retry) = (0, 0, None);
+        given_up
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {

@@ -15,7 +15,7 @@ pub use object::{Fingerprint, Inventory, InventoryEntry, Object, ObjectError, Ob
 pub use question::{Answer, LogChunk, LogRequest, Query, Request, Response, ServiceRequest, ServiceResponse};
 pub use report::{
     Connectivity, DeviceReport, NodeReport, PodReport, PodState, Publish, Report, ReportKey, SessionState,
-    TwinReport, TwinValue, Upload, UploadedEvent,
+    TwinReport, TwinValue, Upload, UploadId, UploadedEvent, UploadedPublish,
 };
 
 /// How a message is carried: which lane it takes and so what it cannot hold up.

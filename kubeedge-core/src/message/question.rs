@@ -1,6 +1,6 @@
 use bytes::Bytes;
 
-use super::{Object, ObjectRef};
+use super::{Object, ObjectRef, Publish};
 
 /// What the edge asks the cloud.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub enum Request {
     Logs(LogRequest),
     /// A call to an HTTP server on the node.
     Service(ServiceRequest),
+    /// A message to be published on the node.
+    Publish(Publish),
 }
 
 /// What the edge answers.
@@ -36,6 +38,8 @@ pub enum Response {
     Logs(LogChunk),
     /// The HTTP server's answer.
     Service(ServiceResponse),
+    /// The node's MQTT broker has the message.
+    Published,
     /// It could not be done.
     Failed {
         /// The HTTP status that says best what went wrong: 400, 403, 404, 500, 502, 503 or 504.

@@ -128,7 +128,7 @@ pub struct TwinValue {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Upload {
     /// A message of an application on the edge, by MQTT topic.
-    Publish(Publish),
+    Publish(UploadedPublish),
     /// A Kubernetes Event about an object of this node.
     Event(UploadedEvent),
 }
@@ -137,7 +137,7 @@ impl Upload {
     /// How many bytes it takes.
     pub fn size(&self) -> usize {
         match self {
-            Self::Publish(publish) => publish.size(),
+            Self::Publish(message) => message.publish.size(),
             Self::Event(event) => event.json.len(),
         }
     }
@@ -148,6 +148,24 @@ impl Publish {
     pub fn size(&self) -> usize {
         self.topic.len() + self.payload.len()
     }
+}
+
+/// A message of an application on the edge, kept there until the cloud says that it has arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadedPublish {
+    /// Which message it is: when it comes again after a failure, it has the same id.
+    pub id: UploadId,
+    /// The message.
+    pub publish: Publish,
+}
+
+/// Identifies a message of a node that may reach the cloud more than once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UploadId {
+    /// Drawn at random when the part that keeps messages starts.
+    pub run: u64,
+    /// Grows from message to message within a run.
+    pub number: u64,
 }
 
 /// A Kubernetes Event that the edge recorded.

@@ -178,7 +178,7 @@ pub mod item {
         #[prost(message, tag = "7")]
         DeviceReport(super::DeviceReport),
         #[prost(message, tag = "8")]
-        Publish(super::Publish),
+        Publish(super::UploadedPublish),
         #[prost(message, tag = "9")]
         Event(super::Event),
     }
@@ -287,13 +287,27 @@ pub struct Pair {
     #[prost(string, tag = "2")]
     pub value: ::prost::alloc::string::String,
 }
-/// A message of an application on the edge, by MQTT topic.
+/// A message by MQTT topic.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Publish {
     #[prost(string, tag = "1")]
     pub topic: ::prost::alloc::string::String,
     #[prost(bytes = "bytes", tag = "2")]
     pub payload: ::prost::bytes::Bytes,
+}
+/// A message of an application on the edge. It may come again, with the same `run` and `number`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UploadedPublish {
+    #[prost(string, tag = "1")]
+    pub topic: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub payload: ::prost::bytes::Bytes,
+    /// Drawn at random when the part of the edge that keeps messages starts.
+    #[prost(fixed64, tag = "3")]
+    pub run: u64,
+    /// Grows from message to message within a run.
+    #[prost(uint64, tag = "4")]
+    pub number: u64,
 }
 /// A Kubernetes Event in JSON.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -347,7 +361,7 @@ pub struct Request {
     /// The answer is of no use later than this, in milliseconds from the request's arrival.
     #[prost(uint32, tag = "2")]
     pub deadline_ms: u32,
-    #[prost(oneof = "request::Request", tags = "3, 4")]
+    #[prost(oneof = "request::Request", tags = "3, 4, 10")]
     pub request: ::core::option::Option<request::Request>,
 }
 /// Nested message and enum types in `Request`.
@@ -358,6 +372,8 @@ pub mod request {
         Logs(super::LogRequest),
         #[prost(message, tag = "4")]
         Service(super::ServiceRequest),
+        #[prost(message, tag = "10")]
+        Publish(super::Publish),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -399,7 +415,7 @@ pub struct ServiceRequest {
 pub struct Response {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "response::Response", tags = "2, 3, 4")]
+    #[prost(oneof = "response::Response", tags = "2, 3, 4, 10")]
     pub response: ::core::option::Option<response::Response>,
 }
 /// Nested message and enum types in `Response`.
@@ -412,6 +428,8 @@ pub mod response {
         Service(super::ServiceResponse),
         #[prost(message, tag = "4")]
         Failed(super::Failure),
+        #[prost(message, tag = "10")]
+        Published(super::Published),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -434,6 +452,9 @@ pub struct ServiceResponse {
     #[prost(bytes = "bytes", tag = "3")]
     pub body: ::prost::bytes::Bytes,
 }
+/// The node's MQTT broker has the message.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Published {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Failure {
     /// An HTTP status.

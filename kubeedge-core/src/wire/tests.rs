@@ -11,7 +11,8 @@ use crate::{
     message::{
         Answer, DeviceReport, Fingerprint, InventoryEntry, Lane, LogChunk, LogRequest, NodeReport, Object,
         ObjectEvent, ObjectRef, PodReport, PodState, Publish, Query, Report, Request, Response,
-        ServiceRequest, ServiceResponse, TwinReport, TwinValue, Upload, UploadedEvent,
+        ServiceRequest, ServiceResponse, TwinReport, TwinValue, Upload, UploadId, UploadedEvent,
+        UploadedPublish,
     },
 };
 
@@ -82,6 +83,10 @@ fn device_report() -> impl Strategy<Value = DeviceReport> {
     )
 }
 
+fn publish() -> impl Strategy<Value = Publish> {
+    (any::<String>(), body()).prop_map(|(topic, payload)| Publish { topic, payload })
+}
+
 fn payload() -> impl Strategy<Value = Payload> {
     let pod_state = prop_oneof![body().prop_map(PodState::Status), Just(PodState::Gone)];
     prop_oneof![
@@ -93,8 +98,9 @@ fn payload() -> impl Strategy<Value = Payload> {
             .prop_map(|(reference, uid, state)| PodReport { reference, uid, state })
             .prop_map(|pod| Payload::Report(Report::Pod(pod))),
         device_report().prop_map(|report| Payload::Report(Report::Device(report))),
-        (any::<String>(), body())
-            .prop_map(|(topic, payload)| Payload::Upload(Upload::Publish(Publish { topic, payload }))),
+        (publish(), any::<u64>(), any::<u64>()).prop_map(|(publish, run, number)| {
+            Payload::Upload(Upload::Publish(UploadedPublish { id: UploadId { run, number }, publish }))
+        }),
         body().prop_map(|json| Payload::Upload(Upload::Event(UploadedEvent { json }))),
     ]
 }
@@ -153,6 +159,7 @@ fn response() -> impl Strategy<Value = Response> {
     prop_oneof![
         logs.prop_map(Response::Logs),
         service.prop_map(Response::Service),
+        Just(Response::Published),
         (any::<u16>(), any::<String>()).prop_map(|(code, message)| Response::Failed { code, message }),
     ]
 }

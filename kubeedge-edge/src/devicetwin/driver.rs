@@ -218,6 +218,8 @@ impl Driver {
             }
             Err(error) => self.give_up(inputs, &error, now),
         }
+        // All messages of the turn are in the store, or their senders have been told that they are not.
+        self.part.inbox.device_messages.settle();
         Ok(())
     }
 

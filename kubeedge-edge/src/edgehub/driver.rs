@@ -152,6 +152,10 @@ impl Driver {
                 info!(node = %self.config.node, path, session, "connected to the cloud");
             }
             EdgeOutput::Closed { reason, retry_in } => self.close(reason, retry_in),
+            EdgeOutput::Uploaded(id) => {
+                // Whoever kept it may be gone; it is sent again, and told again, when they are back.
+                let _ = self.outbox.uploaded.send(id);
+            }
             EdgeOutput::Undeliverable { what } => {
                 error!(node = %self.config.node, what, "too long for the link, given up");
             }
@@ -214,10 +218,12 @@ impl Driver {
 
     fn ask(&mut self, id: u64, deadline: Duration, request: Request) {
         let (logs, services) = (self.outbox.logs.clone(), self.outbox.services.clone());
+        let cloud_messages = self.outbox.cloud_messages.clone();
         self.asked.push(Box::pin(async move {
             let answered = match request {
                 Request::Logs(request) => logs.call(request, deadline).await,
                 Request::Service(request) => services.call(request, deadline).await,
+                Request::Publish(publish) => cloud_messages.call(publish, deadline).await,
             };
             let response = answered.unwrap_or_else(|error| Response::Failed {
                 code: if matches!(error, CallError::Late(..)) { 504 } else { 503 },

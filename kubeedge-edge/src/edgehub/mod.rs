@@ -34,8 +34,8 @@ use kubeedge_core::{
     hub::EdgeConfig,
     id::NodeName,
     message::{
-        Acked, Answer, Connectivity, Delivered, Inventory, LogRequest, ObjectEvent, ObjectRef, Query, Report,
-        ReportKey, Response, ServiceRequest, Upload,
+        Acked, Answer, Connectivity, Delivered, Inventory, LogRequest, ObjectEvent, ObjectRef, Publish,
+        Query, Report, ReportKey, Response, ServiceRequest, Upload, UploadId,
     },
     pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
     transport::{Transport, TransportError},
@@ -117,6 +117,10 @@ pub struct Outbox {
     pub logs: Caller<LogRequest, Response>,
     /// Asks HTTP servers of the node, when the cloud does.
     pub services: Caller<ServiceRequest, Response>,
+    /// Asks for messages to be published on the node, when the cloud does.
+    pub cloud_messages: Caller<Publish, Response>,
+    /// Which of the `uploads` that have an id the cloud has: they need not be kept any longer.
+    pub uploaded: LatestSender<UploadId, UploadId>,
     /// Whether there is a session.
     pub connectivity: watch::Sender<Connectivity>,
 }
@@ -140,6 +144,10 @@ pub struct Outside {
     pub logs: Callee<LogRequest, Response>,
     /// Receives from [`Outbox::services`].
     pub services: Callee<ServiceRequest, Response>,
+    /// Receives from [`Outbox::cloud_messages`].
+    pub cloud_messages: Callee<Publish, Response>,
+    /// Receives from [`Outbox::uploaded`].
+    pub uploaded: LatestReceiver<UploadId, UploadId>,
     /// Receives from [`Outbox::connectivity`].
     pub connectivity: watch::Receiver<Connectivity>,
 }
@@ -155,6 +163,8 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (inventory_tx, inventory_rx) = pipe::calls("inventory", 1);
     let (logs_tx, logs_rx) = pipe::calls("logs", 32);
     let (services_tx, services_rx) = pipe::calls("services", 32);
+    let (cloud_messages_tx, cloud_messages_rx) = pipe::calls("cloud_messages", 32);
+    let (uploaded_tx, uploaded_rx) = pipe::latest("uploaded", |id: &UploadId| *id);
     let (connectivity_tx, connectivity_rx) = watch::channel(Connectivity::Offline);
     (
         Inbox { reports: reports_rx, uploads: uploads_rx, acked: acked_rx, queries: queries_rx },
@@ -163,6 +173,8 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
             inventory: inventory_tx,
             logs: logs_tx,
             services: services_tx,
+            cloud_messages: cloud_messages_tx,
+            uploaded: uploaded_tx,
             connectivity: connectivity_tx,
         },
         Outside {
@@ -174,6 +186,8 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
             inventory: inventory_rx,
             logs: logs_rx,
             services: services_rx,
+            cloud_messages: cloud_messages_rx,
+            uploaded: uploaded_rx,
             connectivity: connectivity_rx,
         },
     )

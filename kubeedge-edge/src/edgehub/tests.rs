@@ -12,7 +12,8 @@ use kubeedge_core::{
     id::{ResourceVersion, Uid},
     message::{
         Acked, Answer, Connectivity, Fingerprint, Inventory, Lane, LogChunk, LogRequest, NodeReport, Object,
-        ObjectEvent, ObjectRef, Publish, Query, Report, Request, Response, ServiceRequest, Upload,
+        ObjectEvent, ObjectRef, Publish, Query, Report, Request, Response, ServiceRequest, Upload, UploadId,
+        UploadedPublish,
     },
     transport::{
         Connection, Listener, Transport, TransportError,
@@ -151,6 +152,30 @@ async fn a_report_that_was_not_acknowledged_is_sent_in_the_next_session() {
     assert!(timeout(Duration::from_secs(20), next(&*connection)).await.is_err());
 }
 
+fn upload(publish: Publish) -> Upload {
+    Upload::Publish(UploadedPublish { id: UploadId { run: 1, number: 1 }, publish })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_learns_that_the_cloud_has_its_upload_and_the_cloud_publishes_on_the_node() {
+    let mut stage = Stage::new();
+    let (connection, _) = stage.session().await;
+    stage.wait_for(Connectivity::Online).await;
+    let publish = Publish { topic: "t".to_owned(), payload: "x".into() };
+    stage.outside.uploads.send(upload(publish.clone())).unwrap();
+    assert_eq!(next(&*connection).await, item(1, Payload::Upload(upload(publish.clone()))));
+    let early = timeout(Duration::from_millis(10), stage.outside.uploaded.recv()).await;
+    assert!(early.is_err(), "{early:?}");
+    say(&*connection, Frame::Ack(Ack { lane: Lane::Bulk, upto: 1, beyond: Vec::new() })).await;
+    assert_eq!(stage.outside.uploaded.recv().await, Some(UploadId { run: 1, number: 1 }));
+    let request = Request::Publish(publish.clone());
+    say(&*connection, Frame::Request { id: 5, deadline: Duration::from_secs(5), request }).await;
+    let call = stage.outside.cloud_messages.recv().await.unwrap();
+    assert_eq!(call.question, publish);
+    call.answer(Response::Published);
+    assert_eq!(next(&*connection).await, Frame::Response { id: 5, response: Response::Published });
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lane_on_which_the_cloud_is_slow_holds_up_no_other() {
     let mut stage = Stage::new();
@@ -159,7 +184,7 @@ async fn a_lane_on_which_the_cloud_is_slow_holds_up_no_other() {
     // Nobody reads, so lane bulk fills up to its brim.
     for _ in 0..40 {
         let publish = Publish { topic: "t".to_owned(), payload: vec![0; 64 << 10].into() };
-        let _ = stage.outside.uploads.send(Upload::Publish(publish));
+        let _ = stage.outside.uploads.send(upload(publish));
     }
     tokio::time::sleep(Duration::from_millis(100)).await;
     stage.outside.reports.send(node_report("1")).unwrap();

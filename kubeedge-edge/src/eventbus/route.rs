@@ -1,7 +1,7 @@
 //! Which topics EventBus listens to, and whom a message is for.
 
 use kubeedge_core::{
-    message::{Publish, Upload},
+    message::{Publish, Upload, UploadId, UploadedPublish},
     pipe::SendError,
 };
 
@@ -48,7 +48,10 @@ impl Intake for Outbox {
     fn offer(&self, publish: &Publish) -> Offer {
         match route(&publish.topic) {
             Destination::Twin => offered(self.device_messages.send(publish.clone())),
-            Destination::Cloud => offered(self.uploads.send(Upload::Publish(publish.clone()))),
+            Destination::Cloud => offered(self.uploads.send(Upload::Publish(UploadedPublish {
+                id: UploadId::default(),
+                publish: publish.clone(),
+            }))),
             Destination::Nobody => Offer::NotMine,
         }
     }

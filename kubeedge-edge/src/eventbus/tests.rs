@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use kubeedge_core::message::{Publish, Upload};
+use kubeedge_core::message::{Publish, Upload, UploadId, UploadedPublish};
 
 use super::{
     Config, External, Secret,
@@ -9,6 +9,10 @@ use super::{
     route::{Destination, FILTERS, route},
     topic,
 };
+
+fn upload(publish: Publish) -> Upload {
+    Upload::Publish(UploadedPublish { id: UploadId::default(), publish })
+}
 
 fn publish(topic: &str, text: &str) -> Publish {
     Publish { topic: topic.to_owned(), payload: Bytes::copy_from_slice(text.as_bytes()) }
@@ -47,7 +51,7 @@ fn a_full_pipe_is_said_to_be_full_and_a_part_that_is_gone_holds_nobody_up() {
     let message = publish("a/user/b", "x");
     while outbox.offer(&message) == Offer::Taken {}
     assert_eq!(outbox.offer(&message), Offer::Full);
-    assert_eq!(outside.uploads.try_recv(), Some(Upload::Publish(message.clone())));
+    assert_eq!(outside.uploads.try_recv(), Some(upload(message.clone())));
     assert_eq!(outbox.offer(&message), Offer::Taken);
     drop(outside);
     assert_eq!(outbox.offer(&message), Offer::NotMine);

@@ -6,7 +6,7 @@ use kubeedge_core::{
     id::{NodeName, Uid},
     message::{
         Acked, Answer, Delivered, Delivery, FromNode, NodeReport, ObjectEvent, ObjectRef, PodReport,
-        PodState, Query, Report, ReportKey, SessionState, ToNode, Upload, UploadedEvent,
+        PodState, Query, Report, ReportKey, SessionState, ToNode, UploadedEvent,
     },
     pipe::CallError,
 };
@@ -401,8 +401,8 @@ async fn an_event_of_the_node_is_recorded_and_counted() {
             "involvedObject": { "apiVersion": "v1", "kind": "Pod", "namespace": "default", "name": "web" },
             "reason": "BackOff", "message": "again", "type": "Warning", "count": count,
         });
-        let message = Upload::Event(UploadedEvent { json: event.to_string().into() });
-        running.outside.uploads.send(FromNode { node: node("edge-1"), message }).unwrap();
+        let message = UploadedEvent { json: event.to_string().into() };
+        running.outside.events.send(FromNode { node: node("edge-1"), message }).unwrap();
         let counted =
             async || cluster.get(EVENTS, "default", "web.1").await.filter(|event| event["count"] == count);
         let event = eventually("the event", counted).await;
@@ -430,8 +430,8 @@ async fn an_event_of_another_is_not_rewritten_by_one_of_its_name() {
     running.outside.snapshots.call(node("edge-1"), LONG).await.unwrap();
     for name in ["of-another-node", "of-nobody", "about-another-pod", "own"] {
         let json = event(name, "p1", "edge-1", "false").to_string().into();
-        let message = Upload::Event(UploadedEvent { json });
-        running.outside.uploads.send(FromNode { node: node("edge-1"), message }).unwrap();
+        let message = UploadedEvent { json };
+        running.outside.events.send(FromNode { node: node("edge-1"), message }).unwrap();
     }
     // Each was tried to be created; only the own one is merged into.
     eventually("all attempts", async || (gate.writes() >= 5).then_some(())).await;

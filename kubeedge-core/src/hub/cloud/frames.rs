@@ -193,7 +193,7 @@ impl NodeLink {
 
     fn deliver_upload(&mut self, seq: u64, message: Upload) {
         let delivery = self.next_delivery();
-        self.uploads.deliver(seq, (), delivery.number);
+        self.uploads.deliver(seq, delivery.number, delivery.number);
         self.outputs.push_back(NodeOutput::Upload(Delivered { delivery, message }));
     }
 

@@ -38,7 +38,8 @@ pub struct NodeLink {
     keepalive: Keepalive,
     outgoing: [Outgoing<ObjectRef, ObjectEvent>; OBJECT_LANES.len()],
     incoming: [Incoming<ReportKey>; REPORT_LANES.len()],
-    uploads: Incoming<()>,
+    /// Each upload is a key of its own: they are taken in any order.
+    uploads: Incoming<u64>,
     delivered: u64,
     requests: Calls<()>,
     queries: Calls<u64>,
@@ -190,10 +191,10 @@ impl NodeLink {
         }
     }
 
-    /// An upload, and every earlier one, has been taken.
+    /// An upload has been taken.
     pub fn handle_taken(&mut self, delivery: Delivery) {
         if delivery.session == self.session {
-            self.uploads.handle_durable(&(), delivery.number);
+            self.uploads.handle_durable(&delivery.number, delivery.number);
         }
     }
 

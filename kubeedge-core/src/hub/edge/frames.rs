@@ -80,7 +80,13 @@ impl EdgeLink {
     fn handle_ack(&mut self, ack: &Ack, now: Instant) {
         let never_sent = match (report_lane(ack.lane), ack.lane) {
             (Some(lane), _) => self.reports[lane].handle_ack(ack, now).err(),
-            (None, Lane::Bulk) => self.uploads.handle_ack(ack, now).err(),
+            (None, Lane::Bulk) => match self.uploads.handle_ack(ack, now) {
+                Ok(arrived) => {
+                    self.note_uploaded(arrived);
+                    None
+                }
+                Err(never_sent) => Some(never_sent),
+            },
             (None, Lane::Heartbeat | Lane::Pods | Lane::Config | Lane::Devices) => Some(NeverSent(ack.upto)),
         };
         if let Some(NeverSent(seq)) = never_sent {

@@ -14,7 +14,7 @@ use crate::{
     id::{NodeName, Uid},
     message::{
         Acked, Answer, Connectivity, Delivered, Delivery, Inventory, InventoryEntry, Lane, ObjectEvent,
-        ObjectRef, Query, Report, ReportKey, Request, Response, Upload,
+        ObjectRef, Query, Report, ReportKey, Request, Response, Upload, UploadId,
     },
 };
 
@@ -42,7 +42,7 @@ pub struct EdgeLink {
     held: BTreeMap<ObjectRef, Uid>,
     incoming: [Incoming<ObjectRef>; OBJECT_LANES.len()],
     reports: [Outgoing<ReportKey, Report>; REPORT_LANES.len()],
-    uploads: Outgoing<u64, Upload>,
+    uploads: Outgoing<UploadKey, Upload>,
     last_upload: u64,
     queries: Calls<()>,
     requests: Calls<u64>,
@@ -50,6 +50,9 @@ pub struct EdgeLink {
     questions: VecDeque<Frame>,
     saying: Saying,
 }
+
+/// The order of an upload, and its id if somebody waits for its arrival.
+type UploadKey = (u64, Option<UploadId>);
 
 /// What the edge's end waits for.
 #[derive(Debug)]
@@ -120,6 +123,8 @@ pub enum EdgeOutput {
         /// When it is tried again.
         retry_in: Duration,
     },
+    /// The cloud has this upload, or it is one that can never be carried: it need not be kept any longer.
+    Uploaded(UploadId),
     /// A report cannot be carried and is given up.
     Undeliverable {
         /// What it is, for people.
@@ -215,7 +220,11 @@ impl EdgeLink {
     /// A part has something to upload.
     pub fn handle_upload(&mut self, upload: Upload) {
         self.last_upload += 1;
-        self.uploads.set(self.last_upload, upload);
+        let id = match &upload {
+            Upload::Publish(message) => Some(message.id),
+            Upload::Event(_) => None,
+        };
+        self.uploads.set((self.last_upload, id), upload);
     }
 
     /// The part has made an object durable.
@@ -400,8 +409,11 @@ impl EdgeLink {
         let retry_in = self.backoff.next_pause().max(retry_after);
         self.phase = Phase::Pausing { until: now + retry_in };
         self.incoming = OBJECT_LANES.map(|_| Incoming::new());
-        self.reports.iter_mut().for_each(Outgoing::reset);
-        self.uploads.reset();
+        for reports in &mut self.reports {
+            reports.reset();
+        }
+        let given_up = self.uploads.reset();
+        self.note_uploaded(given_up);
         self.questions.clear();
         self.requests.close_all().for_each(drop);
         for (id, ()) in self.queries.close_all() {
@@ -410,6 +422,11 @@ impl EdgeLink {
         }
         self.outputs.push_back(EdgeOutput::Closed { reason, retry_in });
         self.connectivity(Connectivity::Offline);
+    }
+
+    fn note_uploaded(&mut self, uploads: Vec<UploadKey>) {
+        let ids = uploads.into_iter().filter_map(|(_, id)| id);
+        self.outputs.extend(ids.map(EdgeOutput::Uploaded));
     }
 
     fn connectivity(&mut self, connectivity: Connectivity) {

@@ -7,7 +7,7 @@ use crate::{
         incoming::{Incoming, OutOfWindow, Seen},
         outgoing::{NeverSent, Outgoing, SPAN},
     },
-    message::{Lane, Publish, Report, Upload},
+    message::{Lane, Publish, Report, Upload, UploadedPublish},
 };
 
 fn outgoing(window_items: usize) -> Outgoing<u64, Report> {
@@ -26,7 +26,10 @@ fn ack(upto: u64, beyond: &[(u64, u64)]) -> Ack {
 
 #[test]
 fn the_edge_takes_uploads_up_to_a_number_and_up_to_a_weight() {
-    let upload = |length| Upload::Publish(Publish { topic: "t".into(), payload: vec![0; length].into() });
+    let upload = |length| {
+        let publish = Publish { topic: "t".into(), payload: vec![0; length].into() };
+        Upload::Publish(UploadedPublish { id: Default::default(), publish })
+    };
     for (length, fits) in [(0, 5), (600, 2)] {
         let config = EdgeConfig { uploads_max: 5, uploads_bytes_max: 1000, ..EdgeConfig::default() };
         let mut edge = EdgeLink::new(config, "edge-1".parse().unwrap(), 1, Instant::now());

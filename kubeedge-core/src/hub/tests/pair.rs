@@ -11,7 +11,7 @@ use crate::{
     id::NodeName,
     message::{
         Acked, Answer, Connectivity, Delivered, Inventory, Lane, Object, ObjectEvent, ObjectRef, Report,
-        ReportKey, Response, Upload,
+        ReportKey, Response, Upload, UploadId,
     },
     wire::{Codec, Native},
 };
@@ -59,6 +59,8 @@ pub(super) struct Pair {
     pub(super) api: BTreeMap<ObjectRef, Object>,
     pub(super) api_reports: BTreeMap<ReportKey, Report>,
     pub(super) api_uploads: Vec<Upload>,
+    /// What the edge was told that the cloud has.
+    pub(super) uploaded: BTreeSet<UploadId>,
     /// Pipes to the parts: the newest message of each key.
     objects: BTreeMap<ObjectRef, Delivered<ObjectEvent>>,
     reports: BTreeMap<ReportKey, Delivered<Report>>,
@@ -128,6 +130,7 @@ impl Pair {
             api: BTreeMap::new(),
             api_reports: BTreeMap::new(),
             api_uploads: Vec::new(),
+            uploaded: BTreeSet::new(),
             objects: BTreeMap::new(),
             reports: BTreeMap::new(),
             downstream: BTreeMap::new(),
@@ -459,6 +462,9 @@ impl Pair {
                 if let Some(connection) = self.edge_connection.take() {
                     self.tell(Event::CloudBroken { connection });
                 }
+            }
+            EdgeOutput::Uploaded(id) => {
+                self.uploaded.insert(id);
             }
             EdgeOutput::Undeliverable { what } => self.undeliverable.push(what),
         }

@@ -8,14 +8,14 @@ use super::{
 use crate::{
     hub::{EdgeConfig, NodeConfig},
     id::DeviceId,
-    message::{Connectivity, ObjectRef, Publish, Report, ReportKey, Upload},
+    message::{Connectivity, ObjectRef, Publish, Report, ReportKey, Upload, UploadId, UploadedPublish},
 };
 
 /// The reference model: what the API was told last, and what the edge reported last. No link, no network.
 #[derive(Debug, Default)]
 struct Expected {
     reports: BTreeMap<ReportKey, Report>,
-    uploads: Vec<Upload>,
+    uploads: Vec<UploadedPublish>,
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn agree(pair: &Pair, expected: &Expected) -> bool {
     pair.state() == Connectivity::Synchronized
         && pair.stored == pair.api
         && pair.api_reports == expected.reports
-        && expected.uploads.iter().all(|upload| pair.api_uploads.contains(upload))
+        && expected.uploads.iter().all(|upload| arrived(pair, upload) && pair.uploaded.contains(&upload.id))
 }
 
 fn disagreement(pair: &Pair, expected: &Expected) -> String {
@@ -78,8 +78,12 @@ fn disagreement(pair: &Pair, expected: &Expected) -> String {
     if pair.api_reports != expected.reports {
         text += &format!("\nAPI has reports {:?}\nedge made {:?}", pair.api_reports, expected.reports);
     }
-    let lost: Vec<_> = expected.uploads.iter().filter(|upload| !pair.api_uploads.contains(upload)).collect();
+    let lost: Vec<_> = expected.uploads.iter().filter(|upload| !arrived(pair, upload)).collect();
     text + &format!("\nuploads lost: {lost:?}\nedge {:?}\ncloud {:?}", pair.edge, pair.cloud)
+}
+
+fn arrived(pair: &Pair, upload: &UploadedPublish) -> bool {
+    pair.api_uploads.contains(&Upload::Publish(upload.clone()))
 }
 
 /// One thing that happens in the world.
@@ -98,9 +102,10 @@ fn act(pair: &mut Pair, expected: &mut Expected, random: &mut Random, version: u
         }
         65..75 => {
             let payload = version.to_string().into();
-            let upload = Upload::Publish(Publish { topic: "a".to_owned(), payload });
+            let publish = Publish { topic: "a".to_owned(), payload };
+            let upload = UploadedPublish { id: UploadId { run: 1, number: version }, publish };
             expected.uploads.push(upload.clone());
-            pair.edge.handle_upload(upload);
+            pair.edge.handle_upload(Upload::Publish(upload));
             pair.pump();
         }
         75..80 => pair.faults.partition = true,
@@ -108,8 +113,10 @@ fn act(pair: &mut Pair, expected: &mut Expected, random: &mut Random, version: u
         88..92 => pair.cut(),
         92..95 => {
             pair.crash_edge();
-            // Uploads were in memory; states are reported again by the parts when they start.
-            expected.uploads.clear();
+            // Parts keep uploads until they are told otherwise, and report states again when they start.
+            for upload in expected.uploads.iter().filter(|upload| !pair.uploaded.contains(&upload.id)) {
+                pair.edge.handle_upload(Upload::Publish(upload.clone()));
+            }
             expected.reports.values().for_each(|report| pair.report(report.clone()));
         }
         95..97 => {

@@ -7,7 +7,8 @@ use crate::{
     message::{
         Answer, DeviceReport, Fingerprint, InventoryEntry, Lane, LogChunk, LogRequest, NodeReport, Object,
         ObjectEvent, ObjectRef, PodReport, PodState, Publish, Query, Report, Request, Response,
-        ServiceRequest, ServiceResponse, TwinReport, TwinValue, Upload, UploadedEvent,
+        ServiceRequest, ServiceResponse, TwinReport, TwinValue, Upload, UploadId, UploadedEvent,
+        UploadedPublish,
     },
     wire::WireError,
 };
@@ -147,7 +148,9 @@ fn item(item: pb::Item, lane: Lane) -> Result<Item, WireError> {
         PbPayload::PodReport(pod) => Payload::Report(Report::Pod(pod_report(pod)?)),
         PbPayload::DeviceReport(device) => Payload::Report(Report::Device(device_report(device)?)),
         PbPayload::Publish(publish) => {
-            Payload::Upload(Upload::Publish(Publish { topic: publish.topic, payload: publish.payload }))
+            let id = UploadId { run: publish.run, number: publish.number };
+            let publish = Publish { topic: publish.topic, payload: publish.payload };
+            Payload::Upload(Upload::Publish(UploadedPublish { id, publish }))
         }
         PbPayload::Event(event) => Payload::Upload(Upload::Event(UploadedEvent { json: event.json })),
     };
@@ -233,6 +236,9 @@ fn request(request: Option<pb::request::Request>) -> Result<Request, WireError> 
             headers: pairs(service.headers),
             body: service.body,
         }),
+        pb::request::Request::Publish(publish) => {
+            Request::Publish(Publish { topic: publish.topic, payload: publish.payload })
+        }
     })
 }
 
@@ -250,6 +256,7 @@ fn response(response: Option<pb::response::Response>) -> Result<Response, WireEr
             headers: pairs(service.headers),
             body: service.body,
         }),
+        pb::response::Response::Published(pb::Published {}) => Response::Published,
         pb::response::Response::Failed(failure) => {
             Response::Failed { code: short("response", "code", failure.code)?, message: failure.message }
         }

@@ -5,7 +5,7 @@ use crate::{
     hub::{Frame, Payload},
     message::{
         Answer, DeviceReport, InventoryEntry, Lane, LogRequest, Object, ObjectEvent, ObjectRef, PodReport,
-        PodState, Publish, Query, Report, Request, Response, TwinReport, TwinValue, Upload,
+        PodState, Query, Report, Request, Response, TwinReport, TwinValue, Upload, UploadedPublish,
     },
 };
 
@@ -122,8 +122,13 @@ fn payload(payload: &Payload) -> PbPayload {
         }
         Payload::Report(Report::Pod(pod)) => PbPayload::PodReport(pod_report(pod)),
         Payload::Report(Report::Device(device)) => PbPayload::DeviceReport(device_report(device)),
-        Payload::Upload(Upload::Publish(Publish { topic, payload })) => {
-            PbPayload::Publish(pb::Publish { topic: topic.clone(), payload: payload.clone() })
+        Payload::Upload(Upload::Publish(UploadedPublish { id, publish })) => {
+            PbPayload::Publish(pb::UploadedPublish {
+                topic: publish.topic.clone(),
+                payload: publish.payload.clone(),
+                run: id.run,
+                number: id.number,
+            })
         }
         Payload::Upload(Upload::Event(event)) => PbPayload::Event(pb::Event { json: event.json.clone() }),
     }
@@ -197,6 +202,10 @@ fn request(request: &Request) -> pb::request::Request {
             headers: pairs(service.headers.iter().map(|(name, value)| (name, value))),
             body: service.body.clone(),
         }),
+        Request::Publish(publish) => pb::request::Request::Publish(pb::Publish {
+            topic: publish.topic.clone(),
+            payload: publish.payload.clone(),
+        }),
     }
 }
 
@@ -227,6 +236,7 @@ fn response(response: &Response) -> pb::response::Response {
             headers: pairs(service.headers.iter().map(|(name, value)| (name, value))),
             body: service.body.clone(),
         }),
+        Response::Published => pb::response::Response::Published(pb::Published {}),
         Response::Failed { code, message } => {
             pb::response::Response::Failed(pb::Failure { code: (*code).into(), message: message.clone() })
         }
