@@ -139,6 +139,7 @@ async fn run(file: &Path) -> Result<()> {
     let (uploads_tx, uploads_rx) = pipe::weighed_events("uploads", 1024, PIPE_BYTES_MAX, Upload::size);
     let (connectivity_tx, connectivity_rx) = watch::channel(Connectivity::Offline);
     let (logs_tx, logs_rx) = pipe::calls("logs", 16);
+    let (_releases_tx, releases_rx) = pipe::calls("releases", 4);
     let (services_tx, services_rx) = pipe::calls("services", 16);
     let (cloud_messages_tx, _) = pipe::calls("cloud_messages", 16);
     let (uploaded_tx, _) = pipe::latest("uploaded", |id: &UploadId| *id);
@@ -230,8 +231,13 @@ async fn run(file: &Path) -> Result<()> {
         let edged = Edged::new(
             edged_config(&config, edged),
             runtime,
-            edged::Inbox { workloads: workloads_rx, logs: logs_rx, connectivity: connectivity_rx },
-            edged::Outbox { reports: reports_tx },
+            edged::Inbox {
+                workloads: workloads_rx,
+                logs: logs_rx,
+                releases: releases_rx,
+                connectivity: connectivity_rx,
+            },
+            edged::Outbox { reports: reports_tx, uploads: uploads_tx.clone() },
         );
         group.spawn("edged", edged.run(stop.child_token()));
     } else {

@@ -15,7 +15,20 @@ const FEATURES: [(&str, &[&str]); 4] = [
         "kubeedge-core",
         &["", "quic", "websocket", "redb", "containerd", "dmi", "process", "tls", "conformance"],
     ),
-    ("kubeedge-edge", &["", "edgehub", "metamanager", "devicetwin", "edged", "eventbus", "servicebus"]),
+    (
+        "kubeedge-edge",
+        &[
+            "",
+            "edgehub",
+            "metamanager",
+            "devicetwin",
+            "edged",
+            "edged-https",
+            "edged-grpc",
+            "eventbus",
+            "servicebus",
+        ],
+    ),
     ("kubeedge-cloud", &["", "cloudhub", "edgecontroller", "devicecontroller", "standalone", "pki"]),
     ("kubeedge-device", &["", "mapper", "thermometer"]),
 ];

@@ -6,36 +6,95 @@ use kubeedge_core::runtime::{ContainerConfig, ContainerId, Credentials, SandboxC
 
 use super::volumes::Files;
 
-/// One step for one pod. A pod has at most one in flight.
+/// What a step is about. Of each there is at most one in flight in a pod.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Slot {
+    /// The pod as a whole: its files and its sandbox.
+    Pod,
+    /// The container of this name.
+    Container(String),
+}
+
+impl Slot {
+    /// The container's name; empty for the pod.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Pod => "",
+            Self::Container(name) => name,
+        }
+    }
+}
+
+/// One step for one pod.
 #[derive(Debug, Clone)]
 pub(crate) enum Action {
     /// Make the pod's directories, and its volumes as they should be.
     Prepare(Prepare),
     /// Start a sandbox.
     RunSandbox(Box<SandboxConfig>),
-    /// See that a container's image is here.
-    Pull { container: String, image: String, policy: PullPolicy, credentials: Option<Credentials> },
-    /// Create a container and start it.
-    Start {
-        sandbox: SandboxId,
-        config: Box<ContainerConfig>,
-        /// Mounts, by their place in `config.mounts`, of which only a part is wanted: its path below.
-        sub_paths: BTreeMap<usize, String>,
-    },
-    /// Start a container that was created and not started, as a crash of ours leaves it.
-    StartCreated { container: String, id: ContainerId },
-    /// Stop a container that is to be replaced.
-    Stop { id: ContainerId, grace: Duration },
-    /// Remove a container that nobody can ask about any more, and its log.
-    RemoveContainer { id: ContainerId, log: Option<PathBuf> },
+    /// See whether an image is here.
+    Inspect { image: String },
+    /// Fetch an image.
+    Pull { image: String, credentials: Option<Credentials> },
+    /// Create a container.
+    Create(Box<Create>),
+    /// Start a container that was created.
+    Start(ContainerId),
+    /// Run the container's postStart hook.
+    PostStart(Task),
+    /// Run the container's preStop hook, if one is given, and stop it with what the hook has left of the grace.
+    Stop { id: ContainerId, grace: Duration, pre_stop: Option<Task> },
+    /// Remove a container that nobody can ask about any more, and its files.
+    RemoveContainer { id: ContainerId, files: Vec<PathBuf> },
     /// Stop a sandbox, and give back its network.
     StopSandbox(SandboxId),
-    /// Remove a sandbox that a newer one has replaced.
+    /// Stop and remove a sandbox.
     RemoveSandbox(SandboxId),
-    /// Stop all containers at once, then remove the sandboxes.
-    Kill { sandboxes: Vec<(SandboxId, Vec<ContainerId>)>, grace: Duration },
-    /// Remove the pod's directories.
-    RemoveFiles { directories: Vec<PathBuf> },
+    /// Remove the pod's files.
+    RemoveFiles { paths: Vec<PathBuf> },
+}
+
+/// A container to be created.
+#[derive(Debug, Clone)]
+pub(crate) struct Create {
+    pub(crate) sandbox: SandboxId,
+    pub(crate) config: ContainerConfig,
+    /// Mounts, by their place in `config.mounts`, of which only a part is wanted: its path below.
+    pub(crate) sub_paths: BTreeMap<usize, String>,
+    /// The file that is mounted for the container's last words, made empty beforehand.
+    pub(crate) last_words: Option<PathBuf>,
+}
+
+/// What a probe or a hook does, with everything found out that it needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Task {
+    Exec {
+        id: ContainerId,
+        command: Vec<String>,
+    },
+    Http(HttpTask),
+    Tcp {
+        host: String,
+        port: u16,
+    },
+    Grpc {
+        host: String,
+        port: u16,
+        service: String,
+    },
+    Sleep(Duration),
+    /// It cannot be done, for this reason.
+    Impossible(String),
+}
+
+/// A GET.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HttpTask {
+    pub(crate) https: bool,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) path: String,
+    pub(crate) headers: Vec<(String, String)>,
 }
 
 /// The directories and volumes of a pod.
@@ -95,6 +154,17 @@ pub(crate) struct Failure {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Done,
+    /// Whether the image is here.
+    Found(bool),
+    /// The image was fetched, in this time.
+    Pulled(Duration),
+    /// The container was created.
+    Created(ContainerId),
+    /// The container is stopped, and how its preStop hook failed if it did.
+    Stopped {
+        hook: Option<String>,
+        overdue: bool,
+    },
     Failed(Failure),
     /// It was broken off because the state asked for it.
     Aborted,

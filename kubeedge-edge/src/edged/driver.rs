@@ -16,8 +16,8 @@ use futures::{
 use kubeedge_core::{
     id::Uid,
     message::{Connectivity, LogRequest, ObjectEvent, ObjectRef, Report, Response},
-    pipe::Call,
-    runtime::{ObservedSandbox, RuntimeError, RuntimeInfo},
+    pipe::{Call, SendError},
+    runtime::{ContainerId, ObservedSandbox, RuntimeError, RuntimeInfo},
 };
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -25,16 +25,33 @@ use tracing::{debug, info};
 
 use super::{
     Edged, Error,
-    action::{Action, Outcome},
+    action::{Action, Outcome, Slot},
     host::{Machine, Usage},
     logs,
     node::Node,
     perform::perform,
-    state::{Capacity, Moment, Output, State},
+    probe::probe,
+    record::{self, Record},
+    state::{Capacity, Moment, Output, ProbeKey, ProbeResult, State},
+    words,
 };
 
 /// How long the runtime may take to say how it is or what it has.
 const ASK_DEADLINE: Duration = Duration::from_secs(120);
+
+/// How soon an event is sent again that its pipe had no room for.
+const UPLOAD_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long reading a container's last words may take.
+const WORDS_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What has come of something that the state asked for.
+enum Done {
+    Action(Uid, Slot, Outcome),
+    Probe(Uid, ProbeKey, ProbeResult),
+    Words(Uid, ContainerId, String),
+    Kept,
+}
 
 type Observation = Result<Vec<ObservedSandbox>, RuntimeError>;
 
@@ -42,8 +59,13 @@ struct Driver {
     edged: Edged,
     state: State,
     node: Node,
-    actions: FuturesUnordered<BoxFuture<'static, (Uid, Outcome)>>,
-    aborts: BTreeMap<Uid, AbortHandle>,
+    work: FuturesUnordered<BoxFuture<'static, Done>>,
+    aborts: BTreeMap<(Uid, Slot), AbortHandle>,
+    /// Records to be written or, if there is none, removed; and whether one is being.
+    records: BTreeMap<Uid, Option<Record>>,
+    keeping: bool,
+    /// When events are sent again that the pipe had no room for.
+    upload_at: Option<Instant>,
     answers: FuturesUnordered<BoxFuture<'static, ()>>,
     observing: Option<BoxFuture<'static, Observation>>,
     asking: Option<BoxFuture<'static, Result<RuntimeInfo, RuntimeError>>>,
@@ -60,13 +82,22 @@ impl Edged {
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
         let root = self.config.root.clone();
         tokio::fs::create_dir_all(&root).await.map_err(|source| Error::Directory { path: root, source })?;
+        let records = self.config.records();
+        let records = tokio::task::spawn_blocking(move || record::read_all(&records)).await;
         let machine = Machine::read();
         let capacity = Capacity { cpu_milli: machine.cpus * 1000, memory_bytes: machine.memory_bytes };
+        let mut state = State::new(self.config.clone(), capacity, now());
+        for (uid, record) in records.unwrap_or_default() {
+            state.restore(uid, record);
+        }
         let driver = Driver {
-            state: State::new(self.config.clone(), capacity, now()),
+            state,
             node: Node::new(self.config.clone(), machine),
-            actions: FuturesUnordered::new(),
+            work: FuturesUnordered::new(),
             aborts: BTreeMap::new(),
+            records: BTreeMap::new(),
+            keeping: false,
+            upload_at: None,
             answers: FuturesUnordered::new(),
             observing: None,
             asking: None,
@@ -89,6 +120,8 @@ impl Driver {
             while let Some(output) = self.state.poll_output() {
                 self.perform(output);
             }
+            self.keep();
+            self.upload();
             if let Some(report) = self.node.poll_report(now()) {
                 self.report(report);
             }
@@ -96,12 +129,10 @@ impl Driver {
             if let Some(node) = self.node.poll_timeout() {
                 wake = wake.min(Instant::from_std(node));
             }
+            wake = self.upload_at.map_or(wake, |at| wake.min(at));
             tokio::select! {
-                () = stop.cancelled() => return,
-                Some((uid, outcome)) = self.actions.next(), if !self.actions.is_empty() => {
-                    self.aborts.remove(&uid);
-                    self.state.handle_done(&uid, outcome, now());
-                }
+                () = stop.cancelled() => break,
+                Some(done) = self.work.next(), if !self.work.is_empty() => self.done(done),
                 observed = ready(&mut self.observing) => {
                     self.observing = None;
                     self.state.handle_observed(observed, now());
@@ -115,6 +146,10 @@ impl Driver {
                 }
                 event = self.edged.inbox.workloads.recv(), if !self.closed => self.object(event),
                 Some(call) = self.edged.inbox.logs.recv() => self.answer(call),
+                Some(call) = self.edged.inbox.releases.recv() => {
+                    let released = self.state.handle_release(&call.question);
+                    call.answer(released);
+                }
                 Ok(()) = self.edged.inbox.connectivity.changed() => {
                     let connectivity = *self.edged.inbox.connectivity.borrow_and_update();
                     self.connectivity(connectivity);
@@ -122,6 +157,28 @@ impl Driver {
                 Some(()) = self.answers.next(), if !self.answers.is_empty() => {}
                 () = sleep_until(wake) => {}
             }
+        }
+        // What was said last is what the next start begins with.
+        while !self.records.is_empty() {
+            self.keep();
+            match self.work.next().await {
+                Some(Done::Kept) => self.keeping = false,
+                Some(Done::Action(..) | Done::Probe(..) | Done::Words(..)) => {}
+                None => return,
+            }
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Action(uid, slot, outcome) => {
+                let key = (uid, slot);
+                self.aborts.remove(&key);
+                self.state.handle_done(&key.0, &key.1, outcome, now());
+            }
+            Done::Probe(uid, key, result) => self.state.handle_probe(&uid, &key, &result, now()),
+            Done::Words(uid, id, said) => self.state.handle_words(&uid, &id, said),
+            Done::Kept => self.keeping = false,
         }
     }
 
@@ -166,19 +223,75 @@ impl Driver {
                     async move { timeout(ASK_DEADLINE, runtime.observe()).await.unwrap_or_else(|_| late()) };
                 self.observing = Some(observe.boxed());
             }
-            Output::Abort(uid) => {
-                if let Some(handle) = self.aborts.get(&uid) {
+            Output::Abort(uid, slot) => {
+                if let Some(handle) = self.aborts.get(&(uid, slot)) {
                     handle.abort();
                 }
             }
-            Output::Do(uid, action) => self.act(uid, action),
+            Output::Do(uid, slot, action) => self.act(uid, slot, action),
+            Output::Probe(uid, key, task, within) => {
+                let runtime = Arc::clone(&self.edged.runtime);
+                let work = async move { Done::Probe(uid, key, probe(runtime.as_ref(), task, within).await) };
+                self.work.push(work.boxed());
+            }
+            Output::Read(uid, id, source) => {
+                let read = tokio::task::spawn_blocking(move || words::read(&source));
+                let work = async move {
+                    let read = timeout(WORDS_DEADLINE, read).await.ok().and_then(Result::ok);
+                    Done::Words(uid, id, read.unwrap_or_default())
+                };
+                self.work.push(work.boxed());
+            }
+            Output::Keep(uid, record) => drop(self.records.insert(uid, Some(record))),
+            Output::Forget(uid) => drop(self.records.insert(uid, None)),
         }
     }
 
-    fn act(&mut self, uid: Uid, action: Action) {
+    fn act(&mut self, uid: Uid, slot: Slot, action: Action) {
         let (work, handle) = abortable(perform(Arc::clone(&self.edged.runtime), action));
-        self.aborts.insert(uid.clone(), handle);
-        self.actions.push(async move { (uid, work.await.unwrap_or(Outcome::Aborted)) }.boxed());
+        self.aborts.insert((uid.clone(), slot.clone()), handle);
+        let work = async move { Done::Action(uid, slot, work.await.unwrap_or(Outcome::Aborted)) };
+        self.work.push(work.boxed());
+    }
+
+    /// Writes what is to be kept, one write at a time, so that each pod's newest is what stays.
+    fn keep(&mut self) {
+        if self.keeping || self.records.is_empty() {
+            return;
+        }
+        self.keeping = true;
+        let config = self.edged.config.clone();
+        let records = std::mem::take(&mut self.records);
+        let work = tokio::task::spawn_blocking(move || {
+            for (uid, record) in records {
+                let path = config.pod_record(&uid);
+                let kept = match record {
+                    Some(record) => record::write(&path, &record),
+                    None => std::fs::remove_file(&path),
+                };
+                if let Err(error) = kept {
+                    debug!(path = %path.display(), %error, "the record of a pod was not kept");
+                }
+            }
+        });
+        self.work.push(work.map(|_| Done::Kept).boxed());
+    }
+
+    /// Hands on the events that wait, as many as there is room for.
+    fn upload(&mut self) {
+        if self.upload_at.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        self.upload_at = None;
+        while let Some(event) = self.state.next_event() {
+            match self.edged.outbox.uploads.send(event) {
+                Ok(()) | Err(SendError::Closed(_)) => self.state.handle_event_sent(),
+                Err(SendError::Full(_)) => {
+                    self.upload_at = Some(Instant::now() + UPLOAD_AGAIN);
+                    return;
+                }
+            }
+        }
     }
 
     fn report(&self, report: Report) {
@@ -212,9 +325,9 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        if !self.actions.is_empty() {
+        if !self.aborts.is_empty() {
             info!(
-                steps = self.actions.len(),
+                steps = self.aborts.len(),
                 "stopped between steps; the next start goes on from what it finds"
             );
         }

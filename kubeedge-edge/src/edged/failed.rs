@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::{admission::Refusal, make::qos_class, pod::Pod, status::rfc3339};
+use super::{admission::Refusal, make::qos_class, pod::Pod, text::rfc3339};
 
 /// The file's name in the pod's directory.
 const FILE: &str = "failed.json";

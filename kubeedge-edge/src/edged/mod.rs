@@ -1,8 +1,9 @@
 //! Edged: runs the pods of the node, and says how they and the node are.
 //!
 //! It takes Pods, ConfigMaps and Secrets as they come from MetaManager, compares them with what the runtime has,
-//! and takes one step after the other until both agree. It keeps no record of its own: after a restart, with
-//! or without a link, the runtime says what runs, and nothing that should run is touched.
+//! and takes one step after the other until both agree. After a restart, with or without a link, the runtime says
+//! what runs, and nothing that should run is touched. The last status of each pod is kept on the disk beside the
+//! pod, so that counts, times and readiness read on as they were.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -27,40 +28,47 @@
 //! # });
 //! ```
 //!
-//! What it does not do yet: probes, lifecycle hooks, tmpfs for Secrets and `emptyDir.medium: Memory` (both are
+//! What it does not do yet: tmpfs for Secrets and `emptyDir.medium: Memory` (both are
 //! plain directories), service account tokens (the file is left out), rotation of container logs.
 
 mod action;
 #[allow(dead_code, unused_imports, reason = "the state does not decide by it yet")]
 mod admission;
 mod driver;
+mod events;
 #[allow(dead_code, unused_imports, reason = "the state does not decide by it yet")]
 mod eviction;
 #[allow(dead_code, reason = "the state does not decide by it yet")]
 mod failed;
 mod files;
 mod host;
+mod image;
 mod logs;
 mod make;
 #[allow(dead_code, reason = "the state does not decide by it yet")]
 mod node;
 mod perform;
 mod pod;
+mod probe;
 mod quantity;
+mod record;
 mod resolve;
 mod settings;
 mod state;
 mod status;
+mod tasks;
 #[cfg(test)]
 mod tests;
+mod text;
 mod volumes;
+mod words;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use kubeedge_core::{
     id::{NodeName, Uid},
-    message::{Connectivity, LogRequest, ObjectEvent, ObjectRef, Report, ReportKey, Response},
-    pipe::{self, Callee, Caller, LatestReceiver, LatestSender},
+    message::{Connectivity, LogRequest, ObjectEvent, ObjectRef, Report, ReportKey, Response, Upload},
+    pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
     runtime::ContainerRuntime,
 };
 use serde::Deserialize;
@@ -268,6 +276,14 @@ impl Config {
         self.root.join("pods").join(uid.as_str())
     }
 
+    fn pod_record(&self, uid: &Uid) -> PathBuf {
+        self.records().join(format!("{uid}.json"))
+    }
+
+    fn records(&self) -> PathBuf {
+        self.root.join("status")
+    }
+
     fn pod_volumes(&self, uid: &Uid) -> PathBuf {
         self.pod_directory(uid).join("volumes")
     }
@@ -285,6 +301,9 @@ pub struct Inbox {
     pub workloads: LatestReceiver<ObjectRef, ObjectEvent>,
     /// Questions for logs of containers.
     pub logs: Callee<LogRequest, Response>,
+    /// Pods that wait for it, by the annotation `edge.kubeedge.io/hold-upgrade`, and may start. The answer says
+    /// whether there was such a pod.
+    pub releases: Callee<ObjectRef, bool>,
     /// Whether there is a session.
     pub connectivity: watch::Receiver<Connectivity>,
 }
@@ -294,6 +313,8 @@ pub struct Inbox {
 pub struct Outbox {
     /// The node's state, and each pod's.
     pub reports: LatestSender<ReportKey, Report>,
+    /// What has happened to pods, as Kubernetes Events.
+    pub uploads: EventSender<Upload>,
 }
 
 /// The other ends of Edged's pipes.
@@ -303,22 +324,33 @@ pub struct Outside {
     pub workloads: LatestSender<ObjectRef, ObjectEvent>,
     /// To [`Inbox::logs`].
     pub logs: Caller<LogRequest, Response>,
+    /// To [`Inbox::releases`].
+    pub releases: Caller<ObjectRef, bool>,
     /// To [`Inbox::connectivity`].
     pub connectivity: watch::Sender<Connectivity>,
     /// From [`Outbox::reports`].
     pub reports: LatestReceiver<ReportKey, Report>,
+    /// From [`Outbox::uploads`].
+    pub uploads: EventReceiver<Upload>,
 }
 
 /// Creates both sides of Edged's pipes, for tests and for running it alone.
 pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (workloads, workloads_rx) = pipe::latest("workloads", |event: &ObjectEvent| event.key().clone());
     let (logs, logs_rx) = pipe::calls("logs", 16);
+    let (releases, releases_rx) = pipe::calls("releases", 4);
     let (connectivity, connectivity_rx) = watch::channel(Connectivity::Offline);
     let (reports_tx, reports) = pipe::latest("reports", Report::key);
+    let (uploads_tx, uploads) = pipe::events("uploads", 256);
     (
-        Inbox { workloads: workloads_rx, logs: logs_rx, connectivity: connectivity_rx },
-        Outbox { reports: reports_tx },
-        Outside { workloads, logs, connectivity, reports },
+        Inbox {
+            workloads: workloads_rx,
+            logs: logs_rx,
+            releases: releases_rx,
+            connectivity: connectivity_rx,
+        },
+        Outbox { reports: reports_tx, uploads: uploads_tx },
+        Outside { workloads, logs, releases, connectivity, reports, uploads },
     )
 }
 

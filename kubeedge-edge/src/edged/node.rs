@@ -18,7 +18,7 @@ use super::{
     host::{Machine, Usage, architecture},
     quantity::binary,
     state::Moment,
-    status::rfc3339,
+    text::rfc3339,
 };
 
 /// What is known of the node, and what of it the cloud was told.

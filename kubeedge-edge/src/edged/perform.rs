@@ -1,16 +1,16 @@
 //! Performs one action on the runtime and the disk.
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use futures::future::join_all;
-use kubeedge_core::runtime::{
-    ContainerConfig, ContainerId, ContainerRuntime, Credentials, RuntimeError, SandboxId,
-};
+use kubeedge_core::runtime::{ContainerId, ContainerRuntime, Credentials, RuntimeError, SandboxId};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
-    action::{Action, Failure, Outcome, PullPolicy},
-    files,
+    action::{Action, Create, Failure, Outcome, Task},
+    files, probe,
+    state::LEAST_GRACE,
+    words,
 };
 
 /// The adapters have deadlines of their own; this one is for an adapter that forgot.
@@ -19,22 +19,27 @@ const DEADLINE: Duration = Duration::from_secs(300);
 /// A large image over a slow link takes its time; the kubelet gives it no limit at all.
 const PULL_DEADLINE: Duration = Duration::from_secs(3600);
 
+/// A postStart hook may prepare much; the kubelet gives it no limit at all.
+const POST_START_DEADLINE: Duration = Duration::from_secs(3600);
+
 /// Performs the action. It never fails silently: what went wrong is in the outcome.
 pub(crate) async fn perform(runtime: Arc<dyn ContainerRuntime>, action: Action) -> Outcome {
     let deadline = match &action {
         Action::Pull { .. } => PULL_DEADLINE,
-        Action::Kill { grace, .. } | Action::Stop { grace, .. } => *grace + DEADLINE,
+        Action::PostStart(_) => POST_START_DEADLINE + DEADLINE,
+        Action::Stop { grace, .. } => *grace + DEADLINE,
         Action::Prepare(_)
         | Action::RunSandbox(_)
-        | Action::Start { .. }
-        | Action::StartCreated { .. }
+        | Action::Inspect { .. }
+        | Action::Create(_)
+        | Action::Start(_)
         | Action::RemoveContainer { .. }
         | Action::StopSandbox(_)
         | Action::RemoveSandbox(_)
         | Action::RemoveFiles { .. } => DEADLINE,
     };
     match tokio::time::timeout(deadline, act(runtime.as_ref(), action)).await {
-        Ok(Ok(())) => Outcome::Done,
+        Ok(Ok(outcome)) => outcome,
         Ok(Err(failure)) => {
             warn!(reason = failure.reason, message = %failure.message, "a step of a pod failed");
             Outcome::Failed(failure)
@@ -46,8 +51,8 @@ pub(crate) async fn perform(runtime: Arc<dyn ContainerRuntime>, action: Action) 
     }
 }
 
-async fn act(runtime: &dyn ContainerRuntime, action: Action) -> Result<(), Failure> {
-    match action {
+async fn act(runtime: &dyn ContainerRuntime, action: Action) -> Result<Outcome, Failure> {
+    let done = match action {
         Action::Prepare(prepare) => {
             blocking(move || files::prepare(&prepare)).await.map_err(|error| failure("FailedMount", &error))
         }
@@ -55,66 +60,63 @@ async fn act(runtime: &dyn ContainerRuntime, action: Action) -> Result<(), Failu
             let outcome = runtime.run_sandbox(&config).await;
             outcome.map(drop).map_err(|error| failure("FailedCreatePodSandBox", &error))
         }
-        Action::Pull { image, policy, credentials, .. } => pull(runtime, &image, policy, credentials).await,
-        Action::Start { sandbox, config, sub_paths } => start(runtime, &sandbox, *config, sub_paths).await,
-        Action::StartCreated { id, .. } => {
+        Action::Inspect { image } => {
+            let found = runtime.image(&image).await;
+            return found
+                .map(|found| Outcome::Found(found.is_some()))
+                .map_err(|error| failure("ImageInspectError", &error));
+        }
+        Action::Pull { image, credentials } => return pull(runtime, &image, credentials).await,
+        Action::Create(create) => return self::create(runtime, *create).await,
+        Action::Start(id) => {
             runtime.start_container(&id).await.map_err(|error| failure("RunContainerError", &error))
         }
-        Action::Stop { id, grace } => plain(runtime.stop_container(&id, grace).await),
-        Action::RemoveContainer { id, log } => {
+        Action::PostStart(task) => probe::hook(runtime, task, POST_START_DEADLINE)
+            .await
+            .map_err(|message| Failure { reason: "PostStartHookError", message }),
+        Action::Stop { id, grace, pre_stop } => return stop(runtime, &id, grace, pre_stop).await,
+        Action::RemoveContainer { id, files } => {
             plain(runtime.remove_container(&id).await)?;
-            let Some(log) = log else { return Ok(()) };
-            // A log that stays costs space and nothing else.
-            let _ = blocking(move || std::fs::remove_file(log)).await;
+            // A file that stays costs space and nothing else.
+            let _ = blocking(move || files.into_iter().try_for_each(std::fs::remove_file)).await;
             Ok(())
         }
         Action::StopSandbox(id) => plain(runtime.stop_sandbox(&id).await),
         Action::RemoveSandbox(id) => plain(remove(runtime, &id).await),
-        Action::Kill { sandboxes, grace } => kill(runtime, &sandboxes, grace).await,
-        Action::RemoveFiles { directories } => blocking(move || files::remove(&directories))
-            .await
-            .map_err(|error| failure("FailedRemove", &error)),
-    }
+        Action::RemoveFiles { paths } => {
+            blocking(move || files::remove(&paths)).await.map_err(|error| failure("FailedRemove", &error))
+        }
+    };
+    done.map(|()| Outcome::Done)
 }
 
 async fn pull(
     runtime: &dyn ContainerRuntime,
     image: &str,
-    policy: PullPolicy,
     credentials: Option<Credentials>,
-) -> Result<(), Failure> {
-    let failed = |error: RuntimeError| failure("ErrImagePull", &error);
-    let here = runtime.image(image).await.map_err(failed)?.is_some();
-    match (policy, here) {
-        (PullPolicy::IfNotPresent | PullPolicy::Never, true) => return Ok(()),
-        (PullPolicy::Never, false) => {
-            let message = format!("Container image {image:?} is not present with pull policy of Never");
-            return Err(Failure { reason: "ErrImageNeverPull", message });
-        }
-        (PullPolicy::Always, _) | (PullPolicy::IfNotPresent, false) => {}
-    }
+) -> Result<Outcome, Failure> {
+    let began = Instant::now();
     match runtime.pull(image, credentials.as_ref()).await {
         Ok(id) => {
             info!(image, %id, "image pulled");
-            Ok(())
+            Ok(Outcome::Pulled(began.elapsed()))
         }
-        // A node without a link goes on as it was: what it has is better than nothing.
-        Err(error @ (RuntimeError::Unavailable { .. } | RuntimeError::RegistryUnavailable { .. }))
-            if here =>
-        {
-            warn!(image, %error, "the registry cannot be reached; the image that is here is used");
-            Ok(())
+        Err(error) => {
+            let failed = failure("ErrImagePull", &error);
+            // A node without a link goes on as it was: what it has is better than nothing.
+            let away =
+                matches!(error, RuntimeError::Unavailable { .. } | RuntimeError::RegistryUnavailable { .. });
+            if away && runtime.image(image).await.is_ok_and(|found| found.is_some()) {
+                warn!(image, %error, "the registry cannot be reached; the image that is here is used");
+                return Ok(Outcome::Found(true));
+            }
+            Err(failed)
         }
-        Err(error) => Err(failed(error)),
     }
 }
 
-async fn start(
-    runtime: &dyn ContainerRuntime,
-    sandbox: &SandboxId,
-    mut config: ContainerConfig,
-    sub_paths: BTreeMap<usize, String>,
-) -> Result<(), Failure> {
+async fn create(runtime: &dyn ContainerRuntime, create: Create) -> Result<Outcome, Failure> {
+    let Create { sandbox, mut config, sub_paths, last_words } = create;
     for (index, sub_path) in sub_paths {
         let Some(mount) = config.mounts.get_mut(index) else { continue };
         let volume = mount.host_path.clone();
@@ -122,30 +124,39 @@ async fn start(
             .await
             .map_err(|error| failure("CreateContainerConfigError", &error))?;
     }
-    let created = runtime.create_container(sandbox, &config).await;
-    let id = created.map_err(|error| failure("CreateContainerError", &error))?;
-    runtime.start_container(&id).await.map_err(|error| failure("RunContainerError", &error))
+    if let Some(path) = last_words {
+        blocking(move || words::make(&path))
+            .await
+            .map_err(|error| failure("CreateContainerConfigError", &error))?;
+    }
+    let created = runtime.create_container(&sandbox, &config).await;
+    created.map(Outcome::Created).map_err(|error| failure("CreateContainerError", &error))
 }
 
-async fn kill(
+async fn stop(
     runtime: &dyn ContainerRuntime,
-    sandboxes: &[(SandboxId, Vec<ContainerId>)],
+    id: &ContainerId,
     grace: Duration,
-) -> Result<(), Failure> {
-    let containers = sandboxes.iter().flat_map(|(_, containers)| containers);
-    let stops = join_all(containers.map(|id| runtime.stop_container(id, grace))).await;
-    for stop in stops {
-        plain(stop)?;
+    pre_stop: Option<Task>,
+) -> Result<Outcome, Failure> {
+    let began = Instant::now();
+    let mut failed = None;
+    if let Some(task) = pre_stop {
+        failed = match tokio::time::timeout(grace, probe::hook(runtime, task, grace)).await {
+            Ok(ended) => ended.err(),
+            Err(_) => Some("the grace period ended before the hook did".to_owned()),
+        };
     }
-    for (sandbox, _) in sandboxes {
-        plain(remove(runtime, sandbox).await)?;
-    }
-    Ok(())
+    let left = grace.saturating_sub(began.elapsed()).max(LEAST_GRACE);
+    runtime.stop_container(id, left).await.map_err(|error| failure("FailedKillPod", &error))?;
+    // A runtime kills what is left after the grace; that it took much longer is worth knowing.
+    let overdue = began.elapsed() > grace.max(LEAST_GRACE) + Duration::from_secs(10);
+    Ok(Outcome::Stopped { hook: failed, overdue })
 }
 
-async fn remove(runtime: &dyn ContainerRuntime, sandbox: &SandboxId) -> Result<(), RuntimeError> {
-    runtime.stop_sandbox(sandbox).await?;
-    runtime.remove_sandbox(sandbox).await
+async fn remove(runtime: &dyn ContainerRuntime, id: &SandboxId) -> Result<(), RuntimeError> {
+    runtime.stop_sandbox(id).await?;
+    runtime.remove_sandbox(id).await
 }
 
 fn plain(outcome: Result<(), RuntimeError>) -> Result<(), Failure> {

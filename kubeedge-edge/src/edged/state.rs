@@ -1,11 +1,14 @@
-//! What Edged decides: from the pods that should run and the sandboxes that do, the next step for each pod.
+//! What Edged decides: from the pods that should run and the sandboxes that do, the next steps for each pod.
 //!
-//! A pod is planned only on an observation that began after its last step ended. So a step is never taken
-//! twice because its effect had not been seen yet, and a restart is nothing special: the first observation
-//! finds what an earlier process started, by the pod's UID, and the plan goes on from there.
+//! A slot of a pod (the pod itself, or a container) is planned only on an observation that began after the slot's
+//! last step ended, or on what that step's outcome says. So a step is never taken twice because its effect had not
+//! been seen yet, and a restart is nothing special: the first observation finds what an earlier process started,
+//! by the pod's UID, and the plan goes on from there.
 
 mod entry;
+mod exits;
 mod plan;
+mod probes;
 #[cfg(test)]
 mod tests;
 
@@ -16,21 +19,25 @@ use std::{
 
 use kubeedge_core::{
     id::Uid,
-    message::{Connectivity, Object, ObjectEvent, ObjectRef, PodReport, PodState, Report},
-    runtime::{ObservedSandbox, RuntimeError},
+    message::{Connectivity, Object, ObjectEvent, ObjectRef, PodReport, PodState, Report, Upload},
+    runtime::{ContainerId, ObservedSandbox, RuntimeError},
 };
 use tracing::{debug, info, warn};
 
 pub(crate) use self::{
     entry::{Entry, Stage},
-    plan::{exit_code, is_final, newest_of},
+    exits::{LastWords, exit_code, is_running, newest},
+    plan::LEAST_GRACE,
+    probes::{ProbeKey, ProbeKind, ProbeResult},
 };
 use super::{
     Config,
-    action::{Action, Outcome},
+    action::{Action, Outcome, Slot, Task},
+    events::{About, Note, Recorder},
     pod::Pod,
+    record::Record,
     resolve::Facts,
-    status,
+    status, tasks, words,
 };
 
 /// The time, as the driver reads it once for each input.
@@ -46,13 +53,45 @@ pub(crate) struct Moment {
 #[derive(Debug)]
 pub(crate) enum Output {
     /// Perform the action, and hand its outcome to [`State::handle_done`].
-    Do(Uid, Action),
-    /// Drop the pod's action in flight; its outcome is [`Outcome::Aborted`].
-    Abort(Uid),
+    Do(Uid, Slot, Action),
+    /// Drop the slot's action in flight; its outcome is [`Outcome::Aborted`].
+    Abort(Uid, Slot),
+    /// Make a probe within the time, and hand its result to [`State::handle_probe`].
+    Probe(Uid, ProbeKey, Task, Duration),
+    /// Read a container's last words, and hand them to [`State::handle_words`].
+    Read(Uid, ContainerId, words::Source),
     /// Observe the runtime, and hand the outcome to [`State::handle_observed`].
     Observe,
     /// Report to the cloud.
     Report(Report),
+    /// Keep the pod's record, for after a restart.
+    Keep(Uid, Record),
+    /// Remove the record of a pod that is not there any more.
+    Forget(Uid),
+}
+
+/// That a pod has failed as a whole, whatever its containers do: they are stopped, and it stays as it is until
+/// it is deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// Such as `DeadlineExceeded` or `Evicted`.
+    pub(crate) reason: String,
+    pub(crate) message: String,
+    /// How long its containers may take; `None` means as long as the pod says.
+    pub(crate) grace: Option<Duration>,
+    /// The reason of the condition `DisruptionTarget`, if the pod gets it.
+    pub(crate) disruption: Option<&'static str>,
+}
+
+impl Verdict {
+    fn deadline() -> Self {
+        Self {
+            reason: "DeadlineExceeded".to_owned(),
+            message: "Pod was active on the node longer than the specified deadline".to_owned(),
+            grace: None,
+            disruption: None,
+        }
+    }
 }
 
 /// All that Edged knows of pods.
@@ -63,13 +102,18 @@ pub(crate) struct State {
     /// The runtime's name, the scheme of container ids.
     runtime: String,
     pods: BTreeMap<Uid, Entry>,
+    /// What an earlier process kept of pods that are not known yet.
+    records: BTreeMap<Uid, Record>,
     objects: BTreeMap<ObjectRef, Object>,
     observed: BTreeMap<Uid, Vec<ObservedSandbox>>,
+    events: Recorder,
     /// Counts ended actions; an observation is as new as the count when it began.
     epoch: u64,
     observing: Option<u64>,
     observed_epoch: Option<u64>,
     observe_at: Instant,
+    /// Whether the last observation failed.
+    blind: bool,
     settled: Settled,
     online: bool,
     outputs: VecDeque<Output>,
@@ -105,20 +149,28 @@ impl State {
     pub(crate) fn new(config: Config, capacity: Capacity, now: Moment) -> Self {
         let earliest = now.at + config.orphan_grace;
         Self {
+            events: Recorder::new(config.node.as_str()),
             config,
             capacity,
             runtime: "unknown".to_owned(),
             pods: BTreeMap::new(),
+            records: BTreeMap::new(),
             objects: BTreeMap::new(),
             observed: BTreeMap::new(),
             epoch: 0,
             observing: None,
             observed_epoch: None,
             observe_at: now.at,
+            blind: false,
             settled: Settled::Waiting { earliest, synchronized: false, quiet_since: now.at },
             online: false,
             outputs: VecDeque::new(),
         }
+    }
+
+    /// Takes what an earlier process kept of a pod. To be called before anything else is heard of it.
+    pub(crate) fn restore(&mut self, uid: Uid, record: Record) {
+        self.records.insert(uid, record);
     }
 
     /// Takes what became of a Pod, ConfigMap or Secret.
@@ -153,11 +205,19 @@ impl State {
         match self.pods.get_mut(&object.uid) {
             Some(entry) => entry.apply(parsed),
             None => {
-                let entry = Entry::new(object.reference.clone(), object.uid.clone(), parsed, now);
+                let mut entry = Entry::orphan(object.reference.clone(), object.uid.clone(), now);
+                self.remember(&mut entry);
+                entry.apply(parsed);
                 self.pods.insert(object.uid.clone(), entry);
             }
         }
         self.observe_at = self.observe_at.min(now.at + self.config.observe_interval);
+    }
+
+    fn remember(&mut self, entry: &mut Entry) {
+        if let Some(record) = self.records.remove(&entry.uid) {
+            entry.restore(record);
+        }
     }
 
     /// Nothing of this name exists any more, whichever UID it had: the pipe keeps only the last event of a
@@ -201,11 +261,17 @@ impl State {
         let sandboxes = match observed {
             Ok(sandboxes) => sandboxes,
             Err(error) => {
-                warn!(%error, "the runtime cannot be observed");
+                if !std::mem::replace(&mut self.blind, true) {
+                    warn!(%error, "the runtime cannot be observed");
+                }
                 self.observe_at = now.at + self.config.observe_interval;
                 return;
             }
         };
+        if std::mem::replace(&mut self.blind, false) {
+            info!("the runtime can be observed again");
+            self.pods.values_mut().for_each(|entry| entry.retry_soon(now));
+        }
         let mut by_pod: BTreeMap<Uid, Vec<ObservedSandbox>> = BTreeMap::new();
         for sandbox in sandboxes {
             by_pod.entry(sandbox.uid.clone()).or_default().push(sandbox);
@@ -216,10 +282,9 @@ impl State {
         let first = self.observed_epoch.is_none();
         self.observed_epoch = Some(began);
         for (uid, entry) in &mut self.pods {
-            let seen = entry.touched > 0 && entry.touched <= began;
-            if seen {
-                entry.touched = 0;
-            }
+            let before = entry.touched.len();
+            entry.touched.retain(|_, ended| *ended > began);
+            let seen = entry.touched.len() < before;
             entry.changed |= first || seen || self.observed.get(uid) != by_pod.get(uid);
         }
         for (uid, of_pod) in &by_pod {
@@ -227,11 +292,15 @@ impl State {
                 && let Some(first) = of_pod.first()
             {
                 let reference = ObjectRef::pod(&first.namespace, &first.name);
-                self.pods.insert(uid.clone(), Entry::orphan(reference, uid.clone(), now));
+                let mut orphan = Entry::orphan(reference, uid.clone(), now);
+                if let Some(record) = self.records.remove(uid) {
+                    orphan.restore(record);
+                }
+                self.pods.insert(uid.clone(), orphan);
             }
         }
         self.observed = by_pod;
-        let stale = self.pods.values().any(|entry| entry.busy.is_none() && entry.touched > began);
+        let stale = self.pods.values().any(|entry| !entry.touched.is_empty());
         let live = self.pods.values().any(|entry| entry.stage != Stage::Gone);
         self.observe_at = match (stale, live) {
             (true, _) => now.at,
@@ -241,13 +310,15 @@ impl State {
     }
 
     /// Takes the outcome of the action that was asked for by [`Output::Do`].
-    pub(crate) fn handle_done(&mut self, uid: &Uid, outcome: Outcome, now: Moment) {
+    pub(crate) fn handle_done(&mut self, uid: &Uid, slot: &Slot, outcome: Outcome, now: Moment) {
         let Some(entry) = self.pods.get_mut(uid) else { return };
         self.epoch += 1;
-        if entry.done(outcome, self.epoch, now) {
+        if entry.done(slot, outcome, self.epoch, now) {
             self.observe_at = now.at;
         }
         if entry.stage == Stage::Gone {
+            self.events.forget(uid);
+            self.outputs.push_back(Output::Forget(uid.clone()));
             if entry.deleted {
                 self.pods.remove(uid);
             } else {
@@ -255,6 +326,52 @@ impl State {
                 let gone = PodReport { reference, uid, state: PodState::Gone };
                 self.outputs.push_back(Output::Report(Report::Pod(gone)));
             }
+        }
+    }
+
+    /// Takes the result of the probe that was asked for by [`Output::Probe`].
+    pub(crate) fn handle_probe(&mut self, uid: &Uid, key: &ProbeKey, result: &ProbeResult, now: Moment) {
+        let Some(entry) = self.pods.get_mut(uid) else { return };
+        let Some(followed) = entry.probes.handle(key, result, now.at) else { return };
+        let (title, name) = (key.kind.title(), &key.container);
+        match result {
+            ProbeResult::Success => {}
+            ProbeResult::Failure(why) => {
+                entry.say(Note::unhealthy(name, format!("{title} probe failed: {why}")));
+            }
+            ProbeResult::Errored(why) => {
+                let message = format!("{title} probe errored and resulted in unknown state: {why}");
+                entry.say(Note::unhealthy(name, message));
+            }
+        }
+        entry.changed |= followed.changed;
+        Self::tell(&mut self.events, entry, now);
+    }
+
+    /// Takes the last words that were asked for by [`Output::Read`].
+    pub(crate) fn handle_words(&mut self, uid: &Uid, id: &ContainerId, said: String) {
+        if let Some(entry) = self.pods.get_mut(uid) {
+            entry.last_words.insert(id.clone(), LastWords::Read(said));
+            entry.changed = true;
+        }
+    }
+
+    /// Lets a pod start that waits for its release. Returns whether there was one.
+    pub(crate) fn handle_release(&mut self, reference: &ObjectRef) -> bool {
+        let held = |entry: &&mut Entry| entry.reference == *reference && entry.held;
+        let Some(entry) = self.pods.values_mut().find(held) else { return false };
+        info!(pod = %reference, "released");
+        (entry.held, entry.released, entry.changed) = (false, true, true);
+        true
+    }
+
+    /// Takes that a pod has failed as a whole, as it does when it is evicted.
+    #[allow(dead_code, reason = "eviction and admission call it")]
+    pub(crate) fn handle_verdict(&mut self, uid: &Uid, verdict: Verdict, note: Note) {
+        if let Some(entry) = self.pods.get_mut(uid).filter(|entry| entry.verdict.is_none()) {
+            entry.say(note);
+            entry.verdict = Some(verdict);
+            entry.changed = true;
         }
     }
 
@@ -296,55 +413,111 @@ impl State {
         }
         // Pulls are counted apart: a slow registry must not keep pods from starting whose images are here.
         let mut starting = self.pods.values().filter(|entry| entry.is_starting()).count();
-        let mut pulling = self.pods.values().filter(|entry| entry.is_pulling()).count();
+        let mut pulling = self.pods.values().map(Entry::pulls).sum();
         let due: Vec<Uid> =
             self.pods.values().filter(|entry| entry.is_due(now.at)).map(|entry| entry.uid.clone()).collect();
         for uid in due {
-            let (Some(mut entry), sandboxes) = (self.pods.remove(&uid), self.observed.get(&uid)) else {
-                continue;
-            };
-            let sandboxes = sandboxes.map_or(&[][..], Vec::as_slice);
-            if entry.wake.is_some_and(|wake| wake <= now.at) {
-                entry.wake = None;
-                entry.changed = true;
-            }
-            entry.remember_ips(sandboxes, &self.config.node_ip);
-            let pod_ips = entry.ips.clone();
-            let facts = Facts {
-                objects: &self.objects,
-                node_name: self.config.node.as_str(),
-                host_ip: &self.config.node_ip,
-                pod_ips: &pod_ips,
-                cpu_milli: self.capacity.cpu_milli,
-                memory_bytes: self.capacity.memory_bytes,
-            };
-            let settled = matches!(self.settled, Settled::Yes);
-            let planner = plan::Planner { config: &self.config, facts, sandboxes, settled, now };
-            let fresh = entry.touched == 0;
-            if entry.busy.is_some() {
-                if planner.wants_abort(&mut entry) {
-                    self.outputs.push_back(Output::Abort(uid.clone()));
-                }
-            } else if !fresh {
-                entry.rest();
-            } else if starting < self.config.parallel_starts || entry.is_ending() {
-                match planner.next(&mut entry) {
-                    None => entry.rest(),
-                    Some(Action::Pull { .. }) if pulling >= self.config.parallel_pulls => {}
-                    Some(action) => {
-                        debug!(pod = %entry.reference, ?action, "next step");
-                        entry.begin(&action);
-                        starting += usize::from(entry.is_starting());
-                        pulling += usize::from(entry.is_pulling());
-                        self.outputs.push_back(Output::Do(uid.clone(), action));
-                    }
-                }
-            }
-            if let Some(report) = status::changed(&mut entry, sandboxes, &self.config, &self.runtime, now) {
-                self.outputs.push_back(Output::Report(Report::Pod(report)));
-            }
+            let Some(mut entry) = self.pods.remove(&uid) else { continue };
+            self.plan(&mut entry, &mut starting, &mut pulling, now);
             self.pods.insert(uid, entry);
         }
+        self.probe(now);
+    }
+
+    /// Decides for one pod.
+    fn plan(&mut self, entry: &mut Entry, starting: &mut usize, pulling: &mut usize, now: Moment) {
+        let uid = entry.uid.clone();
+        let sandboxes = self.observed.get(&uid).map_or(&[][..], Vec::as_slice);
+        if entry.wake.is_some_and(|wake| wake <= now.at) {
+            entry.wake = None;
+        }
+        entry.remember_ips(sandboxes, &self.config.node_ip);
+        entry.sync_probes(sandboxes, now);
+        for (id, source) in entry.unheard_words(sandboxes, &self.config) {
+            self.outputs.push_back(Output::Read(uid.clone(), id, source));
+        }
+        let pod_ips = entry.ips.clone();
+        let facts = Facts {
+            objects: &self.objects,
+            node_name: self.config.node.as_str(),
+            host_ip: &self.config.node_ip,
+            pod_ips: &pod_ips,
+            cpu_milli: self.capacity.cpu_milli,
+            memory_bytes: self.capacity.memory_bytes,
+        };
+        let (was_starting, pulled) = (entry.is_starting(), entry.pulls());
+        let limit = self.config.parallel_starts;
+        let mut planner = plan::Planner {
+            config: &self.config,
+            facts,
+            sandboxes,
+            settled: matches!(self.settled, Settled::Yes),
+            // What has begun goes on, so that few pods are half started.
+            may_start: was_starting || *starting < limit || !entry.starting.is_empty(),
+            may_pull: self.config.parallel_pulls.saturating_sub(*pulling),
+            now,
+        };
+        let steps = planner.plan(entry);
+        for slot in steps.abort {
+            self.outputs.push_back(Output::Abort(uid.clone(), slot));
+        }
+        for (slot, action) in steps.begin {
+            debug!(pod = %entry.reference, ?slot, ?action, "next step");
+            self.outputs.push_back(Output::Do(uid.clone(), slot, action));
+        }
+        *starting += usize::from(entry.is_starting() && !was_starting);
+        *pulling += entry.pulls() - pulled;
+        if let Some(report) = status::changed(entry, sandboxes, &self.config, &self.runtime, now) {
+            if let PodState::Status(status) = &report.state {
+                let record = Record::new(status, entry.released);
+                self.outputs.push_back(Output::Keep(uid, record));
+            }
+            self.outputs.push_back(Output::Report(Report::Pod(report)));
+        }
+        Self::tell(&mut self.events, entry, now);
+    }
+
+    /// Begins the probes that are due.
+    fn probe(&mut self, now: Moment) {
+        for (uid, entry) in &mut self.pods {
+            if entry.is_ending() {
+                continue;
+            }
+            let due = entry.probes.due(now.at);
+            let Some(pod) = entry.wanted() else { continue };
+            let host = tasks::host(&entry.ips);
+            for (key, timeout) in due {
+                let container = pod.container(&key.container);
+                let probe = container.and_then(|container| Some((container, key.kind.of(container)?)));
+                let task = match probe {
+                    Some((container, probe)) => tasks::probe(probe, container, &key.instance, &host),
+                    None => Task::Impossible("the container has no such probe any more".to_owned()),
+                };
+                self.outputs.push_back(Output::Probe(uid.clone(), key, task, timeout));
+            }
+        }
+    }
+
+    /// Records what has happened to the pod.
+    fn tell(events: &mut Recorder, entry: &mut Entry, now: Moment) {
+        if entry.notes.is_empty() {
+            return;
+        }
+        let about = About { reference: entry.reference.clone(), uid: entry.uid.clone() };
+        for note in std::mem::take(&mut entry.notes) {
+            let init = entry.wanted().is_some_and(|pod: &Pod| pod.is_init(note.container()));
+            events.record(&about, if init { note.into_init() } else { note }, now);
+        }
+    }
+
+    /// The next event for the cloud, while there is a session. [`Self::handle_event_sent`] takes it off the list.
+    pub(crate) fn next_event(&self) -> Option<Upload> {
+        if self.online { self.events.next() } else { None }
+    }
+
+    /// Takes that the event which [`Self::next_event`] gave is on its way.
+    pub(crate) fn handle_event_sent(&mut self) {
+        self.events.sent();
     }
 
     fn settle(&mut self, now: Moment) {
@@ -354,6 +527,8 @@ impl State {
                 info!(pod = %entry.reference, uid = %entry.uid, "a sandbox of no known pod will be removed");
                 entry.changed = true;
             }
+            let left = std::mem::take(&mut self.records).into_keys();
+            self.outputs.extend(left.map(Output::Forget));
         }
     }
 
@@ -374,7 +549,7 @@ impl State {
 
     /// When [`Self::handle_timeout`] is to be called at the latest.
     pub(crate) fn poll_timeout(&self) -> Instant {
-        let wakes = self.pods.values().filter_map(|entry| entry.wake);
+        let wakes = self.pods.values().filter_map(Entry::next_wake);
         let observe = if self.observing.is_none() { Some(self.observe_at) } else { None };
         let far = self.observe_at + Duration::from_secs(3600);
         wakes.chain(observe).chain(self.settles_at()).min().unwrap_or(far)

@@ -301,12 +301,9 @@ async fn configuration_reaches_environment_and_files_and_its_change_reaches_the_
     });
     let volumes = json!([{ "name": "files", "configMap": { "name": "settings" } }]);
     node.apply(&pod("web", &json!({ "spec": { "containers": [container], "volumes": volumes } })));
-    let missing = |status: &Value| {
-        status["containerStatuses"][0]["state"]["waiting"]["reason"] == "CreateContainerConfigError"
-    };
+    let missing = |status: &Value| status.to_string().contains("configmap \\\"settings\\\" not found");
     let status = node.pod("web", missing).await;
-    let message = status["containerStatuses"][0]["state"]["waiting"]["message"].as_str().unwrap();
-    assert_eq!(message, "configmap \"settings\" not found");
+    assert_eq!(status["containerStatuses"][0]["state"]["waiting"]["reason"], "ContainerCreating");
 
     node.apply(&config_map("settings", &json!({ "level": "info" })));
     let keys = json!({ "apiVersion": "v1", "kind": "Secret", "data": { "token": "c2VjcmV0" },
@@ -509,10 +506,10 @@ async fn closed_pipes_do_not_keep_it_busy_nor_stop_it() {
     let runtime = MemoryRuntime::new();
     let node = Node::start(directory.path(), Arc::new(runtime.clone()));
     let Node { outside, stop, running } = node;
-    let Outside { workloads, logs, connectivity, reports } = outside;
+    let Outside { workloads, logs, releases, connectivity, reports, uploads } = outside;
     send(&workloads, &pod("web", &json!({})));
     tokio::time::sleep(Duration::from_secs(3)).await;
-    drop((workloads, logs, connectivity, reports));
+    drop((workloads, logs, releases, connectivity, reports, uploads));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(runtime.starts("web/app"), 1);
     assert!(!running.is_finished());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Security;
+use super::{Lifecycle, Probe, Security};
 use crate::edged::quantity::Quantity;
 
 members! {
@@ -22,8 +22,15 @@ members! {
         restart_policy: String,
         stdin: bool,
         tty: bool,
+        liveness_probe: Option<Probe>,
+        readiness_probe: Option<Probe>,
+        startup_probe: Option<Probe>,
+        lifecycle: Option<Lifecycle>,
+        termination_message_path: String,
+        termination_message_policy: String,
     }
     Port {
+        name: String,
         container_port: u16,
         host_port: u16,
         #[serde(rename = "hostIP")]

@@ -22,6 +22,7 @@ macro_rules! members {
 }
 
 mod container;
+mod life;
 #[allow(dead_code, reason = "the state does not decide by it yet")]
 mod scheduling;
 mod security;
@@ -30,7 +31,7 @@ mod spec;
 mod status;
 mod volume;
 
-pub(crate) use self::{container::*, scheduling::*, security::*, spec::*, status::*, volume::*};
+pub(crate) use self::{container::*, life::*, scheduling::*, security::*, spec::*, status::*, volume::*};
 
 /// A Pod as Edged reads it.
 #[derive(Debug, Clone)]

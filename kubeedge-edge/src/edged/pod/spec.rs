@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{Affinity, Container, PodOs, PodSecurity, RestartPolicy, Toleration, Volume};
+use super::{Affinity, Container, PodOs, PodSecurity, ReadinessGate, RestartPolicy, Toleration, Volume};
 
 members! {
     Metadata {
         labels: BTreeMap<String, String>,
         annotations: BTreeMap<String, String>,
         creation_timestamp: Option<String>,
+        generation: Option<i64>,
         deletion_timestamp: Option<String>,
         deletion_grace_period_seconds: Option<i64>,
     }
@@ -18,6 +19,8 @@ members! {
         volumes: Vec<Volume>,
         restart_policy: RestartPolicy,
         termination_grace_period_seconds: Option<i64>,
+        active_deadline_seconds: Option<u64>,
+        readiness_gates: Vec<ReadinessGate>,
         hostname: String,
         host_network: bool,
         dns_policy: String,

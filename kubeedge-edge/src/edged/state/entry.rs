@@ -9,15 +9,22 @@ use std::{
 use kubeedge_core::{
     id::Uid,
     message::{ObjectRef, PodReport, PodState},
-    runtime::{ContainerId, ObservedSandbox},
+    runtime::{ContainerId, ContainerState, ObservedSandbox},
 };
 
-use super::Moment;
+use super::{
+    Moment, Verdict,
+    exits::{Crash, LastWords, Trouble, exit_code, newest_of},
+    probes::Probes,
+};
 use crate::edged::{
-    action::{Action, Failure, Outcome, PullPolicy},
+    Config,
+    action::{Action, Failure, Outcome, Slot},
+    events::Note,
     pod::{InvalidPod, Pod},
+    record::Record,
     status::Shown,
-    volumes,
+    volumes, words,
 };
 
 /// A pod that should run, that should go, or whose sandbox was found.
@@ -31,9 +38,17 @@ pub(crate) struct Entry {
     /// Its object is gone from the API.
     pub(crate) deleted: bool,
     pub(crate) since: Moment,
-    pub(crate) busy: Option<Busy>,
-    /// The state's epoch when its last step ended; zero once an observation has seen its effect.
-    pub(crate) touched: u64,
+    /// Since when what runs of it is being stopped.
+    pub(crate) ending: Option<Instant>,
+    /// That the pod has failed as a whole, whatever its containers do.
+    pub(crate) verdict: Option<Verdict>,
+    /// It waits for its release.
+    pub(crate) held: bool,
+    /// It was released, or ran already.
+    pub(crate) released: bool,
+    pub(crate) busy: BTreeMap<Slot, Busy>,
+    /// The state's epoch when the last step of a slot ended, until an observation has seen its effect.
+    pub(crate) touched: BTreeMap<Slot, u64>,
     /// Something has happened that the next plan has to look at.
     pub(crate) changed: bool,
     /// When to look again without anything happening.
@@ -42,18 +57,27 @@ pub(crate) struct Entry {
     pub(crate) dirty: bool,
     /// Its volumes were written since this process started.
     pub(crate) prepared: bool,
-    /// What it refers to and is not here.
-    pub(crate) unresolved: Option<String>,
+    /// What is referred to and is not here, by container; under the empty name by volumes.
+    pub(crate) unresolved: BTreeMap<String, String>,
     /// What failed last, by container; under the empty name what concerns the whole pod.
     pub(crate) troubles: BTreeMap<String, Trouble>,
     pub(crate) crashes: BTreeMap<String, Crash>,
-    /// Containers whose image has been seen to for their next start.
-    pub(crate) images: BTreeSet<String>,
+    /// How far the image of each container has been seen to for its next start.
+    pub(crate) images: BTreeMap<String, Image>,
+    /// Containers of which a start is under way, with what is next for them.
+    pub(crate) starting: BTreeMap<String, Starting>,
+    /// Containers whose preStop hook has been run, or that are to be stopped without it.
+    pub(crate) hooked: BTreeSet<ContainerId>,
     /// The highest attempt of each container.
     pub(crate) attempts: BTreeMap<String, u32>,
+    /// What containers said at their end.
+    pub(crate) last_words: BTreeMap<ContainerId, LastWords>,
+    pub(crate) probes: Probes,
     pub(crate) ips: Vec<String>,
     /// What the cloud was told last.
     pub(crate) shown: Shown,
+    /// What is to be recorded as events.
+    pub(crate) notes: Vec<Note>,
 }
 
 /// How far a pod has come.
@@ -67,56 +91,63 @@ pub(crate) enum Stage {
     Gone,
 }
 
+/// How far an image has been seen to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Image {
+    /// Whether it is here is known; it has to be fetched.
+    Wanted { here: bool },
+    /// It can be used.
+    Ready,
+}
+
+/// What is next for a container that is being started. Ends with its start, or its hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Starting {
+    /// It was created and is to be started.
+    Created(ContainerId),
+    /// It was started and its postStart hook is to be run.
+    Started(ContainerId),
+    /// Its postStart hook failed, and it is to be stopped.
+    HookFailed(ContainerId),
+}
+
 /// A step in flight.
 #[derive(Debug)]
 pub(crate) enum Busy {
-    Pull {
-        container: String,
-        policy: PullPolicy,
-    },
     Prepare,
-    Kill {
-        grace: Duration,
+    RunSandbox,
+    Inspect,
+    Pull,
+    Create,
+    Start(ContainerId),
+    PostStart(ContainerId),
+    /// `until` when it will have been killed at the latest.
+    Stop {
+        until: Instant,
         aborting: bool,
     },
     RemoveFiles,
-    /// Any other step, and the container that it is about.
-    Step {
-        container: String,
-    },
+    /// Any other step.
+    Step,
 }
 
-/// A step that failed, and when it is tried again.
-#[derive(Debug, Clone)]
-pub(crate) struct Trouble {
-    pub(crate) failure: Failure,
-    pub(crate) count: u32,
-    pub(crate) until: Instant,
-}
-
-/// How a container keeps ending, as kubelet counts it: the first restart is immediate, the next waits 10 s,
-/// then twice as long each time up to 5 min; 10 min of running make good for everything.
-#[derive(Debug, Clone)]
-pub(crate) struct Crash {
-    /// The instance that ended last.
-    pub(crate) instance: ContainerId,
-    pub(crate) delay: Duration,
-    pub(crate) until: Instant,
-}
-
-impl Crash {
-    pub(crate) fn next_delay(&self) -> Duration {
-        (self.delay * 2).clamp(Duration::from_secs(10), Duration::from_secs(300))
+impl Busy {
+    /// Orders the steps that lead to running; the others stand for themselves.
+    pub(crate) fn rank(&self) -> u8 {
+        match self {
+            Self::Prepare | Self::Inspect => 1,
+            Self::RunSandbox | Self::Pull => 2,
+            Self::Create => 3,
+            Self::Start(_) => 4,
+            Self::PostStart(_) => 5,
+            Self::Step => 10,
+            Self::Stop { .. } => 11,
+            Self::RemoveFiles => 12,
+        }
     }
 }
 
 impl Entry {
-    pub(crate) fn new(reference: ObjectRef, uid: Uid, pod: Result<Pod, InvalidPod>, now: Moment) -> Self {
-        let mut entry = Self::orphan(reference, uid, now);
-        entry.apply(pod);
-        entry
-    }
-
     pub(crate) fn orphan(reference: ObjectRef, uid: Uid, now: Moment) -> Self {
         Self {
             reference,
@@ -125,19 +156,28 @@ impl Entry {
             stage: Stage::Orphan,
             deleted: false,
             since: now,
-            busy: None,
-            touched: 0,
+            ending: None,
+            verdict: None,
+            held: false,
+            released: false,
+            busy: BTreeMap::new(),
+            touched: BTreeMap::new(),
             changed: true,
             wake: None,
             dirty: true,
             prepared: false,
-            unresolved: None,
+            unresolved: BTreeMap::new(),
             troubles: BTreeMap::new(),
             crashes: BTreeMap::new(),
-            images: BTreeSet::new(),
+            images: BTreeMap::new(),
+            starting: BTreeMap::new(),
+            hooked: BTreeSet::new(),
             attempts: BTreeMap::new(),
+            last_words: BTreeMap::new(),
+            probes: Probes::default(),
             ips: Vec::new(),
             shown: Shown::default(),
+            notes: Vec::new(),
         }
     }
 
@@ -155,7 +195,7 @@ impl Entry {
         self.pod = Some(pod.map(Arc::new));
         if self.stage == Stage::Orphan {
             // It was not nobody's after all, even if its removal has begun.
-            (self.stage, self.deleted) = (Stage::Wanted, false);
+            (self.stage, self.deleted, self.ending) = (Stage::Wanted, false, None);
         }
         self.dirty = true;
         self.changed = true;
@@ -174,7 +214,7 @@ impl Entry {
         }
         let in_volume = volumes::volume_references(pod).contains(reference);
         self.dirty |= in_volume;
-        self.changed |= in_volume || self.unresolved.is_some();
+        self.changed |= in_volume || !self.unresolved.is_empty();
     }
 
     /// The pod, if it could be read.
@@ -182,21 +222,28 @@ impl Entry {
         self.pod.as_ref()?.as_ref().ok().map(Arc::as_ref)
     }
 
-    /// Whether what runs of it has to stop.
+    /// Whether what runs of it has to stop and all of it to go.
     pub(crate) fn is_ending(&self) -> bool {
         self.deleted || self.pod.is_none() || self.wanted().is_some_and(Pod::is_deleting)
     }
 
     pub(crate) fn is_starting(&self) -> bool {
-        matches!(self.busy, Some(Busy::Prepare | Busy::Step { .. }))
+        let starts =
+            |busy: &Busy| matches!(busy, Busy::Prepare | Busy::RunSandbox | Busy::Create | Busy::Start(_));
+        self.busy.values().any(starts)
     }
 
-    pub(crate) fn is_pulling(&self) -> bool {
-        matches!(self.busy, Some(Busy::Pull { .. }))
+    pub(crate) fn pulls(&self) -> usize {
+        self.busy.values().filter(|busy| matches!(busy, Busy::Pull)).count()
     }
 
     pub(crate) fn is_due(&self, now: Instant) -> bool {
         self.changed || self.wake.is_some_and(|wake| wake <= now)
+    }
+
+    /// Whether the slot may take a step: none is in flight, and the effect of the last one was observed.
+    pub(crate) fn is_free(&self, slot: &Slot) -> bool {
+        !self.busy.contains_key(slot) && !self.touched.contains_key(slot)
     }
 
     /// The addresses of the newest sandbox that runs, the last ones known without one.
@@ -210,82 +257,272 @@ impl Entry {
         }
     }
 
+    /// Takes what an earlier process kept.
+    pub(crate) fn restore(&mut self, record: Record) {
+        self.released = record.released;
+        let text = |name: &str| record.status[name].as_str().unwrap_or_default().to_owned();
+        if record.status["phase"] == "Failed" && !text("reason").is_empty() {
+            let (reason, message) = (text("reason"), text("message"));
+            self.verdict = Some(Verdict { reason, message, grace: None, disruption: None });
+        }
+        self.attempts = self.shown.restore(&record.status);
+    }
+
+    /// Makes the probes be those of the containers that run.
+    pub(super) fn sync_probes(&mut self, sandboxes: &[ObservedSandbox], now: Moment) {
+        let Some(Ok(pod)) = self.pod.clone() else { return };
+        let newest = sandboxes.last().filter(|sandbox| sandbox.ready);
+        let mut running = BTreeMap::new();
+        for container in pod.containers() {
+            let instance = newest.and_then(|sandbox| newest_of(sandbox, &container.name));
+            if let Some(instance) = instance
+                && let ContainerState::Running { started_at_ms } = instance.state
+            {
+                running.insert(container.name.clone(), (container, instance.id.clone(), started_at_ms));
+            }
+        }
+        let shown = &self.shown;
+        self.probes.sync(&self.uid, &running, |id, kind| shown.restored(id, kind), now);
+    }
+
+    /// The ends that have not been looked at: where the containers' last words are.
+    pub(super) fn unheard_words(
+        &mut self,
+        sandboxes: &[ObservedSandbox],
+        config: &Config,
+    ) -> Vec<(ContainerId, words::Source)> {
+        let all = || sandboxes.iter().flat_map(|sandbox| &sandbox.containers);
+        self.last_words.retain(|id, _| all().any(|one| one.id == *id));
+        let Some(Ok(pod)) = self.pod.clone() else { return Vec::new() };
+        let mut unheard = Vec::new();
+        for one in all().filter(|one| exit_code(one).is_some() && !self.last_words.contains_key(&one.id)) {
+            let fallback = pod.container(&one.name).is_some_and(|container| {
+                container.termination_message_policy == "FallbackToLogsOnError" && exit_code(one) != Some(0)
+            });
+            let path = words::path(&self.uid, &one.name, one.attempt, config);
+            unheard.push((one.id.clone(), words::Source { path, log: one.log.clone().filter(|_| fallback) }));
+        }
+        self.last_words.extend(unheard.iter().map(|(id, _)| (id.clone(), LastWords::Reading)));
+        unheard
+    }
+
+    /// Lets what failed only because the runtime was away be tried again at once.
+    pub(super) fn retry_soon(&mut self, now: Moment) {
+        for trouble in self.troubles.values_mut().filter(|trouble| trouble.rank != Busy::Pull.rank()) {
+            trouble.until = now.at;
+        }
+        self.changed = true;
+    }
+
+    /// When something is to be done without anything happening.
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        let probe = if self.is_ending() { None } else { self.probes.next() };
+        self.wake.into_iter().chain(probe).min()
+    }
+
     pub(crate) fn wake_at(&mut self, at: Instant) {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
     }
 
-    pub(crate) fn begin(&mut self, action: &Action) {
-        self.changed = false;
-        self.busy = Some(match action {
-            Action::Prepare(_) => Busy::Prepare,
-            Action::Pull { container, policy, .. } => {
-                Busy::Pull { container: container.clone(), policy: *policy }
+    /// Marks the step as in flight.
+    pub(crate) fn begin(&mut self, slot: &Slot, action: &Action, now: Instant) {
+        let busy = match action {
+            Action::Prepare(_) => {
+                self.dirty = false;
+                Busy::Prepare
             }
-            Action::Start { config, .. } => {
-                self.images.remove(&config.name);
-                self.attempts.insert(config.name.clone(), config.attempt);
-                if let Some(crash) = self.crashes.get_mut(&config.name) {
+            Action::RunSandbox(_) => Busy::RunSandbox,
+            Action::Inspect { .. } => Busy::Inspect,
+            Action::Pull { .. } => Busy::Pull,
+            Action::Create(create) => {
+                let name = &create.config.name;
+                self.images.remove(name);
+                self.attempts.insert(name.clone(), create.config.attempt);
+                if let Some(crash) = self.crashes.get_mut(name) {
                     crash.delay = crash.next_delay();
                 }
-                Busy::Step { container: config.name.clone() }
+                Busy::Create
             }
-            Action::StartCreated { container, .. } => Busy::Step { container: container.clone() },
-            Action::Kill { grace, .. } => Busy::Kill { grace: *grace, aborting: false },
+            Action::Start(id) => Busy::Start(id.clone()),
+            Action::PostStart(_) => match self.starting.get(slot.name()) {
+                Some(Starting::Started(id)) => Busy::PostStart(id.clone()),
+                Some(Starting::Created(_) | Starting::HookFailed(_)) | None => Busy::Step,
+            },
+            Action::Stop { id, grace, .. } => {
+                self.hooked.insert(id.clone());
+                Busy::Stop { until: now + *grace, aborting: false }
+            }
             Action::RemoveFiles { .. } => Busy::RemoveFiles,
-            Action::RunSandbox(_)
-            | Action::Stop { .. }
-            | Action::RemoveContainer { .. }
-            | Action::StopSandbox(_)
-            | Action::RemoveSandbox(_) => Busy::Step { container: String::new() },
-        });
+            Action::RemoveContainer { .. } | Action::StopSandbox(_) | Action::RemoveSandbox(_) => Busy::Step,
+        };
+        self.busy.insert(slot.clone(), busy);
     }
 
     /// Takes the outcome of the step in flight. Returns whether the runtime has changed by it.
-    pub(crate) fn done(&mut self, outcome: Outcome, epoch: u64, now: Moment) -> bool {
-        let Some(busy) = self.busy.take() else { return false };
+    pub(crate) fn done(&mut self, slot: &Slot, outcome: Outcome, epoch: u64, now: Moment) -> bool {
+        let Some(busy) = self.busy.remove(slot) else { return false };
         self.changed = true;
+        let name = slot.name().to_owned();
         let touches = match &busy {
-            Busy::Pull { .. } | Busy::Prepare | Busy::RemoveFiles => false,
-            Busy::Kill { .. } | Busy::Step { .. } => true,
+            Busy::Prepare | Busy::Inspect | Busy::Pull | Busy::PostStart(_) | Busy::RemoveFiles => false,
+            Busy::RunSandbox | Busy::Create | Busy::Start(_) | Busy::Stop { .. } | Busy::Step => true,
         };
         if touches {
-            self.touched = epoch;
+            self.touched.insert(slot.clone(), epoch);
         }
-        let key = match &busy {
-            Busy::Pull { container, .. } | Busy::Step { container } => container.clone(),
-            Busy::Prepare | Busy::Kill { .. } | Busy::RemoveFiles => String::new(),
-        };
-        match outcome {
-            Outcome::Aborted => {}
-            Outcome::Failed(failure) => {
-                self.dirty |= matches!(busy, Busy::Prepare);
-                self.trouble(key, failure, &busy, now);
-            }
-            Outcome::Done => {
-                self.troubles.remove(&key);
-                match busy {
-                    Busy::Pull { container, .. } => drop(self.images.insert(container)),
-                    Busy::Prepare => self.prepared = true,
-                    Busy::RemoveFiles => self.stage = Stage::Gone,
-                    Busy::Kill { .. } | Busy::Step { .. } => {}
-                }
+        match (outcome, busy) {
+            (Outcome::Aborted, busy) => self.aborted(&name, &busy),
+            (Outcome::Failed(failure), busy) => self.failed(name, failure, &busy, now),
+            (outcome, busy) => {
+                self.forget_trouble(&name, busy.rank());
+                self.succeeded(name, outcome, busy);
             }
         }
         touches
     }
 
-    fn trouble(&mut self, key: String, failure: Failure, busy: &Busy, now: Moment) {
-        let count = self.troubles.get(&key).map_or(0, |old| old.count) + 1;
+    fn aborted(&mut self, name: &str, busy: &Busy) {
+        match busy {
+            // Whether it was created is for the next observation to say.
+            Busy::Create | Busy::Start(_) | Busy::PostStart(_) => drop(self.starting.remove(name)),
+            Busy::Prepare => self.dirty = true,
+            Busy::RunSandbox
+            | Busy::Inspect
+            | Busy::Pull
+            | Busy::Stop { .. }
+            | Busy::RemoveFiles
+            | Busy::Step => {}
+        }
+    }
+
+    fn succeeded(&mut self, name: String, outcome: Outcome, busy: Busy) {
+        match (busy, outcome) {
+            (Busy::Prepare, _) => self.prepared = true,
+            (Busy::RemoveFiles, _) => self.stage = Stage::Gone,
+            (Busy::Inspect, Outcome::Found(here)) => drop(self.images.insert(name, Image::Wanted { here })),
+            (Busy::Pull, outcome) => {
+                if let Outcome::Pulled(took) = outcome {
+                    let note = Note::pulled(&name, &self.image_of(&name), took);
+                    self.say(note);
+                }
+                self.images.insert(name, Image::Ready);
+            }
+            (Busy::Create, Outcome::Created(id)) => {
+                self.say(Note::created(&name));
+                self.starting.insert(name, Starting::Created(id));
+            }
+            (Busy::Start(id), _) => {
+                self.say(Note::started(&name));
+                if self.hook(&name, |lifecycle| lifecycle.post_start.is_some()) {
+                    self.starting.insert(name, Starting::Started(id));
+                } else {
+                    self.starting.remove(&name);
+                }
+            }
+            (Busy::PostStart(_), _) => drop(self.starting.remove(&name)),
+            (Busy::Stop { .. }, Outcome::Stopped { hook, overdue }) => {
+                self.starting.remove(&name);
+                if let Some(message) = hook {
+                    self.say(Note::pre_stop_failed(&name, &message));
+                }
+                if overdue {
+                    self.say(Note::exceeded_grace());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn failed(&mut self, name: String, failure: Failure, busy: &Busy, now: Moment) {
+        match busy {
+            Busy::Prepare => self.dirty = true,
+            Busy::Create | Busy::Start(_) => drop(self.starting.remove(&name)),
+            Busy::PostStart(id) => {
+                let hook_failed = Starting::HookFailed(id.clone());
+                self.starting.insert(name.clone(), hook_failed);
+            }
+            Busy::RunSandbox
+            | Busy::Inspect
+            | Busy::Pull
+            | Busy::Stop { .. }
+            | Busy::RemoveFiles
+            | Busy::Step => {}
+        }
+        self.trouble(name, failure, busy, now);
+    }
+
+    fn trouble(&mut self, name: String, failure: Failure, busy: &Busy, now: Moment) {
+        let count = self.troubles.get(&name).map_or(0, |old| old.count) + 1;
         let doubled = |first: u64, most: u64| (first << (count - 1).min(16)).min(most);
         let seconds = match busy {
-            // An image that must not be pulled appears by hand, so look at an even pace.
-            Busy::Pull { policy: PullPolicy::Never, .. } => 10,
-            Busy::Pull { .. } => doubled(10, 300),
-            Busy::Prepare | Busy::Kill { .. } | Busy::RemoveFiles | Busy::Step { .. } => doubled(1, 60),
+            Busy::Pull => doubled(10, 300),
+            // The container is stopped at once.
+            Busy::PostStart(_) => 0,
+            Busy::Prepare
+            | Busy::RunSandbox
+            | Busy::Inspect
+            | Busy::Create
+            | Busy::Start(_)
+            | Busy::Stop { .. }
+            | Busy::RemoveFiles
+            | Busy::Step => doubled(1, 60),
         };
-        let until = now.at + Duration::from_secs(seconds);
+        self.set_trouble(name, failure, (count, busy.rank()), Duration::from_secs(seconds), now);
+    }
+
+    /// Notes a failure that was found without a step, such as an image that must not be fetched.
+    pub(crate) fn note_trouble(&mut self, name: &str, failure: Failure, wait: Duration, now: Moment) {
+        let count = self.troubles.get(name).map_or(0, |old| old.count) + 1;
+        self.set_trouble(name.to_owned(), failure, (count, Busy::Pull.rank()), wait, now);
+    }
+
+    fn set_trouble(
+        &mut self,
+        name: String,
+        failure: Failure,
+        (count, rank): (u32, u8),
+        wait: Duration,
+        now: Moment,
+    ) {
+        let until = now.at + wait;
         self.wake_at(until);
-        self.troubles.insert(key, Trouble { failure, count, until });
+        let image = self.image_of(&name);
+        for note in Note::of_failure(&name, &image, &failure) {
+            self.say(note);
+        }
+        let trouble = Trouble { failure, rank, count, since: now.at, until, said: false };
+        self.troubles.insert(name, trouble);
+    }
+
+    /// A success makes good for the failures of its step and of those before it.
+    fn forget_trouble(&mut self, name: &str, rank: u8) {
+        let alone = Busy::Step.rank();
+        let made_good = |trouble: &Trouble| trouble.rank == rank || (rank < alone && trouble.rank < rank);
+        if self.troubles.get(name).is_some_and(made_good) {
+            self.troubles.remove(name);
+        }
+    }
+
+    /// Whether the last words of a container are being read.
+    pub(crate) fn is_reading(&self) -> bool {
+        self.last_words.values().any(|words| *words == LastWords::Reading)
+    }
+
+    pub(super) fn image_of(&self, name: &str) -> String {
+        let container = self.wanted().and_then(|pod| pod.container(name));
+        container.map(|container| container.image.clone()).unwrap_or_default()
+    }
+
+    fn hook(&self, name: &str, has: impl Fn(&crate::edged::pod::Lifecycle) -> bool) -> bool {
+        let container = self.wanted().and_then(|pod| pod.container(name));
+        container.and_then(|container| container.lifecycle.as_ref()).is_some_and(has)
+    }
+
+    /// Remembers what is to be recorded as an event. Of an orphan nothing is recorded: no object stands for it.
+    pub(crate) fn say(&mut self, note: Note) {
+        if self.pod.is_some() {
+            self.notes.push(note);
+        }
     }
 
     /// What the cloud was told last, to be told again.

@@ -1,22 +1,29 @@
-//! The next step for one pod: pure, and from what is observed only.
+//! The next steps of one pod: pure, and from what is observed only.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+mod containers;
+mod ending;
 
-use kubeedge_core::{
-    id::check_subdomain,
-    runtime::{ContainerState, ObservedContainer, ObservedSandbox},
+pub(crate) use self::ending::LEAST_GRACE;
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
 };
 
+use kubeedge_core::runtime::ObservedSandbox;
+
 use super::{
-    Moment,
-    entry::{Busy, Crash, Entry, Stage},
+    Moment, Verdict,
+    entry::{Busy, Entry, Stage},
+    exits::{exit_code, is_final, is_running, may_not_restart, newest},
 };
 use crate::edged::{
     Config,
-    action::{Action, Prepare, PullPolicy},
+    action::{Action, Prepare, Slot},
+    events::Note,
     make,
     pod::{Container, Pod, RestartPolicy},
-    resolve::{self, Facts},
+    resolve::Facts,
     volumes,
 };
 
@@ -28,182 +35,150 @@ pub(crate) struct Planner<'a> {
     pub(crate) sandboxes: &'a [ObservedSandbox],
     /// Whether every pod that the node had is known: only then is a sandbox nobody's.
     pub(crate) settled: bool,
+    /// Whether it may take a step towards running; there are only so many at once.
+    pub(crate) may_start: bool,
+    /// How many images may be fetched besides those that are.
+    pub(crate) may_pull: usize,
     pub(crate) now: Moment,
 }
 
-/// What is next for a container.
-enum Next {
-    /// Nothing for now.
-    Rest,
-    /// Nothing ever again: it has ended for good.
-    Over,
-    Act(Action),
+/// What is to be done for a pod.
+#[derive(Debug, Default)]
+pub(crate) struct Steps {
+    pub(crate) begin: Vec<(Slot, Action)>,
+    pub(crate) abort: Vec<Slot>,
 }
 
+impl Steps {
+    fn begin(&mut self, entry: &mut Entry, slot: Slot, action: Action, now: Instant) {
+        entry.begin(&slot, &action, now);
+        self.begin.push((slot, action));
+    }
+}
+
+/// How long a pull that failed is shown as `ErrImagePull` before it is `ImagePullBackOff`: long enough to be seen.
+const PULL_FAILURE_SHOWN: Duration = Duration::from_secs(2);
+
 impl Planner<'_> {
-    /// The next step, or `None` if everything is as it should be or has to wait.
-    pub(crate) fn next(&self, entry: &mut Entry) -> Option<Action> {
-        if entry.stage == Stage::Gone || self.must_wait(entry, "") {
-            return None;
+    /// The next steps; none if everything is as it should be or has to wait.
+    pub(crate) fn plan(&mut self, entry: &mut Entry) -> Steps {
+        let mut steps = Steps::default();
+        entry.changed = false;
+        if entry.stage == Stage::Gone {
+            return steps;
         }
         if entry.stage == Stage::Orphan && !entry.deleted {
             let due = entry.since.at + self.config.orphan_grace;
             if self.now.at < due {
                 entry.wake_at(due);
-                return None;
+                return steps;
             }
             // Settling wakes it; to wait for a time that has passed would be to ask again and again.
             if !self.settled {
-                return None;
+                return steps;
             }
             entry.deleted = true;
         }
         if entry.is_ending() {
-            return Some(self.end(entry));
+            self.end(entry, &mut steps);
+            return steps;
         }
-        let Some(Ok(pod)) = entry.pod.clone() else { return None };
-        self.note_exits(entry, &pod);
-        self.run(entry, &pod)
+        if let Some(Ok(pod)) = entry.pod.clone() {
+            entry.note_exits(&pod, self.sandboxes, self.now);
+            self.run(entry, &pod, &mut steps);
+        }
+        steps
     }
 
-    /// Whether the step in flight should be given up for a stop that is due.
-    pub(crate) fn wants_abort(&self, entry: &mut Entry) -> bool {
-        let ending = entry.is_ending();
-        let grace = grace_of(entry);
-        let aborts = match &mut entry.busy {
-            Some(Busy::Pull { .. }) => ending,
-            Some(Busy::Kill { grace: given, aborting }) => {
-                let sooner = ending && Duration::from_secs(grace) < *given && !*aborting;
-                *aborting |= sooner;
-                sooner
+    fn run(&mut self, entry: &mut Entry, pod: &Pod, steps: &mut Steps) {
+        self.watch_deadline(entry, pod);
+        if entry.verdict.is_some() || self.is_over(entry, pod) {
+            return self.wind_down(entry, pod, steps);
+        }
+        entry.held = pod.is_held() && !entry.released && self.sandboxes.is_empty();
+        if entry.held {
+            return;
+        }
+        if !entry.is_free(&Slot::Pod) {
+            // While the sandbox is made, the images of its containers can be seen to.
+            if matches!(entry.busy.get(&Slot::Pod), Some(Busy::RunSandbox)) {
+                self.images_ahead(entry, pod, steps);
             }
-            Some(Busy::Prepare | Busy::RemoveFiles | Busy::Step { .. }) | None => false,
-        };
-        entry.rest();
-        aborts
+            return;
+        }
+        if self.must_wait(entry, "") {
+            return;
+        }
+        if let Some(action) = self.volumes(entry, pod) {
+            return self.begin_start(entry, Slot::Pod, action, steps);
+        }
+        let newest = self.sandboxes.last();
+        match newest.filter(|sandbox| sandbox.ready) {
+            Some(sandbox) => self.containers(entry, pod, sandbox, steps),
+            None => self.new_sandbox(entry, pod, steps),
+        }
+    }
+
+    fn new_sandbox(&mut self, entry: &mut Entry, pod: &Pod, steps: &mut Steps) {
+        if !entry.prepared || entry.busy.keys().any(|slot| *slot != Slot::Pod) {
+            return;
+        }
+        let old = self.sandboxes.last();
+        if let Some(running) = old.filter(|old| old.containers.iter().any(is_running)) {
+            return steps.begin(entry, Slot::Pod, Action::StopSandbox(running.id.clone()), self.now.at);
+        }
+        let attempt = old.map_or(0, |old| old.attempt + 1);
+        entry.starting.clear();
+        if old.is_some() && self.may_start {
+            entry.say(Note::sandbox_changed());
+        }
+        let config = make::sandbox(pod, attempt, self.config);
+        self.begin_start(entry, Slot::Pod, Action::RunSandbox(Box::new(config)), steps);
+        self.images_ahead(entry, pod, steps);
+    }
+
+    /// Begins a step towards running, if there is room for one.
+    fn begin_start(&self, entry: &mut Entry, slot: Slot, action: Action, steps: &mut Steps) {
+        if self.may_start {
+            steps.begin(entry, slot, action, self.now.at);
+        } else {
+            // It is looked at again as soon as another pod has taken its step.
+            entry.changed = true;
+        }
     }
 
     /// Whether the last failure under this name was too short ago.
     fn must_wait(&self, entry: &mut Entry, name: &str) -> bool {
-        let until =
-            entry.troubles.get(name).map(|trouble| trouble.until).filter(|until| *until > self.now.at);
-        if let Some(until) = until {
-            entry.wake_at(until);
-        }
-        until.is_some()
-    }
-
-    fn end(&self, entry: &Entry) -> Action {
-        if !self.sandboxes.is_empty() {
-            let grace = grace_of(entry);
-            let alive =
-                |container: &&ObservedContainer| !matches!(container.state, ContainerState::Exited { .. });
-            let sandboxes = self.sandboxes.iter().map(|sandbox| {
-                let alive = sandbox.containers.iter().filter(alive);
-                (sandbox.id.clone(), alive.map(|container| container.id.clone()).collect())
-            });
-            return Action::Kill { sandboxes: sandboxes.collect(), grace: Duration::from_secs(grace) };
-        }
-        // The names of an orphan come from the runtime's labels, which others can write.
-        let (namespace, name) = (entry.reference.namespace(), entry.reference.name());
-        let uid_is_plain =
-            entry.uid.as_str().chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
-        let safe = check_subdomain("namespace", namespace).is_ok()
-            && check_subdomain("name", name).is_ok()
-            && uid_is_plain
-            && !entry.uid.as_str().is_empty();
-        let directories = if safe {
-            let pod = self.config.pod_directory(&entry.uid);
-            vec![pod, self.config.pod_logs(&entry.reference, &entry.uid)]
-        } else {
-            Vec::new()
+        let image = entry.image_of(name);
+        let Some(trouble) = entry.troubles.get_mut(name).filter(|trouble| trouble.until > self.now.at) else {
+            return false;
         };
-        Action::RemoveFiles { directories }
-    }
-
-    fn run(&self, entry: &mut Entry, pod: &Pod) -> Option<Action> {
-        let newest = self.sandboxes.last();
-        if self.is_over(entry, pod) {
-            let stop = newest.filter(|sandbox| sandbox.ready);
-            return stop.map(|sandbox| Action::StopSandbox(sandbox.id.clone()));
-        }
-        if let Some(action) = self.volumes(entry, pod) {
-            return Some(action);
-        }
-        let Some(sandbox) = newest.filter(|sandbox| sandbox.ready) else {
-            if !entry.prepared {
-                return None;
-            }
-            let attempt = newest.map_or(0, |old| old.attempt + 1);
-            let running = newest.filter(|old| old.containers.iter().any(is_running));
-            return Some(match running {
-                Some(old) => Action::StopSandbox(old.id.clone()),
-                None => Action::RunSandbox(Box::new(make::sandbox(pod, attempt, self.config))),
-            });
-        };
-        let started =
-            sandbox.containers.iter().any(|one| pod.spec.containers.iter().any(|c| c.name == one.name));
-        if !started {
-            for container in &pod.spec.init_containers {
-                let sidecar = container.restart_policy == "Always";
-                let policy = match (sidecar, pod.spec.restart_policy) {
-                    (true, _) => RestartPolicy::Always,
-                    (false, RestartPolicy::Never) => RestartPolicy::Never,
-                    (false, RestartPolicy::Always | RestartPolicy::OnFailure) => RestartPolicy::OnFailure,
-                };
-                let newest = newest_of(sandbox, &container.name);
-                match self.container(entry, pod, container, sandbox, policy) {
-                    Next::Act(action) => return Some(action),
-                    Next::Rest if sidecar && newest.is_some_and(is_running) => {}
-                    Next::Over if newest.is_some_and(|one| exit_code(one) == Some(0)) => {}
-                    Next::Rest | Next::Over => return None,
-                }
+        let (until, told) = (trouble.until, trouble.since + PULL_FAILURE_SHOWN);
+        if trouble.failure.reason == "ErrImagePull" && !trouble.said {
+            if told > self.now.at {
+                entry.wake_at(told);
+            } else {
+                trouble.said = true;
+                entry.say(Note::back_off_pulling(name, &image));
+                entry.say(Note::failed(name, "Error: ImagePullBackOff"));
             }
         }
-        for container in &pod.spec.containers {
-            let next = self.container(entry, pod, container, sandbox, pod.spec.restart_policy);
-            if let Next::Act(action) = next {
-                return Some(action);
-            }
-        }
-        self.tidy(sandbox)
-    }
-
-    /// Remembers ends that were not seen before, and when their containers may start again.
-    fn note_exits(&self, entry: &mut Entry, pod: &Pod) {
-        for sandbox in self.sandboxes {
-            for container in &sandbox.containers {
-                let attempt = entry.attempts.entry(container.name.clone()).or_insert(0);
-                *attempt = container.attempt.max(*attempt);
-            }
-        }
-        for container in pod.spec.init_containers.iter().chain(&pod.spec.containers) {
-            let newest = self.sandboxes.iter().rev().find_map(|sandbox| newest_of(sandbox, &container.name));
-            let Some(newest) = newest else { continue };
-            let ContainerState::Exited { started_at_ms, finished_at_ms, .. } = &newest.state else {
-                continue;
-            };
-            let known = entry.crashes.get(&container.name);
-            if known.is_some_and(|crash| crash.instance == newest.id) {
-                continue;
-            }
-            let ran = Duration::from_millis(finished_at_ms.saturating_sub(*started_at_ms));
-            let well = *started_at_ms > 0 && ran >= Duration::from_secs(600);
-            let delay = known.filter(|_| !well).map_or(Duration::ZERO, |crash| crash.delay);
-            let crash = Crash { instance: newest.id.clone(), delay, until: self.now.at + delay };
-            entry.crashes.insert(container.name.clone(), crash);
-        }
+        entry.wake_at(until);
+        true
     }
 
     /// Whether the pod has ended for good.
     fn is_over(&self, entry: &Entry, pod: &Pod) -> bool {
         let policy = pod.spec.restart_policy;
-        let newest = |name: &str| self.sandboxes.iter().rev().find_map(|sandbox| newest_of(sandbox, name));
-        let over = |container: &Container| newest(&container.name).is_some_and(|one| is_final(one, policy));
+        let over = |container: &Container| match newest(self.sandboxes, &container.name) {
+            Some(one) => is_final(one, policy),
+            None => self.ended_before(entry, &container.name, policy),
+        };
         let init_failed = pod.spec.init_containers.iter().any(|container| {
             policy == RestartPolicy::Never
-                && container.restart_policy != "Always"
-                && newest(&container.name).is_some_and(|one| exit_code(one).is_some_and(|code| code != 0))
+                && !container.is_sidecar()
+                && newest(self.sandboxes, &container.name)
+                    .is_some_and(|one| exit_code(one).is_some_and(|code| code != 0))
         });
         // A pod that may not be restarted is over when its sandbox died under it.
         let lost = policy == RestartPolicy::Never
@@ -215,6 +190,33 @@ impl Planner<'_> {
             || (ended_before && self.sandboxes.is_empty())
     }
 
+    /// Whether a container that the runtime knows nothing of any more ended for good in an earlier sandbox.
+    fn ended_before(&self, entry: &Entry, name: &str, policy: RestartPolicy) -> bool {
+        let attempt = entry.attempts.get(name).copied().unwrap_or(0);
+        let last = entry.shown.last_end(name).filter(|past| past.attempt >= attempt);
+        last.is_some_and(|past| may_not_restart(past.code, policy))
+    }
+
+    /// `activeDeadlineSeconds` of the pod.
+    fn watch_deadline(&self, entry: &mut Entry, pod: &Pod) {
+        let Some(seconds) = pod.spec.active_deadline_seconds.filter(|_| entry.verdict.is_none()) else {
+            return;
+        };
+        if self.is_over(entry, pod) {
+            return;
+        }
+        let started_ms = entry.shown.started_ms().unwrap_or(self.now.unix_ms);
+        let active = Duration::from_millis(self.now.unix_ms.saturating_sub(started_ms));
+        let left = Duration::from_secs(seconds).saturating_sub(active);
+        if left.is_zero() {
+            let verdict = Verdict::deadline();
+            entry.say(Note::of_pod(crate::edged::events::Kind::Normal, "DeadlineExceeded", &verdict.message));
+            entry.verdict = Some(verdict);
+        } else {
+            entry.wake_at(self.now.at + left);
+        }
+    }
+
     fn volumes(&self, entry: &mut Entry, pod: &Pod) -> Option<Action> {
         if !entry.dirty {
             return None;
@@ -223,12 +225,14 @@ impl Planner<'_> {
             Ok(files) => files,
             // What runs keeps the files that it has.
             Err(missing) => {
-                entry.unresolved = Some(missing.0);
+                if entry.unresolved.get("") != Some(&missing.0) {
+                    entry.say(Note::failed_mount(&missing.0));
+                }
+                entry.unresolved.insert(String::new(), missing.0);
                 return None;
             }
         };
-        entry.unresolved = None;
-        entry.dirty = false;
+        entry.unresolved.remove("");
         let named =
             |empty: bool| pod.spec.volumes.iter().filter(move |volume| volume.empty_dir.is_some() == empty);
         let host_paths = named(false).filter_map(|volume| volume.host_path.as_ref());
@@ -240,129 +244,4 @@ impl Planner<'_> {
             host_paths: host_paths.map(|host| (PathBuf::from(&host.path), host.kind.clone())).collect(),
         }))
     }
-
-    fn container(
-        &self,
-        entry: &mut Entry,
-        pod: &Pod,
-        container: &Container,
-        sandbox: &ObservedSandbox,
-        policy: RestartPolicy,
-    ) -> Next {
-        let name = &container.name;
-        if let Some(newest) = newest_of(sandbox, name) {
-            match &newest.state {
-                ContainerState::Running { .. } => {
-                    let other =
-                        !newest.spec_hash.is_empty() && newest.spec_hash != make::spec_hash(container);
-                    let grace = Duration::from_secs(pod.grace_seconds());
-                    let stop = Action::Stop { id: newest.id.clone(), grace };
-                    return if other { Next::Act(stop) } else { Next::Rest };
-                }
-                ContainerState::Created if self.must_wait(entry, name) => return Next::Rest,
-                ContainerState::Created => {
-                    let id = newest.id.clone();
-                    return Next::Act(Action::StartCreated { container: name.clone(), id });
-                }
-                ContainerState::Unknown => {
-                    return Next::Act(Action::RemoveContainer { id: newest.id.clone(), log: None });
-                }
-                ContainerState::Exited { .. } => {
-                    let replaced =
-                        newest.spec_hash != make::spec_hash(container) && !newest.spec_hash.is_empty();
-                    if is_final(newest, policy) && !replaced {
-                        return Next::Over;
-                    }
-                    let until = entry.crashes.get(name).map(|crash| crash.until);
-                    if let Some(until) = until.filter(|until| *until > self.now.at && !replaced) {
-                        entry.wake_at(until);
-                        return Next::Rest;
-                    }
-                }
-            }
-        }
-        if self.must_wait(entry, name) {
-            return Next::Rest;
-        }
-        let env = match resolve::environment(container, pod, &self.facts) {
-            Ok(env) => env,
-            Err(missing) => {
-                entry.unresolved = Some(missing.0);
-                return Next::Rest;
-            }
-        };
-        if !entry.prepared {
-            return Next::Rest;
-        }
-        entry.unresolved = None;
-        if !entry.images.contains(name) {
-            return Next::Act(Action::Pull {
-                container: name.clone(),
-                image: container.image.clone(),
-                policy: PullPolicy::of(&container.image_pull_policy, &container.image),
-                credentials: make::credentials(pod, &container.image, &self.facts),
-            });
-        }
-        let attempt = entry.attempts.get(name).map_or(0, |last| last + 1);
-        let (config, sub_paths) = make::container(pod, container, attempt, env, self.config, &self.facts);
-        Next::Act(Action::Start { sandbox: sandbox.id.clone(), config: Box::new(config), sub_paths })
-    }
-
-    /// Removes what nobody can ask about any more: each container keeps its newest two instances.
-    fn tidy(&self, current: &ObservedSandbox) -> Option<Action> {
-        let old = self.sandboxes.iter().find(|sandbox| sandbox.id != current.id);
-        if let Some(old) = old {
-            return Some(Action::RemoveSandbox(old.id.clone()));
-        }
-        let mut newest: BTreeMap<&str, u32> = BTreeMap::new();
-        for container in &current.containers {
-            let attempt = newest.entry(&container.name).or_default();
-            *attempt = container.attempt.max(*attempt);
-        }
-        let stale = current.containers.iter().find(|container| {
-            newest.get(container.name.as_str()).is_some_and(|newest| container.attempt + 1 < *newest)
-        })?;
-        let log = stale.log.as_ref().map(|log| log.path.clone());
-        Some(Action::RemoveContainer { id: stale.id.clone(), log })
-    }
-}
-
-/// How long its containers may take. An orphan gets what Kubernetes gives by default: nobody can say what it
-/// was promised.
-fn grace_of(entry: &Entry) -> u64 {
-    entry.wanted().map_or(30, Pod::grace_seconds)
-}
-
-impl Entry {
-    /// Marks it as looked at.
-    pub(crate) fn rest(&mut self) {
-        self.changed = false;
-    }
-}
-
-/// The newest instance of a container in a sandbox.
-pub(crate) fn newest_of<'a>(sandbox: &'a ObservedSandbox, name: &str) -> Option<&'a ObservedContainer> {
-    let of_name = sandbox.containers.iter().filter(|container| container.name == name);
-    of_name.max_by_key(|container| container.attempt)
-}
-
-fn is_running(container: &ObservedContainer) -> bool {
-    matches!(container.state, ContainerState::Running { .. })
-}
-
-/// The exit code of a container that ended; an end that nobody saw counts as a kill.
-pub(crate) fn exit_code(container: &ObservedContainer) -> Option<i32> {
-    match &container.state {
-        ContainerState::Exited { exit_code, .. } => Some(exit_code.unwrap_or(137)),
-        ContainerState::Created | ContainerState::Running { .. } | ContainerState::Unknown => None,
-    }
-}
-
-/// Whether it has ended and is not to be started again.
-pub(crate) fn is_final(container: &ObservedContainer, policy: RestartPolicy) -> bool {
-    exit_code(container).is_some_and(|code| match policy {
-        RestartPolicy::Always => false,
-        RestartPolicy::OnFailure => code == 0,
-        RestartPolicy::Never => true,
-    })
 }
