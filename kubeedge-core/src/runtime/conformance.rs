@@ -8,10 +8,14 @@
 //! let runtime = MemoryRuntime::new();
 //! runtime.add_image("app:1");
 //! conformance::teach(&runtime); // what the suite's commands do
-//! let workload = Workload::new("app:1", directory.path());
+//! let workload = Workload::new("app:1", directory.path()).without_counts();
 //! conformance::run(async || runtime.clone(), &workload).await;
 //! # });
 //! ```
+
+mod exec;
+mod images;
+mod running;
 
 use std::{
     path::{Path, PathBuf},
@@ -37,6 +41,12 @@ pub struct Workload {
     pub log_directory: PathBuf,
     /// Whether the exit command really writes its line, and the log is really a file.
     pub writes_logs: bool,
+    /// Whether the runtime keeps images, so that there are some that are absent, and names that are none.
+    pub keeps_images: bool,
+    /// Whether a log can be opened again after its file was renamed.
+    pub reopens_logs: bool,
+    /// Whether what containers use is counted.
+    pub counts: bool,
 }
 
 impl Workload {
@@ -49,6 +59,9 @@ impl Workload {
             exit_command: shell("echo conformance; exit 3"),
             log_directory: log_directory.to_owned(),
             writes_logs: false,
+            keeps_images: true,
+            reopens_logs: true,
+            counts: true,
         }
     }
 
@@ -56,6 +69,24 @@ impl Workload {
     #[must_use]
     pub fn with_logs(self) -> Self {
         Self { writes_logs: true, ..self }
+    }
+
+    /// Expects a runtime without images, as one that runs the programs of the node.
+    #[must_use]
+    pub fn without_images(self) -> Self {
+        Self { keeps_images: false, ..self }
+    }
+
+    /// Expects that a log cannot be opened again, and says so.
+    #[must_use]
+    pub fn without_reopening(self) -> Self {
+        Self { reopens_logs: false, ..self }
+    }
+
+    /// Expects no figures of what containers use, only their names.
+    #[must_use]
+    pub fn without_counts(self) -> Self {
+        Self { counts: false, ..self }
     }
 
     fn sandbox(&self, uid: &str) -> SandboxConfig {
@@ -85,6 +116,10 @@ impl Workload {
 /// Teaches a memory runtime what the commands of the suite do.
 pub fn teach(runtime: &MemoryRuntime) {
     runtime.exit_at_start("conformance-exit/main", [3]);
+    runtime.ignore_stop("conformance-signal/main");
+    runtime.exit_at_start("conformance-well/main", [0]);
+    runtime.fail_start("conformance-absent/main", "no such file");
+    exec::teach(runtime);
 }
 
 /// Runs the suite. `open` gives a handle to the same runtime each time, as a restarted process would open it.
@@ -93,9 +128,15 @@ pub fn teach(runtime: &MemoryRuntime) {
 /// At the first sentence that does not hold.
 pub async fn run<R: ContainerRuntime>(open: impl AsyncFn() -> R, workload: &Workload) {
     it_says_what_it_is(&open().await).await;
-    images_are_told_apart(&open().await, workload).await;
+    images::run(&open().await, workload).await;
     a_container_goes_through_its_states(&open, workload).await;
     an_exit_code_is_kept(&open().await, workload).await;
+    running::the_reason_of_an_end_is_told(&open().await, workload).await;
+    running::a_command_that_cannot_be_run_is_observed_as_exited(&open().await, workload).await;
+    exec::run(&open().await, workload).await;
+    running::what_runs_is_counted(&open().await, workload).await;
+    running::a_log_that_was_renamed_is_opened_again(&open().await, workload).await;
+    running::a_restriction_is_kept_or_refused(&open().await, workload).await;
     removing_a_sandbox_ends_what_runs_in_it(&open().await, workload).await;
     what_is_gone_is_stopped_and_removed_with_success(&open().await, workload).await;
 }
@@ -104,11 +145,6 @@ async fn it_says_what_it_is(runtime: &impl ContainerRuntime) {
     let info = runtime.info().await.expect("info");
     assert!(!info.name.is_empty() && !info.version.is_empty(), "name and version are given: {info:?}");
     assert_eq!(info.not_ready, Vec::<String>::new(), "the runtime under test must be ready");
-}
-
-async fn images_are_told_apart(runtime: &impl ContainerRuntime, workload: &Workload) {
-    let found = runtime.image(&workload.image).await.expect("image");
-    assert!(found.is_some(), "the workload's image is here");
 }
 
 async fn a_container_goes_through_its_states<R: ContainerRuntime>(
@@ -126,6 +162,8 @@ async fn a_container_goes_through_its_states<R: ContainerRuntime>(
     let config = workload.container(0, &workload.sleep_command);
     let id = runtime.create_container(&sandbox, &config).await.expect("create_container");
     let created = container(&runtime, uid, &id).await;
+    assert!(created.created_at_ms > 0, "it is known when it was created");
+    assert!(!created.image_id.is_empty(), "it is known what it runs");
     assert_eq!(created.state, ContainerState::Created, "a created container is not started");
     assert_eq!((created.name.as_str(), created.attempt), ("main", 0));
     assert_eq!(created.spec_hash, "hash", "the spec hash is kept");
@@ -170,15 +208,7 @@ async fn an_exit_code_is_kept(runtime: &impl ContainerRuntime, workload: &Worklo
     let config = workload.container(0, &workload.exit_command);
     let id = runtime.create_container(&sandbox, &config).await.expect("create_container");
     runtime.start_container(&id).await.expect("start_container");
-    let deadline = Instant::now() + Duration::from_secs(30);
-    let ended = loop {
-        let now = container(runtime, uid, &id).await;
-        if let ContainerState::Exited { .. } = now.state {
-            break now;
-        }
-        assert!(Instant::now() < deadline, "a command that ends is observed as ended: {now:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
+    let ended = end_of(runtime, uid, &id).await;
     let ContainerState::Exited { exit_code, .. } = ended.state else { unreachable!("matched above") };
     assert_eq!(exit_code, Some(3), "the exit code is the command's");
     if workload.writes_logs {
@@ -210,11 +240,39 @@ async fn what_is_gone_is_stopped_and_removed_with_success(
     runtime.remove_sandbox(&sandbox).await.expect("removing an absent sandbox is success");
     runtime.stop_container(&id, Duration::ZERO).await.expect("stopping an absent container is success");
     runtime.remove_container(&id).await.expect("removing an absent container is success");
+    let absent = runtime.exec(&id, &["true".to_owned()], Duration::from_secs(5)).await;
+    assert!(matches!(absent, Err(RuntimeError::NotFound { .. })), "exec in what is absent: {absent:?}");
+    runtime.reopen_log(&id).await.expect_err("what is absent has no log to open");
     let refused = runtime.create_container(&sandbox, &workload.container(0, &workload.sleep_command)).await;
     assert!(
         matches!(refused, Err(RuntimeError::NotFound { .. })),
         "creating a container in an absent sandbox is NotFound: {refused:?}"
     );
+}
+
+/// A sandbox with one container that runs until it is stopped.
+async fn running(
+    runtime: &impl ContainerRuntime,
+    workload: &Workload,
+    uid: &str,
+) -> (SandboxId, ContainerId) {
+    let sandbox = runtime.run_sandbox(&workload.sandbox(uid)).await.expect("run_sandbox");
+    let config = workload.container(0, &workload.sleep_command);
+    let id = runtime.create_container(&sandbox, &config).await.expect("create_container");
+    runtime.start_container(&id).await.expect("start_container");
+    (sandbox, id)
+}
+
+async fn end_of(runtime: &impl ContainerRuntime, uid: &str, id: &ContainerId) -> ObservedContainer {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let now = container(runtime, uid, id).await;
+        if let ContainerState::Exited { .. } = now.state {
+            return now;
+        }
+        assert!(Instant::now() < deadline, "a command that ends is observed as ended: {now:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 async fn find(runtime: &impl ContainerRuntime, uid: &str) -> Option<ObservedSandbox> {

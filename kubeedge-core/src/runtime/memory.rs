@@ -51,6 +51,7 @@ struct State {
     pull_failures: BTreeMap<String, (RuntimeError, u32)>,
     credentials: BTreeMap<String, Option<Credentials>>,
     execs: exec::Execs,
+    start_failures: BTreeMap<String, String>,
     usage: BTreeMap<String, ContainerStats>,
     reopened: BTreeMap<String, u32>,
     exits: BTreeMap<String, VecDeque<i32>>,
@@ -76,6 +77,11 @@ impl MemoryRuntime {
     /// Makes the next starts of `container` end at once, with these exit codes in turn. Later ones run on.
     pub fn exit_at_start(&self, container: &str, codes: impl IntoIterator<Item = i32>) {
         self.lock().exits.entry(container.to_owned()).or_default().extend(codes);
+    }
+
+    /// Makes the next start of `container` fail with `message`, as for a command that is not there.
+    pub fn fail_start(&self, container: &str, message: &str) {
+        self.lock().start_failures.insert(container.to_owned(), message.to_owned());
     }
 
     /// Makes `container` ignore the request to stop, so that stopping it takes its whole grace.
@@ -319,6 +325,12 @@ impl ContainerRuntime for MemoryRuntime {
         }
         found.state = ContainerState::Running { started_at_ms: now_ms() };
         *state.starts.entry(name.clone()).or_default() += 1;
+        if let Some(message) = state.start_failures.remove(&name) {
+            if let Some((_, found)) = state.container(id) {
+                found.state = never_ran(&message);
+            }
+            return Err(RuntimeError::Failed { what, message });
+        }
         let code = state.exits.get_mut(&name).and_then(VecDeque::pop_front);
         if let (Some(code), Some((_, found))) = (code, state.container(id)) {
             end(&mut found.state, code);
@@ -385,6 +397,17 @@ impl ContainerRuntime for MemoryRuntime {
 
 fn is_running(state: &ContainerState) -> bool {
     matches!(state, ContainerState::Running { .. })
+}
+
+/// As containerd says it of a command that is not there.
+fn never_ran(message: &str) -> ContainerState {
+    ContainerState::Exited {
+        exit_code: Some(128),
+        reason: "StartError".to_owned(),
+        message: message.to_owned(),
+        started_at_ms: 0,
+        finished_at_ms: now_ms(),
+    }
 }
 
 fn end(state: &mut ContainerState, code: i32) {

@@ -19,7 +19,13 @@ const FORBIDDEN: [&str; 4] =
     ["authorization failed", "pull access denied", "401 Unauthorized", "403 Forbidden"];
 
 const FULL: [&str; 3] = ["no space left on device", "disk quota exceeded", "not enough space"];
-const MALFORMED: [&str; 2] = ["invalid reference format", "failed to parse image reference"];
+const MALFORMED: [&str; 5] = [
+    "invalid reference format",
+    "failed to parse image reference",
+    "is not a shared",
+    "unknown capability",
+    "is not supported",
+];
 const ABSENT: [&str; 2] = ["manifest unknown", "404 Not Found"];
 
 /// Turns a status into an error that says what was being done.

@@ -103,7 +103,8 @@ fn made(image: &str) -> Image {
 fn check(what: String, image: &str) -> Result<(), RuntimeError> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/:@".contains(c);
     let name = image.rsplit_once(['@', ':']).map_or(image, |(name, _)| name);
-    if name.is_empty() || !name.chars().all(fits) || name.starts_with(['/', '-', '.']) {
+    let odd = name.is_empty() || name.starts_with(['/', '-', '.']) || image.contains("//");
+    if odd || !name.chars().all(fits) {
         let message = format!("{image:?} is no name of an image");
         return Err(RuntimeError::Invalid { what, message });
     }

@@ -375,6 +375,7 @@ impl Container {
 fn ended(exit: &Exit, started_at_ms: u64) -> ContainerState {
     let reason = match exit.code {
         None => "",
+        Some(_) if started_at_ms == 0 => "StartError",
         Some(0) => "Completed",
         Some(_) => "Error",
     };

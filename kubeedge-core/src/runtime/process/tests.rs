@@ -59,7 +59,10 @@ async fn log_has(directory: &Path, name: &str, text: &str) {
 async fn the_process_runtime_is_a_container_runtime() {
     use crate::runtime::conformance::{self, Workload};
     let directory = tempfile::tempdir().unwrap();
-    let workload = Workload::new("none", &directory.path().join("logs")).with_logs();
+    let workload = Workload::new("none", &directory.path().join("logs"))
+        .with_logs()
+        .without_images()
+        .without_reopening();
     conformance::run(async || open(directory.path()), &workload).await;
 }
 
