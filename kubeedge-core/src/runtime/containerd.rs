@@ -146,6 +146,19 @@ impl Containerd {
         self.wait(what, self.config.deadline, call).await
     }
 
+    /// containerd knows CDI since 1.7, and an earlier one leaves out such a device without a word.
+    async fn has_cdi(&self, what: impl Fn() -> String) -> Result<(), RuntimeError> {
+        let version = cri::VersionRequest { version: "v1".to_owned() };
+        let version = self.call(&what, self.runtime().version(Request::new(version))).await?;
+        let mut numbers = version.runtime_version.trim_start_matches('v').split('.').map(str::parse::<u32>);
+        let (major, minor) = (numbers.next(), numbers.next());
+        if let ("containerd", Some(Ok(1)), Some(Ok(0..=6))) = (version.runtime_name.as_str(), major, minor) {
+            let message = format!("containerd {} knows no CDI devices", version.runtime_version);
+            return Err(RuntimeError::Invalid { what: what(), message });
+        }
+        Ok(())
+    }
+
     fn runtime(&self) -> RuntimeServiceClient<Channel> {
         self.runtime.clone()
     }
@@ -202,6 +215,9 @@ impl ContainerRuntime for Containerd {
         container: &ContainerConfig,
     ) -> Result<ContainerId, RuntimeError> {
         let what = || format!("create container {}", container.name);
+        if !container.cdi_devices.is_empty() {
+            self.has_cdi(what).await?;
+        }
         let request = cri::PodSandboxStatusRequest { pod_sandbox_id: sandbox.0.clone() };
         let status = self.call(what, self.runtime().pod_sandbox_status(Request::new(request))).await?;
         let sandbox_config = config::sandbox_again(status.status.unwrap_or_default());

@@ -3,16 +3,23 @@
 #![cfg(all(feature = "containerd", feature = "conformance"))]
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
-#[path = "../../tests/support/containerd.rs"]
+#[path = "../../../tests/support/containerd.rs"]
 mod support;
+
+mod faults;
+mod images;
+mod limits;
+mod registry;
+mod security;
+mod streaming;
 
 use std::{path::Path, time::Duration};
 
 use kubeedge_core::{
     id::Uid,
     runtime::{
-        ContainerConfig, ContainerRuntime, ContainerState, Images, Mount, Resources, RuntimeError,
-        SandboxConfig,
+        ContainerConfig, ContainerId, ContainerRuntime, ContainerState, Images, Mount, Resources,
+        RuntimeError, SandboxConfig, SandboxId,
         conformance::{self, Workload},
         containerd::{Config, Containerd},
     },
@@ -30,7 +37,70 @@ async fn containerd_is_a_container_runtime() {
     conformance::run(async || adapter(&containerd), &Workload::new(support::IMAGE, &logs).with_logs()).await;
     a_pod_has_an_address_files_limits_and_a_log(&containerd).await;
     an_absent_image_and_an_unreachable_registry_are_told_apart(&containerd).await;
-    a_command_that_cannot_be_run_is_observed_as_exited(&containerd).await;
+    security::run(&containerd).await;
+    limits::run(&containerd).await;
+    images::run(&containerd).await;
+    streaming::run(&containerd).await;
+    faults::run(containerd).await;
+}
+
+/// A container that runs until it is stopped, made as the test says, in a sandbox made as the test says.
+struct Running {
+    runtime: Containerd,
+    sandbox: SandboxId,
+    id: ContainerId,
+}
+
+impl Running {
+    async fn start(
+        containerd: &support::Containerd,
+        name: &str,
+        of_sandbox: impl FnOnce(&mut SandboxConfig),
+        of_container: impl FnOnce(&mut ContainerConfig),
+    ) -> Self {
+        let runtime = adapter(containerd);
+        let mut config = sandbox(containerd, name);
+        of_sandbox(&mut config);
+        let sandbox = runtime.run_sandbox(&config).await.unwrap();
+        let id = Self::add(&runtime, &sandbox, "app", of_container).await;
+        Self { runtime, sandbox, id }
+    }
+
+    async fn add(
+        runtime: &Containerd,
+        sandbox: &SandboxId,
+        name: &str,
+        of_container: impl FnOnce(&mut ContainerConfig),
+    ) -> ContainerId {
+        let mut config = sleeper(name);
+        of_container(&mut config);
+        let id = runtime.create_container(sandbox, &config).await.unwrap();
+        runtime.start_container(&id).await.unwrap();
+        id
+    }
+
+    /// What a script in the container writes, if it ends well.
+    async fn sh(&self, script: &str) -> Result<String, String> {
+        let command = ["/bin/sh", "-c", script].map(str::to_owned);
+        let ended = self.runtime.exec(&self.id, &command, Duration::from_secs(20)).await.unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+        if ended.exit_code == 0 { Ok(text(&ended.stdout)) } else { Err(text(&ended.stderr)) }
+    }
+
+    async fn remove(self) {
+        self.runtime.remove_sandbox(&self.sandbox).await.unwrap();
+    }
+}
+
+fn sleeper(name: &str) -> ContainerConfig {
+    ContainerConfig {
+        name: name.into(),
+        image: support::IMAGE.into(),
+        command: vec!["/bin/sh".into(), "-c".into()],
+        args: vec!["trap 'exit 0' TERM; while true; do sleep 0.1; done".into()],
+        log_path: Path::new(name).join("0.log"),
+        ..ContainerConfig::default()
+    }
 }
 
 fn sandbox(containerd: &support::Containerd, name: &str) -> SandboxConfig {
@@ -103,21 +173,4 @@ async fn an_absent_image_and_an_unreachable_registry_are_told_apart(containerd: 
     // Nothing listens on port 1 of this machine.
     let pulled = runtime.pull("127.0.0.1:1/absent:1", None).await;
     assert!(matches!(pulled, Err(RuntimeError::RegistryUnavailable { .. })), "{pulled:?}");
-}
-
-async fn a_command_that_cannot_be_run_is_observed_as_exited(containerd: &support::Containerd) {
-    let runtime = adapter(containerd);
-    let id = runtime.run_sandbox(&sandbox(containerd, "broken")).await.unwrap();
-    let config = ContainerConfig {
-        name: "app".into(),
-        image: support::IMAGE.into(),
-        command: vec!["/bin/absent".into()],
-        log_path: "app/0.log".into(),
-        ..ContainerConfig::default()
-    };
-    let container = runtime.create_container(&id, &config).await.unwrap();
-    assert!(runtime.start_container(&container).await.is_err());
-    let all = runtime.observe().await.unwrap();
-    assert!(matches!(all[0].containers[0].state, ContainerState::Exited { .. }), "{all:?}");
-    runtime.remove_sandbox(&id).await.unwrap();
 }

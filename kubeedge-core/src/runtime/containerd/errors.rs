@@ -5,7 +5,12 @@ use tonic::{Code, Status};
 use crate::runtime::RuntimeError;
 
 /// Words in messages of containerd's resolver that say what a code of `Unknown` does not.
-const UNREACHABLE: [&str; 8] = [
+const UNREACHABLE: [&str; 13] = [
+    "429 Too Many Requests",
+    "500 Internal Server Error",
+    "502 Bad Gateway",
+    "503 Service Unavailable",
+    "504 Gateway Timeout",
     "no such host",
     "connection refused",
     "connection reset",
@@ -19,14 +24,19 @@ const FORBIDDEN: [&str; 4] =
     ["authorization failed", "pull access denied", "401 Unauthorized", "403 Forbidden"];
 
 const FULL: [&str; 3] = ["no space left on device", "disk quota exceeded", "not enough space"];
-const MALFORMED: [&str; 5] = [
+const MALFORMED: [&str; 7] = [
+    "no runtime for",
+    "failed to find runtime handler",
     "invalid reference format",
     "failed to parse image reference",
     "is not a shared",
-    "unknown capability",
+    "cannot load seccomp profile",
     "is not supported",
 ];
 const ABSENT: [&str; 2] = ["manifest unknown", "404 Not Found"];
+
+/// What containerd says for a moment after it was started.
+const STARTING: &str = "server is not initialized yet";
 
 /// Turns a status into an error that says what was being done.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the codes are gRPC's: what is not named is a failure")]
@@ -51,7 +61,7 @@ pub(super) fn explain(what: String, status: &Status) -> RuntimeError {
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
             RuntimeError::Unavailable { what, message }
         }
-        _ if says(&UNREACHABLE) => RuntimeError::Unavailable { what, message },
+        _ if says(&UNREACHABLE) || says(&[STARTING]) => RuntimeError::Unavailable { what, message },
         _ if says(&MALFORMED) => RuntimeError::Invalid { what, message },
         _ if says(&ABSENT) => RuntimeError::NotFound { what, message },
         _ => RuntimeError::Failed { what, message },
@@ -61,7 +71,7 @@ pub(super) fn explain(what: String, status: &Status) -> RuntimeError {
 /// The same for a pull, which may fail for want of an answer from the registry while the runtime itself is well.
 pub(super) fn explain_pull(what: String, status: &Status) -> RuntimeError {
     // What the runtime itself has said has no source; what kept it from being asked has one.
-    let answered = std::error::Error::source(status).is_none();
+    let answered = std::error::Error::source(status).is_none() && !status.message().contains(STARTING);
     let error = explain(what, status);
     if answered && let RuntimeError::Unavailable { what, message } = error {
         return RuntimeError::RegistryUnavailable { what, message };

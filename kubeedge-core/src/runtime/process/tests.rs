@@ -220,3 +220,57 @@ async fn a_start_that_was_not_written_down_is_found_again() {
     second.remove_sandbox(&sandbox).await.unwrap();
     assert!(proc::processes_of(&id.0).iter().all(|pid| proc::Process::read(*pid).is_none()));
 }
+
+#[tokio::test]
+async fn what_processes_cannot_have_is_refused_by_the_name_of_its_field() {
+    use crate::runtime::{DnsConfig, PortMapping, SecurityProfile};
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = open(directory.path());
+    let port =
+        PortMapping { protocol: "TCP".into(), container_port: 80, host_port: 8080, host_ip: String::new() };
+    let sandboxes = [
+        ("runtimeClassName", SandboxConfig { handler: "kata".into(), ..SandboxConfig::default() }),
+        ("dnsPolicy", SandboxConfig { dns: Some(DnsConfig::default()), ..SandboxConfig::default() }),
+        ("hostPort", SandboxConfig { ports: vec![port], ..SandboxConfig::default() }),
+    ];
+    for (field, config) in sandboxes {
+        let refused = runtime.run_sandbox(&config).await.unwrap_err();
+        assert!(
+            matches!(refused, RuntimeError::Invalid { .. }) && refused.to_string().contains(field),
+            "{refused}"
+        );
+    }
+    let sandbox = sandbox(&runtime, directory.path()).await;
+    let mut config = shell("app", "sleep 1");
+    config.seccomp = Some(SecurityProfile::RuntimeDefault);
+    let refused = runtime.create_container(&sandbox, &config).await.unwrap_err();
+    assert!(refused.to_string().contains("securityContext.seccompProfile"), "{refused}");
+    config.seccomp = Some(SecurityProfile::Unconfined);
+    runtime.create_container(&sandbox, &config).await.expect("none is what a process has anyway");
+    assert_eq!(runtime.observe().await.unwrap()[0].containers.len(), 1);
+}
+
+#[tokio::test]
+async fn a_command_has_the_environment_of_its_container_and_ends_when_nobody_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = open(directory.path());
+    let sandbox = sandbox(&runtime, directory.path()).await;
+    let mut config = shell("app", "exec sleep 60");
+    config.env = vec![("WORD".into(), "given".into())];
+    let id = start(&runtime, &sandbox, &config).await;
+    let words = |script: &str| ["/bin/sh", "-c", script].map(str::to_owned);
+    let command = words("echo $WORD; echo $PWD");
+    let ended = runtime.exec(&id, &command, Duration::from_secs(20)).await.unwrap();
+    let said = String::from_utf8(ended.stdout).unwrap();
+    assert!(said.starts_with("given\n") && said.ends_with("/root\n"), "{said}");
+    let command = words("while true; do echo >> ticks; sleep 0.02; done");
+    let waited = runtime.exec(&id, &command, Duration::from_secs(60));
+    tokio::time::timeout(Duration::from_millis(500), waited).await.unwrap_err();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let ticks = directory.path().join("runtime").join(&sandbox.0).join(&id.0).join("root/ticks");
+    let before = fs::read(&ticks).unwrap().len();
+    assert!(before > 0);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(fs::read(&ticks).unwrap().len(), before, "it goes on");
+    runtime.remove_sandbox(&sandbox).await.unwrap();
+}
