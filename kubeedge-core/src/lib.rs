@@ -17,6 +17,7 @@ pub mod group;
 pub mod hub;
 pub mod id;
 pub mod message;
+pub mod pace;
 pub mod pipe;
 pub mod runtime;
 pub mod store;
