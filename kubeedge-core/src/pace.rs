@@ -152,7 +152,8 @@ impl<K: Ord + Clone> Pace<K> {
         if all.is_some_and(|credit| self.all.free_at(credit, now) > now) {
             return None;
         }
-        let is_due = |queue: &BTreeSet<(Instant, u64, K)>| queue.first().is_some_and(|(due, _, _)| *due <= now);
+        let is_due =
+            |queue: &BTreeSet<(Instant, u64, K)>| queue.first().is_some_and(|(due, _, _)| *due <= now);
         let queue = if is_due(&self.urgent) { &mut self.urgent } else { &mut self.ordinary };
         if !is_due(queue) {
             return None;

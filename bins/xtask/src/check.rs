@@ -27,9 +27,13 @@ const FEATURES: [(&str, &[&str]); 4] = [
             "edged-grpc",
             "eventbus",
             "servicebus",
+            "simulation",
         ],
     ),
-    ("kubeedge-cloud", &["", "cloudhub", "edgecontroller", "devicecontroller", "standalone", "pki"]),
+    (
+        "kubeedge-cloud",
+        &["", "cloudhub", "edgecontroller", "devicecontroller", "standalone", "pki", "simulation"],
+    ),
     ("kubeedge-device", &["", "mapper", "thermometer"]),
 ];
 

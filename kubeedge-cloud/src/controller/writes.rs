@@ -161,6 +161,12 @@ impl<K: Ord + Clone, V> Writes<K, V> {
         Some(self.free_at().map_or(*at, |free| free.max(*at)))
     }
 
+    /// When there is room for a value that would be put then, at `at` or later; `None` if only after another call.
+    #[cfg(any(test, feature = "devicecontroller"))]
+    pub(crate) fn room_at(&self, at: Instant) -> Option<Instant> {
+        (self.in_flight < self.limits.at_once).then(|| self.free_at().map_or(at, |free| free.max(at)))
+    }
+
     fn finish(&mut self, key: &K) -> Option<&mut Entry<V>> {
         let entry = self.entries.get_mut(key).filter(|entry| entry.busy)?;
         entry.busy = false;

@@ -11,7 +11,7 @@ use kubeedge_core::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    DeviceController, Inbox, Outbox,
+    Counts, DeviceController, Inbox, Outbox,
     state::{DEVICES, Job, Output, State, WATCHED},
 };
 use crate::controller::{
@@ -32,11 +32,12 @@ pub(super) struct Driver {
     changes: SelectAll<BoxStream<'static, Change>>,
     writing: FuturesUnordered<BoxFuture<'static, (Job, Outcome)>>,
     waiting: Vec<(NodeName, Replier<Vec<Object>>)>,
+    counts: tokio::sync::watch::Sender<Counts>,
 }
 
 impl Driver {
     pub(super) fn new(part: DeviceController) -> Self {
-        let DeviceController { config, client, inbox, outbox } = part;
+        let DeviceController { config, client, inbox, outbox, counts } = part;
         let backoff = Backoff { first: config.retry_first, max: config.retry_max };
         let timing = Timing { backoff, ..Timing::default() };
         let changes = WATCHED.map(|kind| watch(client.clone(), kind, timing).boxed());
@@ -48,6 +49,7 @@ impl Driver {
             changes: SelectAll::from_iter(changes),
             writing: FuturesUnordered::new(),
             waiting: Vec::new(),
+            counts,
         }
     }
 
@@ -83,6 +85,8 @@ impl Driver {
             }
         }
         self.answer_waiting();
+        let counts = self.state.counts();
+        self.counts.send_if_modified(|told| std::mem::replace(told, counts) != counts);
     }
 
     fn handle_snapshot(&mut self, call: Call<NodeName, Vec<Object>>) {

@@ -2,19 +2,23 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use kubeedge_core::{
     id::{DeviceId, NodeName},
     message::{
         Acked, Delivered, Delivery, DeviceReport, FromNode, Object, ObjectEvent, ObjectRef, Report,
-        ReportKey, ToNode, TwinReport, TwinValue,
+        ReportKey, ToNode,
     },
+    pace::{Credit, Pace, Rates, Urgency},
 };
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use super::Config;
+use super::{
+    Config, Counts,
+    status::{self, merge, patch, says},
+};
 use crate::controller::{Backoff, Change, Kind, Limits, Outcome, Placed, Placement, WORTH_A_WARNING, Writes};
 
 /// Devices.
@@ -30,6 +34,9 @@ pub(super) const MODELS: Kind = Kind {
 
 /// The kinds that are watched.
 pub(super) const WATCHED: [Kind; 2] = [MODELS, DEVICES];
+
+/// What is urgent is bounded too, since a device may come and go many times a second.
+const URGENT: Credit = Credit { interval: Duration::from_secs(1), burst: 3 };
 
 /// Whose report of which device it is.
 pub(super) type WriteKey = (NodeName, DeviceId);
@@ -66,7 +73,14 @@ pub(super) enum Output {
 #[derive(Debug)]
 pub(super) struct State {
     placement: Placement,
+    /// Whose turn it is to be written.
+    pace: Pace<WriteKey>,
+    /// What waits for its turn.
+    wanted: BTreeMap<WriteKey, Wanted>,
+    /// What has its turn.
     statuses: Writes<WriteKey, Wanted>,
+    /// The newest delivery of each device that its node has: what an earlier session left behind comes late.
+    newest: BTreeMap<WriteKey, Delivery>,
     /// What the API was told last of each device, and by whom.
     written: BTreeMap<DeviceId, (NodeName, DeviceReport)>,
     /// The devices that changed in the API since what it was told was looked for in them.
@@ -74,15 +88,24 @@ pub(super) struct State {
     /// Those that changed during a write: only its end shows what they should say.
     changed_meanwhile: BTreeSet<DeviceId>,
     outputs: VecDeque<Output>,
+    counts: Counts,
 }
 
 impl State {
     pub(super) fn new(config: &Config) -> Self {
         Self {
             placement: Placement::new(DEVICES.kind, &WATCHED, place),
+            pace: Pace::new(Rates {
+                ordinary: Credit { interval: config.status_interval, burst: config.status_burst },
+                urgent: URGENT,
+                // The writes keep the limit, repetitions among them; whose turn it is is asked when there is room.
+                per_second: None,
+            }),
+            wanted: BTreeMap::new(),
+            newest: BTreeMap::new(),
             statuses: Writes::new(Limits {
                 at_once: config.writes_at_once.get(),
-                interval: config.status_interval,
+                interval: Duration::ZERO,
                 per_second: Some(config.writes_per_second),
                 backoff: Backoff { first: config.retry_first, max: config.retry_max },
             }),
@@ -90,6 +113,7 @@ impl State {
             changed: BTreeSet::new(),
             changed_meanwhile: BTreeSet::new(),
             outputs: VecDeque::new(),
+            counts: Counts::default(),
         }
     }
 
@@ -107,12 +131,14 @@ impl State {
             if is_current(&self.placement, node, report) {
                 self.changed.insert(device);
             } else {
-                self.written.remove(&device);
+                let (node, _) = self.written.remove(&device).expect("it was found two lines above");
+                self.newest.remove(&(node, device));
             }
         }
         if listed {
             let placement = &self.placement;
             self.written.retain(|_, (node, report)| is_current(placement, node, report));
+            self.newest.retain(|(node, device), _| is_placed(placement, node, device));
         }
     }
 
@@ -122,11 +148,53 @@ impl State {
         match message {
             Report::Device(report) => {
                 let wanted = Wanted { delivery: Some(delivery), report };
-                self.statuses.put((node, wanted.report.device.clone()), wanted, now);
+                self.take(((node, wanted.report.device.clone()), wanted), delivery, now);
             }
             Report::Node(_) | Report::Pod(_) => {
                 tracing::warn!(%node, what = ?message.key(), "a report that is not of a device came to DeviceController");
             }
+        }
+    }
+
+    fn take(&mut self, (key, wanted): (WriteKey, Wanted), delivery: Delivery, now: Instant) {
+        if is_placed(&self.placement, &key.0, &key.1) {
+            let newest = self.newest.entry(key.clone()).or_insert(delivery);
+            if *newest > delivery {
+                return tracing::debug!(node = %key.0, device = %key.1, "a report came behind a newer one");
+            }
+            *newest = delivery;
+        }
+        // What the API says already needs no turn; a node says everything again whenever it connects.
+        if self.placement.is_complete()
+            && !self.statuses.is_busy(&key)
+            && let Err(why) = self.decide(&key.0, &wanted.report)
+        {
+            self.drop_waiting(&key);
+            return self.settle_unwritten(key, wanted, why);
+        }
+        let urgency = self.urgency(&wanted.report);
+        self.want(key, wanted, urgency, now);
+    }
+
+    fn want(&mut self, key: WriteKey, wanted: Wanted, urgency: Urgency, now: Instant) {
+        self.pace.put(key.clone(), urgency, now);
+        self.counts.passed_over += u64::from(self.wanted.insert(key, wanted).is_some());
+    }
+
+    fn drop_waiting(&mut self, key: &WriteKey) {
+        self.pace.withdraw(key);
+        let waiting = [self.wanted.remove(key), self.statuses.withdraw(key)];
+        self.counts.passed_over += waiting.iter().flatten().count() as u64;
+    }
+
+    fn urgency(&self, report: &DeviceReport) -> Urgency {
+        let Some(device) = self.placement.get(&ObjectRef::device(&report.device)) else {
+            return Urgency::Ordinary;
+        };
+        let written = self.written.get(&report.device).map(|(_, report)| report);
+        match written {
+            Some(_) => status::urgency(report, written, device),
+            None => status::urgency(report, status::told(device).as_ref(), device),
         }
     }
 
@@ -136,6 +204,7 @@ impl State {
         self.end_write(&key.1);
         match outcome {
             Outcome::Done => {
+                self.counts.written += 1;
                 if is_current(&self.placement, &key.0, &wanted.report) {
                     self.written.insert(key.1.clone(), (key.0.clone(), wanted.report.clone()));
                 }
@@ -165,22 +234,48 @@ impl State {
         // Before everything is listed, a device that is not known may exist all the same.
         while self.placement.is_complete() {
             self.tell_again(now);
-            let (key, wanted) = self.statuses.poll_write(now)?;
+            let (key, wanted) = self.next(now)?;
             match self.decide(&key.0, &wanted.report) {
-                Ok(patch) => return Some(Job { key, wanted, patch }),
+                Ok(report) => {
+                    let patch = patch(&report);
+                    return Some(Job { key, wanted: Wanted { report, ..wanted }, patch });
+                }
                 Err(why) => {
-                    tracing::debug!(node = %key.0, device = %key.1, why, "a device's status is not written");
                     self.end_write(&key.1);
-                    self.settle(key, &wanted);
+                    self.settle_unwritten(key, wanted, why);
                 }
             }
         }
         None
     }
 
+    fn next(&mut self, now: Instant) -> Option<(WriteKey, Wanted)> {
+        loop {
+            let next = self.statuses.poll_write(now);
+            if next.is_some() || self.statuses.room_at(now)? > now {
+                return next;
+            }
+            let key = self.pace.poll(now)?;
+            if let Some(wanted) = self.wanted.remove(&key) {
+                let replaced = self.statuses.put(key, wanted, now);
+                self.counts.passed_over += u64::from(replaced.is_some());
+            }
+        }
+    }
+
     /// When to ask [`poll_write`](Self::poll_write) again.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        if self.placement.is_complete() { self.statuses.poll_timeout() } else { None }
+        if !self.placement.is_complete() {
+            return None;
+        }
+        let turn = self.pace.poll_timeout();
+        let turn = turn.and_then(|at| self.statuses.room_at(at));
+        [self.statuses.poll_timeout(), turn].into_iter().flatten().min()
+    }
+
+    /// What was done so far, and how much waits.
+    pub(super) fn counts(&self) -> Counts {
+        Counts { waiting: self.wanted.len() as u64, ..self.counts }
     }
 
     /// Whether it is known what exists.
@@ -193,8 +288,8 @@ impl State {
         self.placement.snapshot(node)
     }
 
-    /// Decides what to merge into the Device; `Err` says why nothing is.
-    fn decide(&self, node: &NodeName, report: &DeviceReport) -> Result<Value, &'static str> {
+    /// Decides what the Device should say; `Err` says why nothing is written.
+    fn decide(&self, node: &NodeName, report: &DeviceReport) -> Result<DeviceReport, &'static str> {
         let reference = ObjectRef::device(&report.device);
         let (device, placed) = self.placement.root(&reference).ok_or("the device does not exist")?;
         if device.uid != report.uid {
@@ -204,11 +299,14 @@ impl State {
             tracing::warn!(%node, device = %report.device, of = %placed, "a node reports a device of another node");
             return Err("the device is on another node");
         }
-        let patch = patch(report);
-        match self.written.get(&report.device) {
-            Some((_, told)) if self::patch(told) == patch => Err("it says so already"),
-            Some(_) | None => Ok(patch),
-        }
+        // What was written is newer than what was watched.
+        let known = match self.written.get(&report.device) {
+            Some((_, told)) => Some(told.clone()),
+            None => status::told(device),
+        };
+        let Some(known) = known else { return Ok(report.clone()) };
+        let merged = merge(report.clone(), &known);
+        if merged == known { Err("it says so already") } else { Ok(merged) }
     }
 
     /// Wants the statuses told again that are no longer in their devices: an edge does not repeat what was
@@ -227,14 +325,20 @@ impl State {
             }
             // So that what waits is written even if it repeats what is lost.
             let Some((_, report)) = self.written.remove(&key.1) else { continue };
-            if !self.statuses.is_waiting(&key) {
-                self.statuses.put(key, Wanted { delivery: None, report }, now);
+            if !self.statuses.is_waiting(&key) && !self.wanted.contains_key(&key) {
+                self.want(key, Wanted { delivery: None, report }, Urgency::Ordinary, now);
             }
         }
     }
 
     fn end_write(&mut self, device: &DeviceId) {
         self.changed.extend(self.changed_meanwhile.take(device));
+    }
+
+    fn settle_unwritten(&mut self, key: WriteKey, wanted: Wanted, why: &'static str) {
+        tracing::debug!(node = %key.0, device = %key.1, why, "a device's status is not written");
+        self.counts.unwritten += 1;
+        self.settle(key, &wanted);
     }
 
     fn settle(&mut self, key: WriteKey, wanted: &Wanted) {
@@ -253,21 +357,8 @@ fn is_current(placement: &Placement, node: &NodeName, report: &DeviceReport) -> 
     root.is_some_and(|(device, placed)| device.uid == report.uid && placed == node)
 }
 
-/// Whether all that is reported is in the Device. Others may have added to it.
-fn says(device: &Object, report: &DeviceReport) -> bool {
-    fn has(all: &Value, told: &Value) -> bool {
-        match (all, told) {
-            (Value::Object(all), Value::Object(told)) => {
-                told.iter().all(|(name, told)| all.get(name).is_some_and(|all| has(all, told)))
-            }
-            (Value::Array(all), Value::Array(told)) => {
-                all.len() == told.len() && all.iter().zip(told).all(|(all, told)| has(all, told))
-            }
-            (all, told) => all == told,
-        }
-    }
-    let device: Value = serde_json::from_slice(&device.json).unwrap_or_default();
-    has(&device["status"], &patch(report)["status"])
+fn is_placed(placement: &Placement, node: &NodeName, device: &DeviceId) -> bool {
+    placement.root(&ObjectRef::device(device)).is_some_and(|(_, placed)| placed == node)
 }
 
 /// Reads which node a Device is on, and its model. A device that cannot be read is on no node.
@@ -279,39 +370,4 @@ fn place(device: &Object) -> Placed {
     let references: BTreeSet<_> =
         model.map(|name| ObjectRef::device_model(device.reference.namespace(), name)).into_iter().collect();
     Placed { node, references }
-}
-
-/// What a report makes of the Device: the whole list of twins, because a merge patch replaces lists.
-///
-/// The status is merged into the object itself: KubeEdge's CRDs have no status subresource.
-fn patch(report: &DeviceReport) -> Value {
-    let mut status = Map::new();
-    status.insert("twins".to_owned(), report.twins.iter().map(twin).collect());
-    if let Some(state) = &report.state {
-        status.insert("state".to_owned(), state.as_str().into());
-    }
-    if let Some(last_online) = &report.last_online {
-        status.insert("lastOnlineTime".to_owned(), last_online.as_str().into());
-    }
-    json!({ "metadata": { "uid": report.uid.as_str() }, "status": status })
-}
-
-fn twin(twin: &TwinReport) -> Value {
-    let mut json = Map::new();
-    json.insert("propertyName".to_owned(), twin.property.as_str().into());
-    if let Some(reported) = &twin.reported {
-        json.insert("reported".to_owned(), value(reported));
-    }
-    if let Some(desired) = &twin.observed_desired {
-        json.insert("observedDesired".to_owned(), value(desired));
-    }
-    json.into()
-}
-
-/// Times are milliseconds since the Unix epoch, as text: metadata are texts.
-fn value(twin: &TwinValue) -> Value {
-    let mut metadata: Map<String, Value> =
-        twin.metadata.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
-    metadata.insert("timestamp".to_owned(), twin.timestamp_ms.to_string().into());
-    json!({ "value": twin.value, "metadata": metadata })
 }

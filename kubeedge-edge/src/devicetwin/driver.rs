@@ -197,7 +197,7 @@ impl Driver {
         let online = connectivity.is_online();
         self.state.handle_synchronized(connectivity == Connectivity::Synchronized, Instant::now().into_std());
         if online && !self.was_online {
-            self.state.handle_online();
+            self.state.handle_online(Instant::now().into_std());
         }
         self.was_online = online;
     }
@@ -213,7 +213,7 @@ impl Driver {
         match self.commit().await? {
             Ok(wrote) => {
                 self.note_success(wrote);
-                let told = self.state.confirm();
+                let told = self.state.confirm(now.at);
                 self.tell(told);
             }
             Err(error) => self.give_up(inputs, &error, now),
@@ -272,11 +272,11 @@ impl Driver {
     fn answer_without_store(&mut self, message: &Publish, now: Now) {
         self.state.handle_message(message, now);
         let told = if self.state.batch().is_ok_and(|batch| batch.is_empty()) {
-            self.state.confirm()
+            self.state.confirm(now.at)
         } else {
             self.state.rollback(now);
             self.state.handle_not_saved(message, now);
-            self.state.confirm()
+            self.state.confirm(now.at)
         };
         self.tell(told);
     }
@@ -335,6 +335,7 @@ impl Driver {
     /// Writes what waits to be written, so that an orderly stop loses nothing.
     async fn write_at_stop(&mut self) {
         self.state.write_all();
+        self.state.end_run();
         let written = timeout(LAST_WRITE, self.commit()).await;
         if !matches!(written, Ok(Ok(Ok(_)))) {
             tracing::warn!("the last readings could not be written");

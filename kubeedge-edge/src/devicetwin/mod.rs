@@ -40,20 +40,38 @@
 //! restart counting goes on behind the reserve. So a value from the store is never taken for newer than what was
 //! reported before the cut. A reading that repeats the value only moves the timestamp in memory.
 //!
+//! # Who wins
+//!
+//! All writes of a property meet here, and each that is accepted gets the next version; the newest version is the value.
+//! What the cloud desires is ordered by the resource version of the Device object, and is a write only when it differs
+//! from what the cloud desired before, so that a replay never takes back what an application wrote meanwhile. A
+//! device that was kept by another node, or by this one before its store was lost, counts on behind the versions in
+//! the object's `status`.
+//!
+//! # What the cloud hears
+//!
+//! A report is the whole of a device, so that any number of changes while there was no link become one report. Reports
+//! keep a pace, see [`Limits::report_interval`]. Each value carries its version, when it was written, and who wrote it
+//! (`source`: `cloud`, `application` or `mapper`); as versions count the accepted writes, the difference between two
+//! reports says how many were passed over.
+//!
 //! # Where this is stricter than KubeEdge
 //!
 //! A message is taken whole or not at all; an `expected` or `actual` without a `value` is answered with code
-//! 400; `twin/cloud_updated` is ignored, because over MQTT anyone could speak in the cloud's name; the number of
-//! twins is bounded.
+//! 400, and so is a value that the property's type or range in the DeviceModel does not allow; `twin/cloud_updated` is
+//! ignored, because over MQTT anyone could speak in the cloud's name; the number of twins is bounded. The reason of
+//! an answer with code 400 begins as KubeEdge's and goes on with the device, the property and what is wrong.
 
 mod driver;
 mod payload;
 mod record;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod state;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use kubeedge_core::{
     device::{DeviceAssignment, Reading},
@@ -104,6 +122,13 @@ pub struct Limits {
     pub inputs_per_turn: usize,
     /// How long values that a mapper read may wait to be written; see the [module](self) for what that risks.
     pub readings_persisted_every: Duration,
+    /// How often each device is reported to the cloud at most in the long run, always with its newest.
+    pub report_interval: Duration,
+    /// How many reports of a device that was quiet go up at once. What people wait for goes up besides, at most
+    /// once a second: a connection that came or went, and a property that has come to be as desired.
+    pub report_burst: u32,
+    /// How many reports all devices together may make in a second.
+    pub reports_per_second: NonZeroU32,
     /// How long a device from the store may go unmentioned while the edge is synchronized with the cloud, before it
     /// is taken for one that was deleted while nobody listened.
     pub orphans_kept: Duration,
@@ -125,6 +150,11 @@ impl Default for Limits {
             inputs_per_turn: 256,
             // One commit of a store on flash writes about 20 KB: this is 4 KB a minute, if values change at all.
             readings_persisted_every: Duration::from_secs(300),
+            // The cloud writes a device's status no more often than this by default, and all together as often: what
+            // it does not write at once would only hold up what it would, since reports on their way are counted.
+            report_interval: Duration::from_secs(10),
+            report_burst: 3,
+            reports_per_second: const { NonZeroU32::new(50).expect("50 is not zero") },
             // All devices are told again at start, within seconds.
             orphans_kept: Duration::from_secs(600),
             retry_min: Duration::from_secs(1),
@@ -143,7 +173,7 @@ pub struct Inbox {
     pub device_messages: EventReceiver<Publish>,
     /// What mappers found.
     pub readings: LatestReceiver<(DeviceId, Option<String>), Reading>,
-    /// Whether there is a link: all devices are reported when one begins.
+    /// Whether there is a link: all devices are reported when one begins, at the pace of [`Limits`].
     pub connectivity: watch::Receiver<Connectivity>,
 }
 

@@ -3,9 +3,10 @@
 //! Values are JSON strings whatever the property's type. The rules for keys, values and types are those of
 //! KubeEdge's DeviceTwin.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 /// What every message carries. The timestamp of a request means nothing to KubeEdge; its form is checked only.
 #[derive(Debug, Default, Deserialize)]
@@ -24,7 +25,8 @@ struct ObjectOnly {}
 impl Request {
     /// Reads the payload of `twin/get` or `membership/get`.
     pub(super) fn parse(payload: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice(payload).map_err(|error| format!("Unmarshal request body failed: {error}"))
+        serde_json::from_slice(payload)
+            .map_err(|error| format!("Unmarshal request body failed: {}", short(&error)))
     }
 
     pub(super) fn event_id(&self) -> &str {
@@ -32,13 +34,22 @@ impl Request {
     }
 }
 
-/// The payload of `twin/update`.
-#[derive(Debug, Deserialize)]
-pub(super) struct UpdateRequest {
-    #[serde(flatten)]
-    pub(super) base: Request,
-    #[serde(default)]
-    twin: Option<BTreeMap<String, Option<TwinChange>>>,
+/// The payload of `twin/update`, as far as it is the same for all keys.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct UpdateRequest<'a> {
+    event_id: Option<String>,
+    #[serde(rename = "timestamp")]
+    _timestamp: Option<i64>,
+    #[serde(borrow)]
+    twin: Option<BTreeMap<String, &'a RawValue>>,
+}
+
+/// What an application wants of a device's twins.
+#[derive(Debug, Default)]
+pub(super) struct Update {
+    pub(super) event_id: String,
+    pub(super) changes: Changes,
 }
 
 /// What an application wants of one twin.
@@ -96,31 +107,56 @@ pub(super) struct ValueMetadata {
 /// What a twin update wants of each key; `None` deletes it.
 pub(super) type Changes = BTreeMap<String, Option<TwinChange>>;
 
-impl UpdateRequest {
+impl Update {
     /// Reads the payload and checks keys and values by KubeEdge's rules.
     ///
     /// # Errors
-    /// The reason of the answer with code 400.
-    pub(super) fn parse(payload: &[u8]) -> Result<(Request, Changes), String> {
-        let request: Self = serde_json::from_slice(payload)
-            .map_err(|_| "Unmarshal update request body failed, please check the request".to_owned())?;
-        let Some(changes) = request.twin else {
+    /// The reason of the answer with code 400: what KubeEdge says, and then what exactly is wrong.
+    pub(super) fn parse(payload: &[u8]) -> Result<Self, String> {
+        let unreadable = |what: &str, error: &dyn fmt::Display| {
+            format!("Unmarshal update request body failed, please check the request: {what}{}", short(error))
+        };
+        // Serde would take an array for a structure, field by field.
+        if payload.trim_ascii_start().first() == Some(&b'[') {
+            return Err(unreadable("", &"it is an array"));
+        }
+        let request: UpdateRequest<'_> =
+            serde_json::from_slice(payload).map_err(|error| unreadable("", &error))?;
+        let Some(twins) = request.twin else {
             return Err("Update twin error, key:twin does not exist".to_owned());
         };
-        for (key, change) in &changes {
-            if !is_text(key, 128) {
-                return Err(format!("The twin key {key:?} must be 1 to 128 letters, digits or -_.,:/@#"));
+        let mut changes = Changes::new();
+        for (key, json) in twins {
+            if !is_text(&key, 128) {
+                let key = short(&format_args!("{key:?}"));
+                return Err(format!("The twin key {key} must be 1 to 128 letters, digits or -_.,:/@#"));
             }
-            let values = change.iter().flat_map(|change| [&change.expected, &change.actual]).flatten();
-            for value in values.filter_map(|value| value.value.as_deref()) {
-                if !value.is_empty() && !is_text(value, 512) {
-                    return Err(format!(
-                        "A value of {key:?} must be at most 512 letters, digits or -_.,:/@#"
-                    ));
-                }
-            }
+            let change: Option<TwinChange> = serde_json::from_str(json.get())
+                .map_err(|error| unreadable(&format!("property {key:?}: "), &error))?;
+            change.iter().try_for_each(|change| check_values(&key, change))?;
+            changes.insert(key, change);
         }
-        Ok((request.base, changes))
+        Ok(Self { event_id: request.event_id.unwrap_or_default(), changes })
+    }
+}
+
+fn check_values(key: &str, change: &TwinChange) -> Result<(), String> {
+    let slots = [&change.expected, &change.actual].into_iter().flatten();
+    for value in slots.filter_map(|slot| slot.value.as_deref()) {
+        if !value.is_empty() && !is_text(value, 512) {
+            return Err(format!("A value of {key:?} must be at most 512 letters, digits or -_.,:/@#"));
+        }
+    }
+    Ok(())
+}
+
+/// A text that repeats what came from outside, cut to a length that suits an answer.
+pub(super) fn short(text: &dyn fmt::Display) -> String {
+    const LIMIT: usize = 200;
+    let text = text.to_string();
+    match text.char_indices().nth(LIMIT) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text,
     }
 }
 
@@ -142,7 +178,11 @@ pub(super) fn check_type(value_type: &str, value: &str) -> Result<(), String> {
         "boolean" => matches!(value, "true" | "false"),
         _ => return Err("the value type is not allowed".to_owned()),
     };
-    if valid { Ok(()) } else { Err(format!("the value {value:?} is not of type {value_type}")) }
+    if valid {
+        Ok(())
+    } else {
+        Err(format!("the value {} is not of type {value_type}", short(&format_args!("{value:?}"))))
+    }
 }
 
 /// Whether Go's `strconv.ParseFloat` takes the text: as Rust's, but numbers out of range are errors, and hexadecimal
@@ -183,6 +223,16 @@ pub(super) struct StateRequest {
     pub(super) state: String,
     #[serde(flatten)]
     _object: ObjectOnly,
+}
+
+impl StateRequest {
+    /// Reads the payload.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn parse(payload: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(payload).map_err(|error| short(&error))
+    }
 }
 
 // --------------------------------------------------------------------------------------------------- answers
@@ -298,6 +348,8 @@ pub(super) struct MembershipUpdate {
 pub(super) struct Member {
     pub(super) id: String,
     pub(super) name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) description: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) state: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -23,7 +23,10 @@ pub(super) struct DeviceRecord {
     pub(super) state: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) last_online: Option<String>,
-    /// The newest version of any twin that was forgotten, so that one of its name does not count from the beginning.
+    /// What people call it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) description: Option<String>,
+    /// The newest version of any twin that was forgotten, or was kept by others before, so that one of its name does not count from the beginning.
     #[serde(default)]
     pub(super) forgotten_version: u64,
 }

@@ -13,13 +13,14 @@ mod update;
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use kubeedge_core::{
     device::DeviceAssignment,
     id::DeviceId,
     message::{DeviceReport, Object, ObjectRef, Publish},
+    pace::{Credit, Pace, Rates, Urgency},
     store::{Batch, StoreError},
     wire::topic::Topic,
 };
@@ -51,6 +52,8 @@ pub(super) struct State {
     ids: EventIds,
     /// What the devices were before this turn.
     undo: Undo,
+    /// No reading comes after the next batch.
+    ends: bool,
     /// What this turn has to make durable.
     dirty: Dirty,
     /// Values from mappers that wait to be written, and until when.
@@ -59,7 +62,8 @@ pub(super) struct State {
     /// When devices that the cloud did not mention in this run are forgotten.
     forget_at: Option<Instant>,
     publishes: Vec<Publish>,
-    to_report: BTreeSet<DeviceId>,
+    /// Devices that are to be reported, each in its turn.
+    reports: Pace<DeviceId>,
     to_assign: BTreeSet<DeviceId>,
     /// Devices that a mapper was told to run.
     assigned: BTreeSet<DeviceId>,
@@ -88,6 +92,7 @@ pub(super) struct Told {
 impl State {
     /// Creates a state without devices. `seed` makes the ids of events that nobody asked for.
     pub(super) fn new(config: Config, seed: u64) -> Self {
+        let reports = Pace::new(rates(&config));
         Self {
             config,
             devices: BTreeMap::new(),
@@ -95,12 +100,13 @@ impl State {
             twins: 0,
             ids: EventIds(seed),
             undo: Undo::default(),
+            ends: false,
             dirty: Dirty::default(),
             unwritten: BTreeSet::new(),
             write_at: None,
             forget_at: None,
             publishes: Vec::new(),
-            to_report: BTreeSet::new(),
+            reports,
             to_assign: BTreeSet::new(),
             assigned: BTreeSet::new(),
         }
@@ -129,8 +135,10 @@ impl State {
     }
 
     /// A link has begun: everything is reported again, since the cloud may have lost what it had.
-    pub(super) fn handle_online(&mut self) {
-        self.to_report.extend(self.devices.keys().cloned());
+    pub(super) fn handle_online(&mut self, now: Instant) {
+        for id in self.devices.keys() {
+            self.reports.put(id.clone(), Urgency::Ordinary, now);
+        }
     }
 
     /// The edge has, or no longer has, all that the cloud has.
@@ -145,7 +153,7 @@ impl State {
 
     /// When [`State::handle_timeout`] wants to be called.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        [self.write_at, self.forget_at].into_iter().flatten().min()
+        [self.write_at, self.forget_at, self.reports.poll_timeout()].into_iter().flatten().min()
     }
 
     /// Writes what waits to be written, and forgets devices that are gone, if it is time.
@@ -171,6 +179,11 @@ impl State {
         self.dirty.twins.append(&mut self.unwritten);
     }
 
+    /// Says that nothing comes after the next batch, so that it need reserve no versions.
+    pub(super) fn end_run(&mut self) {
+        self.ends = true;
+    }
+
     /// What has to be durable before the turn may be confirmed.
     ///
     /// # Errors
@@ -188,7 +201,7 @@ impl State {
             let key = record::twin_key(id, property)?;
             match self.devices.get_mut(id).and_then(|device| device.twins.get_mut(property)) {
                 Some(twin) => {
-                    twin.reserve();
+                    twin.reserve(self.ends);
                     batch.put(key, record::encode(twin))
                 }
                 None => batch.delete(key),
@@ -198,7 +211,7 @@ impl State {
     }
 
     /// Ends the turn: its batch is durable. Returns what is to be told, in order.
-    pub(super) fn confirm(&mut self) -> Told {
+    pub(super) fn confirm(&mut self, now: Instant) -> Told {
         for written in mem::take(&mut self.dirty).twins {
             self.unwritten.remove(&written);
         }
@@ -206,11 +219,10 @@ impl State {
             self.write_at = None;
         }
         self.undo = Undo::default();
-        let reports = mem::take(&mut self.to_report);
         let assignments = mem::take(&mut self.to_assign);
         Told {
             publishes: mem::take(&mut self.publishes),
-            reports: reports.iter().filter_map(|id| self.devices.get(id)?.report(id)).collect(),
+            reports: self.due_reports(now),
             assignments: assignments.into_iter().filter_map(|id| self.assignment(id)).collect(),
         }
     }
@@ -233,8 +245,20 @@ impl State {
         }
     }
 
+    pub(super) fn report(&mut self, id: &DeviceId, urgency: Urgency, now: Now) {
+        self.reports.put(id.clone(), urgency, now.at);
+    }
+
     fn wait_to_write(&mut self, now: Instant) {
         self.write_at.get_or_insert(now + self.config.limits.readings_persisted_every);
+    }
+
+    fn due_reports(&mut self, now: Instant) -> Vec<DeviceReport> {
+        let mut reports = Vec::new();
+        while let Some(id) = self.reports.poll(now) {
+            reports.extend(self.devices.get(&id).and_then(|device| device.report(&id)));
+        }
+        reports
     }
 
     fn assignment(&mut self, id: DeviceId) -> Option<DeviceAssignment> {
@@ -274,6 +298,18 @@ impl State {
         let payload = serde_json::to_vec(payload)
             .expect("a payload has only strings, numbers and maps with string keys");
         self.publishes.push(Publish { topic: topic.to_string(), payload: payload.into() });
+    }
+}
+
+/// What is urgent is bounded too, since a device may come and go many times a second.
+const URGENT: Credit = Credit { interval: Duration::from_secs(1), burst: 3 };
+
+fn rates(config: &Config) -> Rates {
+    let limits = &config.limits;
+    Rates {
+        ordinary: Credit { interval: limits.report_interval, burst: limits.report_burst },
+        urgent: URGENT,
+        per_second: Some(limits.reports_per_second),
     }
 }
 

@@ -111,7 +111,14 @@ impl Twin {
         Self::with(Config::new("edge-1".parse().unwrap()))
     }
 
-    fn with(config: Config) -> Self {
+    /// One that reports everything at once, so that a story is told by reports.
+    fn with(mut config: Config) -> Self {
+        config.limits.report_interval = Duration::ZERO;
+        config.limits.reports_per_second = std::num::NonZeroU32::MAX;
+        Self::at_a_pace(config)
+    }
+
+    fn at_a_pace(config: Config) -> Self {
         let state = State::new(config, 7);
         Self { state, start: Instant::now(), passed: Duration::ZERO, stored: Default::default(), writes: 0 }
     }
@@ -161,7 +168,7 @@ impl Twin {
                 }
             }
         }
-        self.state.confirm()
+        self.state.confirm(self.now().at)
     }
 
     /// What a process finds that starts after the power was cut here.

@@ -37,6 +37,10 @@ fn model(name: &str, uid: &str, unit: &str) -> Object {
     }))
 }
 
+fn every_second() -> Config {
+    Config { status_interval: Duration::from_secs(1), status_burst: 1, ..Config::default() }
+}
+
 fn listed(config: &Config, objects: &[&Object]) -> State {
     let mut state = State::new(config);
     for kind in [MODELS, DEVICES] {
@@ -147,7 +151,7 @@ fn a_report_becomes_the_status_of_the_device() {
         "status": {
             "twins": [{
                 "propertyName": "temperature",
-                "reported": { "value": "21", "metadata": { "timestamp": "1700", "type": "int" } },
+                "reported": { "value": "21", "metadata": { "timestamp": "1700", "type": "int", "version": "1" } },
             }],
             "state": "online",
             "lastOnlineTime": "2026-01-01T00:00:00Z",
@@ -159,7 +163,7 @@ fn a_report_becomes_the_status_of_the_device() {
 #[test]
 fn a_fast_device_is_written_at_once_and_then_once_per_interval_with_its_newest() {
     let start = Instant::now();
-    let mut state = listed(&Config::default(), &[&device("one", "d1", "edge-1", "meter")]);
+    let mut state = listed(&every_second(), &[&device("one", "d1", "edge-1", "meter")]);
     told(&mut state);
     let mut writes = Vec::new();
     for tenth in 0..=20 {
@@ -170,6 +174,8 @@ fn a_fast_device_is_written_at_once_and_then_once_per_interval_with_its_newest()
     assert_eq!(writes, ["0", "10", "20"]);
     let numbers: Vec<u64> = acked(&mut state).into_iter().map(|(_, number)| number).collect();
     assert_eq!(numbers, [0, 10, 20], "each acknowledges the reports before it");
+    let counts = state.counts();
+    assert_eq!((counts.written, counts.passed_over, counts.waiting), (3, 18, 0));
 }
 
 #[test]
@@ -259,7 +265,7 @@ fn a_status_that_somebody_deleted_is_written_again_without_a_new_report() {
     let mut now = Instant::now();
     let second = Duration::from_secs(1);
     let one = device("one", "d1", "edge-1", "meter");
-    let mut state = listed(&Config::default(), &[&one]);
+    let mut state = listed(&every_second(), &[&one]);
     told(&mut state);
     state.handle_report(report("edge-1", 1, "one", "d1", "21"), now);
     let job = state.poll_write(now).unwrap();
@@ -291,7 +297,7 @@ fn a_status_that_somebody_deleted_is_written_again_without_a_new_report() {
 fn a_change_during_a_write_does_not_bring_back_an_older_status() {
     let mut now = Instant::now();
     let one = device("one", "d1", "edge-1", "meter");
-    let mut state = listed(&Config::default(), &[&one]);
+    let mut state = listed(&every_second(), &[&one]);
     state.handle_report(report("edge-1", 1, "one", "d1", "21"), now);
     assert_eq!(written(&mut state, now, Outcome::Done), Some("21".into()));
     now += Duration::from_secs(1);
@@ -310,4 +316,94 @@ fn a_change_during_a_write_does_not_bring_back_an_older_status() {
     state.handle_written(job, Outcome::Done, now);
     now += Duration::from_secs(1);
     assert_eq!(written(&mut state, now, Outcome::Done), Some("23".into()), "the newest");
+}
+
+/// A report of one value, with its version and time.
+fn versioned(number: u64, text: &str, version: u64, timestamp_ms: u64) -> FromNode<Delivered<Report>> {
+    let mut from = report("edge-1", number, "one", "d1", text);
+    let Report::Device(report) = &mut from.message.message else { unreachable!() };
+    report.twins[0].reported = Some(TwinValue { version, ..value(text, timestamp_ms) });
+    from
+}
+
+#[test]
+fn an_older_version_never_takes_the_place_of_a_newer() {
+    let now = Instant::now();
+    let one = device("one", "d1", "edge-1", "meter");
+    let mut state = listed(&Config::default(), &[&one]);
+    told(&mut state);
+    state.handle_report(versioned(1, "21", 5, 1_000), now);
+    let job = state.poll_write(now).unwrap();
+    let full = with_status(&one, &job.patch);
+    state.handle_written(job, Outcome::Done, now);
+    // The node lost its power before this version was on its disk, and says what it has.
+    state.handle_report(versioned(2, "19", 3, 900), now);
+    assert_eq!(written(&mut state, now, Outcome::Done), None);
+    assert_eq!(acked(&mut state), [(node("edge-1"), 1), (node("edge-1"), 2)]);
+
+    // Another DeviceController knows it from the object alone.
+    let mut state = listed(&Config::default(), &[&full]);
+    state.handle_report(versioned(1, "19", 3, 900), now);
+    state.handle_report(versioned(2, "21", 5, 1_000), now);
+    assert_eq!(written(&mut state, now, Outcome::Done), None, "a replay changes nothing");
+    state.handle_report(versioned(3, "22", 1_004, 800), now);
+    assert_eq!(written(&mut state, now, Outcome::Done), Some("22".into()), "whatever its clock says");
+    state.handle_report(versioned(4, "23", 2, 1_100), now);
+    assert_eq!(written(&mut state, now, Outcome::Done), Some("23".into()), "it counts anew, and goes on");
+}
+
+#[test]
+fn what_an_earlier_session_left_behind_changes_nothing() {
+    let now = Instant::now();
+    let mut state = listed(&Config::default(), &[&device("one", "d1", "edge-1", "meter")]);
+    told(&mut state);
+    state.handle_report(versioned(7, "22", 0, 0), now);
+    state.handle_report(versioned(6, "21", 0, 0), now);
+    assert_eq!(written(&mut state, now, Outcome::Done), Some("22".into()));
+    state.handle_report(versioned(5, "20", 0, 0), now);
+    assert_eq!(written(&mut state, now, Outcome::Done), None);
+}
+
+/// The device, which the cloud wants to be at `target`.
+fn desired(name: &str, uid: &str, target: &str) -> Object {
+    let mut json: Value = serde_json::from_slice(&device(name, uid, "edge-1", "meter").json).unwrap();
+    json["spec"]["properties"] = json!([{ "name": "temperature", "desired": { "value": target } }]);
+    object(&json)
+}
+
+#[test]
+fn an_answer_to_a_desired_value_and_a_lost_connection_wait_neither_for_their_interval_nor_behind_values() {
+    let start = Instant::now();
+    let names: Vec<String> = (0..400).map(|n| format!("d{n}")).collect();
+    let devices: Vec<Object> = names.iter().map(|name| desired(name, name, "25")).collect();
+    let mut state = listed(&Config::default(), &devices.iter().collect::<Vec<_>>());
+    told(&mut state);
+    let mut now = start;
+    let mut number = 0;
+    let mut say = |state: &mut State, now: Instant, name: &str, value: &str, connection: &str| {
+        number += 1;
+        let mut from = report("edge-1", number, name, name, value);
+        let Report::Device(report) = &mut from.message.message else { unreachable!() };
+        report.state = Some(connection.to_owned());
+        state.handle_report(from, now);
+    };
+    // All devices are noisy, more than there are turns for.
+    for step in 0..20 {
+        for name in &names {
+            say(&mut state, now, name, &format!("0.{step}"), "online");
+        }
+        while written(&mut state, now, Outcome::Done).is_some() {}
+        now += Duration::from_secs(1);
+    }
+    assert!(state.counts().waiting > 100, "{:?}", state.counts());
+    say(&mut state, now, "d7", "25", "online");
+    say(&mut state, now, "d8", "0.1", "offline");
+    let mut jobs = Vec::new();
+    while let Some(job) = state.poll_write(now) {
+        jobs.push(job.key.1.name().to_owned());
+        state.handle_written(job, Outcome::Done, now);
+    }
+    assert_eq!(jobs[..2], ["d7", "d8"]);
+    let counts = state.counts();
+    assert!(counts.written <= 50 * 22, "{counts:?}");
 }

@@ -6,6 +6,7 @@ use kubeedge_core::{
     device::{DeviceSource, DeviceSpec},
     id::DeviceId,
     message::{Object, ObjectEvent, ObjectRef},
+    pace::Urgency,
     wire::topic::NodeTopic,
 };
 
@@ -45,26 +46,44 @@ impl State {
             return;
         }
         if !self.devices.contains_key(&id) {
-            self.add(&id, object, now);
+            self.add(&id, &seen, now);
         }
         let Some(device) = self.change(&id) else { return };
+        let before = device.report(&id);
         let (is_older, is_newer) =
             (is_older(object, device), object.resource_version > device.record.resource_version);
         device.seen = Some(seen.clone());
         if is_newer {
             device.record.resource_version = object.resource_version;
+            device.record.description.clone_from(&seen.description);
             self.dirty.devices.insert(id.clone());
         }
+        self.count_on(&id, &seen);
         if !is_older {
             self.apply_desired(&id, &seen, now);
         }
         self.merge(&id);
-        self.to_report.insert(id);
+        if self.devices.get(&id).is_some_and(|device| device.report(&id) != before) {
+            self.report(&id, Urgency::Ordinary, now);
+        }
     }
 
-    fn add(&mut self, id: &DeviceId, object: &Object, now: Now) {
+    /// Lets versions go on behind those that the cloud has, should they be from another node, or from a store that
+    /// this node has lost.
+    fn count_on(&mut self, id: &DeviceId, seen: &Seen) {
+        for (property, version) in &seen.versions {
+            let twin = self.devices.get_mut(id).and_then(|device| device.twins.get_mut(property));
+            if twin.is_some_and(|twin| twin.count_on(*version)) {
+                self.mark_twin(id, property);
+            }
+        }
+    }
+
+    fn add(&mut self, id: &DeviceId, seen: &Seen, now: Now) {
         self.remember(id);
-        let device = Device::new(object.uid.clone(), object.resource_version);
+        let mut device = Device::new(seen.object.uid.clone(), seen.object.resource_version);
+        device.record.description.clone_from(&seen.description);
+        device.record.forgotten_version = seen.versions.values().copied().max().unwrap_or_default();
         let member = device.member(id);
         self.devices.insert(id.clone(), device);
         self.dirty.devices.insert(id.clone());
@@ -89,6 +108,7 @@ impl State {
         }
         self.dirty.devices.insert(id.clone());
         self.to_assign.insert(id.clone());
+        self.reports.withdraw(id);
         self.publish_membership(None, Some(device.member(id)), now);
     }
 

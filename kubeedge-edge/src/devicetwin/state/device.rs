@@ -8,6 +8,7 @@ use kubeedge_core::{
     message::{DeviceReport, Object},
 };
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{
     super::{
@@ -35,6 +36,10 @@ pub(super) struct Seen {
     /// The name of the device's model.
     pub(super) model: String,
     pub(super) properties: BTreeMap<String, Property>,
+    /// What people call it.
+    pub(super) description: Option<String>,
+    /// The newest version of each property that stands in the object's status.
+    pub(super) versions: BTreeMap<String, u64>,
 }
 
 /// What a Device object says of a property, without its model.
@@ -51,6 +56,7 @@ impl Device {
             resource_version,
             state: None,
             last_online: None,
+            description: None,
             forgotten_version: 0,
         })
     }
@@ -62,6 +68,16 @@ impl Device {
     /// Whether the cloud's Device object has this property; such a one always has room.
     pub(super) fn is_specified(&self, property: &str) -> bool {
         self.seen.as_ref().is_some_and(|seen| seen.properties.contains_key(property))
+    }
+
+    /// Checks what an application writes by what the model says of the property. KubeEdge takes an empty value for
+    /// any property: there is nothing.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn check(&self, property: &str, value: &str) -> Result<(), String> {
+        let described = self.spec.as_ref().and_then(|spec| spec.property(property));
+        described.filter(|_| !value.is_empty()).map_or(Ok(()), |described| described.check(value))
     }
 
     /// What a mapper should run: the merged device with the desired values of now, wherever they came from.
@@ -97,6 +113,7 @@ impl Device {
         Member {
             id: id.to_string(),
             name: id.name().to_owned(),
+            description: self.record.description.clone(),
             state: self.record.state.clone(),
             last_online: self.record.last_online.clone(),
         }
@@ -115,7 +132,7 @@ impl Device {
 /// Whether a twin goes to the cloud: `reportToCloud` decides on what a mapper reads. What an application writes
 /// goes, as KubeEdge has it.
 fn is_reported(seen: &Seen, name: &str, twin: &Twin) -> bool {
-    twin.actual.source == Source::Mqtt
+    twin.actual.source == Source::Application
         || seen.properties.get(name).is_none_or(|property| property.report_to_cloud)
 }
 
@@ -124,7 +141,18 @@ fn is_reported(seen: &Seen, name: &str, twin: &Twin) -> bool {
 #[derive(Deserialize)]
 struct DeviceJson {
     #[serde(default)]
+    metadata: MetadataJson,
+    #[serde(default)]
     spec: Option<SpecJson>,
+    /// Whatever is in it: others write it too.
+    #[serde(default)]
+    status: Value,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct MetadataJson {
+    labels: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -176,6 +204,25 @@ impl Seen {
             properties.insert(property.name, Property { desired, report_to_cloud: property.report_to_cloud });
         }
         let model = spec.device_model_ref.unwrap_or_default().name;
-        Ok(Self { object: object.clone(), model, properties })
+        let description = device.metadata.labels.and_then(|mut labels| labels.remove("description"));
+        let versions = versions(&device.status);
+        Ok(Self { object: object.clone(), model, properties, description, versions })
     }
+}
+
+/// A version above this is no count of writes.
+const VERSION_LIMIT: u64 = 1 << 62;
+
+/// Reads the newest version of each property out of a Device's status.
+fn versions(status: &Value) -> BTreeMap<String, u64> {
+    let mut versions = BTreeMap::new();
+    for twin in status["twins"].as_array().into_iter().flatten() {
+        let Some(property) = twin["propertyName"].as_str() else { continue };
+        let of = |part: &str| twin[part]["metadata"]["version"].as_str()?.parse::<u64>().ok();
+        let newest = [of("reported"), of("observedDesired")].into_iter().flatten().max();
+        if let Some(newest) = newest.filter(|newest| *newest < VERSION_LIMIT) {
+            versions.insert(property.to_owned(), newest);
+        }
+    }
+    versions
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use kubeedge_core::{
     device::{Reading, ReadingContent},
     id::DeviceId,
+    pace::Urgency,
     wire::topic::DeviceTopic,
 };
 
@@ -61,9 +62,11 @@ impl State {
     ) {
         let last = self.devices.get(id).and_then(|device| device.twins.get(property)).and_then(Twin::shown);
         let Some(twin) = self.twin_or_new(id, property) else { return };
+        let before = (twin.is_as_desired(), twin.observed.value.clone());
         if !twin.read(value, observed, read_ms) {
             return;
         }
+        let is_answer = before != (twin.is_as_desired(), twin.observed.value.clone());
         let (shown, document) = (twin.shown(), before_and_after(last, twin));
         if twin.is_beyond_reserve() {
             self.mark_twin(id, property);
@@ -71,7 +74,7 @@ impl State {
             self.unwritten.insert((id.clone(), property.to_owned()));
             self.wait_to_write(now.at);
         }
-        self.to_report.insert(id.clone());
+        self.report(id, if is_answer { Urgency::Urgent } else { Urgency::Ordinary }, now);
         // KubeEdge tells applications of a mapper's value as of one that an application wrote.
         let base = self.base("", now);
         let result = TwinResult { base, twin: BTreeMap::from([(property.to_owned(), shown)]) };

@@ -45,7 +45,7 @@ pub(in super::super) struct Twin {
 pub(in super::super) struct Slot {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) value: Option<String>,
-    /// Counts the changes; it only grows.
+    /// Counts the changes of the twin; it only grows.
     pub(super) version: u64,
     pub(super) timestamp_ms: u64,
     pub(super) source: Source,
@@ -55,10 +55,25 @@ pub(in super::super) struct Slot {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(in super::super) enum Source {
+    /// The Device object.
     #[default]
     Cloud,
-    Mqtt,
+    /// An application, by MQTT.
+    #[serde(alias = "mqtt")]
+    Application,
+    /// The device's driver.
     Mapper,
+}
+
+impl Source {
+    /// How the cloud is told.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Cloud => "cloud",
+            Self::Application => "application",
+            Self::Mapper => "mapper",
+        }
+    }
 }
 
 impl Default for Twin {
@@ -78,11 +93,6 @@ impl Default for Twin {
 }
 
 impl Slot {
-    fn write(&mut self, value: Option<String>, floor: u64, timestamp_ms: u64, source: Source) {
-        let version = self.version.max(floor).saturating_add(1);
-        *self = Self { value, version, timestamp_ms, source };
-    }
-
     fn shown(&self) -> Option<ValueShown> {
         self.value.as_deref().map(|value| ValueShown::new(value, self.timestamp_ms))
     }
@@ -92,7 +102,10 @@ impl Slot {
             value,
             version: self.version,
             timestamp_ms: self.timestamp_ms,
-            metadata: BTreeMap::from([("type".to_owned(), value_type.to_owned())]),
+            metadata: BTreeMap::from([
+                ("source".to_owned(), self.source.as_str().to_owned()),
+                ("type".to_owned(), value_type.to_owned()),
+            ]),
         })
     }
 }
@@ -105,38 +118,62 @@ impl Twin {
 
     /// The newest version that was ever used.
     pub(super) fn newest_of_all(&self) -> u64 {
-        self.expected.version.max(self.newest()).max(self.reserved)
+        self.newest().max(self.reserved)
     }
 
     /// Says that it came from the store: counting goes on behind all that an earlier run may have used.
     pub(super) fn restored(mut self) -> Self {
-        self.floor = self.reserved;
+        self.floor = self.floor.max(self.reserved);
         self
+    }
+
+    /// Others have seen versions up to `seen`, which no earlier run of this node knows of: counting goes on behind
+    /// them. What an application wrote is written again under a newer version, since nobody will repeat it; what a
+    /// mapper read will be read again.
+    ///
+    /// Returns whether the twin has changed.
+    pub(super) fn count_on(&mut self, seen: u64) -> bool {
+        if seen <= self.newest_of_all() {
+            return false;
+        }
+        (self.floor, self.reserved) = (seen, seen);
+        for slot in [&mut self.expected, &mut self.actual, &mut self.observed] {
+            if slot.version > 0 && slot.source != Source::Mapper {
+                slot.version = seen.saturating_add(1);
+            }
+        }
+        true
     }
 
     /// Sets the desired value.
     pub(super) fn expect(&mut self, value: Option<String>, now_ms: u64, source: Source) {
-        self.expected.write(value, self.floor, now_ms, source);
+        self.expected = Slot { value, version: self.next(), timestamp_ms: now_ms, source };
         self.revive();
     }
 
     /// Sets what the device has, on an application's word.
     pub(super) fn report(&mut self, value: String, now_ms: u64) {
-        self.actual.write(Some(value), self.floor, now_ms, Source::Mqtt);
+        let (value, source) = (Some(value), Source::Application);
+        self.actual = Slot { value, version: self.next(), timestamp_ms: now_ms, source };
         self.revive();
     }
 
     /// Takes what a mapper read. Returns whether a value has changed.
+    ///
+    /// A value from an earlier run counts as another one even if it is the same: newer ones that were not stored
+    /// may have been told since.
     pub(super) fn read(&mut self, value: String, observed: Option<String>, read_ms: u64) -> bool {
         let mut changed = self.deleted;
-        if self.actual.value.as_ref() == Some(&value) {
+        let floor = self.floor;
+        let is_of_this_run = |slot: &Slot| slot.version >= floor;
+        if self.actual.value.as_ref() == Some(&value) && is_of_this_run(&self.actual) {
             self.actual.timestamp_ms = read_ms;
         } else {
-            self.actual.write(Some(value), self.floor, read_ms, Source::Mapper);
+            self.actual = self.written_by_mapper(Some(value), read_ms);
             changed = true;
         }
-        if observed.is_some() && self.observed.value != observed {
-            self.observed.write(observed, self.floor, read_ms, Source::Mapper);
+        if observed.is_some() && (self.observed.value != observed || !is_of_this_run(&self.observed)) {
+            self.observed = self.written_by_mapper(observed, read_ms);
             changed = true;
         }
         self.revive();
@@ -145,9 +182,10 @@ impl Twin {
 
     /// Deletes it, and keeps what is needed to count on.
     pub(super) fn delete(&mut self, now_ms: u64) {
+        let version = self.next();
         for slot in [&mut self.expected, &mut self.actual, &mut self.observed] {
             if slot.version > 0 {
-                slot.write(None, self.floor, now_ms, Source::Mqtt);
+                *slot = Slot { value: None, version, timestamp_ms: now_ms, source: Source::Application };
             }
         }
         self.deleted = true;
@@ -166,9 +204,19 @@ impl Twin {
         self.value_type = value_type;
     }
 
-    /// The newest version that something a mapper read may have.
+    fn written_by_mapper(&self, value: Option<String>, timestamp_ms: u64) -> Slot {
+        Slot { value, version: self.next(), timestamp_ms, source: Source::Mapper }
+    }
+
+    /// The version of the next write. The three values share one count, since the cloud is told one or the other of
+    /// the desired ones under one name.
+    fn next(&self) -> u64 {
+        self.newest().max(self.floor).saturating_add(1)
+    }
+
+    /// The newest version of a value.
     fn newest(&self) -> u64 {
-        self.actual.version.max(self.observed.version)
+        self.expected.version.max(self.actual.version).max(self.observed.version)
     }
 
     /// Whether it has come to the end of what was reserved, so that it must be stored before it is told.
@@ -176,8 +224,13 @@ impl Twin {
         self.newest() > self.reserved
     }
 
-    /// Reserves versions, before it is stored. What applications write is always stored, and needs none.
-    pub(super) fn reserve(&mut self) {
+    /// Reserves versions, before it is stored. What applications write is always stored, and needs none; nor does
+    /// what comes no more, because the run `ends`.
+    pub(super) fn reserve(&mut self, ends: bool) {
+        if ends {
+            self.reserved = self.newest().max(self.floor);
+            return;
+        }
         let mapped = [&self.actual, &self.observed].into_iter().any(|slot| slot.source == Source::Mapper);
         let ahead = if mapped { VERSIONS_RESERVED } else { 0 };
         self.reserved = self.reserved.max(self.newest().saturating_add(ahead));
@@ -203,6 +256,11 @@ impl Twin {
         self.expected.value.as_deref().filter(|value| !value.is_empty() && !self.deleted)
     }
 
+    /// Whether the device has what is desired.
+    pub(super) fn is_as_desired(&self) -> bool {
+        self.desired().is_some_and(|desired| self.actual.value.as_deref() == Some(desired))
+    }
+
     /// The desired value, if the device has another one.
     pub(super) fn delta(&self) -> Option<&str> {
         self.desired().filter(|desired| self.actual.value.as_deref() != Some(desired))
@@ -216,7 +274,7 @@ impl Twin {
         if self.deleted {
             return None;
         }
-        let by_application = (self.expected.source == Source::Mqtt).then_some(&self.expected);
+        let by_application = (self.expected.source == Source::Application).then_some(&self.expected);
         let observed = self.observed.reported(&self.value_type);
         let report = TwinReport {
             property: property.to_owned(),

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use kubeedge_core::{
     id::DeviceId,
     message::Publish,
+    pace::Urgency,
     wire::topic::{DeviceTopic, NodeTopic, Topic},
 };
 
 use super::{
     super::payload::{
         self, BeforeAndAfter, Changes, Delta, Document, Members, Request, StateRequest, StateResult,
-        TwinChange, TwinResult, TwinShown, UpdateRequest,
+        TwinChange, TwinResult, TwinShown, Update,
     },
     Now, State,
     device::Device,
@@ -27,7 +28,7 @@ impl State {
     pub(in super::super) fn handle_message(&mut self, message: &Publish, now: Now) {
         let topic = match message.topic.parse::<Topic>() {
             Ok(topic) => topic,
-            Err(error) => return tracing::debug!(%error, "a message was ignored"),
+            Err(error) => return self.refuse_topic(&message.topic, &error.to_string(), now),
         };
         match topic {
             Topic::Device { device, event } => {
@@ -39,6 +40,16 @@ impl State {
             Topic::Node { .. } | Topic::UnreadableTwinUpdate | Topic::Custom(_) => {
                 tracing::debug!(topic = message.topic, "a message that is no request was ignored");
             }
+        }
+    }
+
+    /// Answers a twin update of what cannot be a device. Of other messages KubeEdge says nothing, and has no topic to
+    /// say it on.
+    fn refuse_topic(&mut self, topic: &str, error: &str, now: Now) {
+        tracing::warn!(error = payload::short(&error), "a message was ignored");
+        if topic.starts_with("$hw/events/device/") && topic.ends_with("/twin/update") {
+            let reason = format!("update rejected: {}", payload::short(&error));
+            self.refuse(&Topic::UnreadableTwinUpdate, "", now, BAD_REQUEST, reason);
         }
     }
 
@@ -66,26 +77,24 @@ impl State {
     /// Says that a message could not be made durable, so that it changed nothing.
     pub(in super::super) fn handle_not_saved(&mut self, message: &Publish, now: Now) {
         if let Ok(Topic::Device { device, event: DeviceTopic::TwinUpdate }) = message.topic.parse()
-            && let Ok((request, _)) = UpdateRequest::parse(&message.payload)
+            && let Ok(update) = Update::parse(&message.payload)
         {
             let topic = DeviceTopic::TwinUpdateResult.of(&device);
-            self.refuse(
-                &topic,
-                request.event_id(),
-                now,
-                NOT_SAVED,
-                "the update could not be saved; try again",
-            );
+            let reason = format!("the update of device {device} could not be saved; try again");
+            self.refuse(&topic, &update.event_id, now, NOT_SAVED, reason);
         }
     }
 
     fn update_twins(&mut self, id: &DeviceId, payload: &[u8], now: Now) {
-        let (request, changes) = match self.fits(payload).and_then(|()| UpdateRequest::parse(payload)) {
-            Ok(request) => request,
+        let Update { event_id, changes } = match self.fits(payload).and_then(|()| Update::parse(payload)) {
+            Ok(update) => update,
             // KubeEdge answers what it could not read on the topic of no device.
-            Err(reason) => return self.refuse(&Topic::UnreadableTwinUpdate, "", now, BAD_REQUEST, reason),
+            Err(reason) => {
+                let reason = format!("{reason} (device {id})");
+                return self.refuse(&Topic::UnreadableTwinUpdate, "", now, BAD_REQUEST, reason);
+            }
         };
-        let (event_id, topic) = (request.event_id(), DeviceTopic::TwinUpdateResult.of(id));
+        let (event_id, topic) = (event_id.as_str(), DeviceTopic::TwinUpdateResult.of(id));
         if self.lacks_room(id, &changes) {
             self.forget_deleted(id);
         }
@@ -94,6 +103,7 @@ impl State {
             return self.refuse(&topic, event_id, now, NOT_FOUND, reason);
         };
         if let Err(reason) = self.check(device, &changes) {
+            let reason = format!("{reason} (device {id})");
             return self.refuse(&topic, event_id, now, BAD_REQUEST, reason);
         }
         let (mut results, mut documents) = (BTreeMap::new(), BTreeMap::new());
@@ -102,8 +112,13 @@ impl State {
         if changes.values().any(desires) {
             self.to_assign.insert(id.clone());
         }
+        let mut urgency = Urgency::Ordinary;
         for (key, change) in changes {
+            let was_as_desired = self.is_as_desired(id, &key);
             let Some((result, document)) = self.change_twin(id, &key, change, now) else { continue };
+            if self.is_as_desired(id, &key) != was_as_desired {
+                urgency = Urgency::Urgent;
+            }
             if let Some(result) = result {
                 results.insert(key.clone(), result.into_shown());
             }
@@ -111,10 +126,15 @@ impl State {
         }
         let base = self.base(event_id, now);
         if !results.is_empty() {
-            self.to_report.insert(id.clone());
+            self.report(id, urgency, now);
         }
         self.publish(&topic, &TwinResult { base, twin: results });
         self.publish_document(id, event_id, documents, now);
+    }
+
+    fn is_as_desired(&self, id: &DeviceId, property: &str) -> bool {
+        let twin = self.devices.get(id).and_then(|device| device.twins.get(property));
+        twin.is_some_and(Twin::is_as_desired)
     }
 
     fn fits(&self, payload: &[u8]) -> Result<(), String> {
@@ -143,7 +163,9 @@ impl State {
                 let Some(value) = &slot.value else {
                     return Err(format!("Update twin error, key:{key} {name} has no value"));
                 };
-                payload::check_type(value_type, value)?;
+                payload::check_type(value_type, value)
+                    .and_then(|()| device.check(key, value))
+                    .map_err(|reason| format!("{reason} (property {key}, {name})"))?;
             }
         }
         let (limits, created) = (&self.config.limits, created(device, changes));
@@ -249,26 +271,27 @@ impl State {
 
     /// KubeEdge answers neither an unknown device nor an unknown state.
     fn update_state_by_message(&mut self, id: &DeviceId, payload: &[u8], now: Now) {
-        if self.fits(payload).is_err() {
-            return;
-        }
-        match serde_json::from_slice::<StateRequest>(payload) {
+        let request = self.fits(payload).and_then(|()| StateRequest::parse(payload));
+        match request {
             Ok(request) => self.set_device_state(id, request.state, now),
-            Err(error) => tracing::debug!(device = %id, %error, "a state update was ignored"),
+            Err(error) => tracing::warn!(device = %id, error, "a state update was ignored"),
         }
     }
 
     /// Sets whether the device is connected, if `state` is one that KubeEdge knows.
     pub(super) fn set_device_state(&mut self, id: &DeviceId, state: String, now: Now) {
         if !payload::is_device_state(&state) {
-            return tracing::debug!(device = %id, "an unknown state was ignored");
+            let state = payload::short(&state);
+            return tracing::warn!(device = %id, state, "a state that is none of KubeEdge's was ignored");
         }
         let Some(device) = self.change(id) else { return };
+        let urgency =
+            if device.record.state.as_ref() == Some(&state) { Urgency::Ordinary } else { Urgency::Urgent };
         device.record.last_online = payload::is_connected(&state).then(|| payload::rfc3339(now.wall_ms));
         device.record.state = Some(state);
         let device = device.state(id);
         self.dirty.devices.insert(id.clone());
-        self.to_report.insert(id.clone());
+        self.report(id, urgency, now);
         let event_id = self.ids.next();
         let base = self.base(&event_id, now);
         self.publish(&DeviceTopic::StateUpdateResult.of(id), &StateResult { base, device });
@@ -324,7 +347,7 @@ fn write(twin: &mut Twin, begins: bool, change: TwinChange, now: Now) -> TwinSho
     twin.optional &= change.optional.unwrap_or(true);
     let (expected, actual) = (change.expected.is_some(), change.actual.is_some());
     if let Some(value) = change.expected.and_then(|slot| slot.value) {
-        twin.expect(Some(value), now.wall_ms, Source::Mqtt);
+        twin.expect(Some(value), now.wall_ms, Source::Application);
     }
     if let Some(value) = change.actual.and_then(|slot| slot.value) {
         twin.report(value, now.wall_ms);

@@ -84,13 +84,16 @@ fn what_cannot_be_read_is_answered_on_the_topic_of_no_device() {
     for bad in
         ["", "\u{1}", "[]", "null", "7", "{", "[\"e\",1]", r#"{"event_id":1,"twin":{}}"#, r#"{"twin":[]}"#]
     {
-        assert_eq!(refused(bad.as_bytes()), unreadable, "{bad}");
+        let reason = refused(bad.as_bytes());
+        assert!(reason.starts_with(unreadable) && reason.contains("default/t-1"), "{bad}: {reason}");
     }
     for bad in [json!([]), json!({"actual": []}), json!({"actual": "1"}), json!({"actual": {"value": 1}})] {
-        assert_eq!(refused(json!({"twin": {"k": bad}}).to_string().as_bytes()), unreadable, "{bad}");
+        let reason = refused(json!({"twin": {"k": bad}}).to_string().as_bytes());
+        assert!(reason.starts_with(unreadable) && reason.contains("property \"k\""), "{bad}: {reason}");
     }
     for bad in [json!({}), json!({"twin": null})] {
-        assert_eq!(refused(bad.to_string().as_bytes()), "Update twin error, key:twin does not exist");
+        let reason = refused(bad.to_string().as_bytes());
+        assert!(reason.starts_with("Update twin error, key:twin does not exist"), "{reason}");
     }
     for bad in ["", "a b", "ä", "a+b", &"x".repeat(129)] {
         refused(json!({"twin": {bad: {"actual": {"value": "1"}}}}).to_string().as_bytes());
@@ -381,11 +384,11 @@ fn the_cloud_hears_what_is_meant_for_it() {
     let told =
         twin.publish(&message("twin/update", &json!({"twin": {"private": {"actual": {"value": "p"}}}})));
     assert_eq!(told.reports[0].twins.len(), 2);
-    twin.state.handle_online();
+    twin.state.handle_online(twin.now().at);
     assert_eq!(twin.end_turn().reports.len(), 1);
     // Before the cloud's object is heard again after a restart, it is not known what may be told.
     let mut twin = twin.after_power_cut();
-    twin.state.handle_online();
+    twin.state.handle_online(twin.now().at);
     assert!(twin.end_turn().reports.is_empty());
     assert_eq!(twin.hear(&thermometer("u", 1, None)).reports.len(), 1);
 }
@@ -467,4 +470,174 @@ fn a_device_that_the_cloud_no_longer_mentions_is_forgotten_in_time() {
     twin.hear(&thermometer("u", 1, None));
     twin.state.handle_synchronized(true, twin.start);
     assert_eq!(twin.state.poll_timeout(), None);
+}
+
+/// A thermometer at the pace of the defaults.
+fn thermometer_at_a_pace() -> Twin {
+    let mut twin = Twin::at_a_pace(Config::new("edge-1".parse().unwrap()));
+    twin.hear(&model(1));
+    twin.hear(&thermometer("u", 1, Some("25")));
+    twin
+}
+
+/// Lets time pass until `seconds`, and gives what is reported by then.
+fn until(twin: &mut Twin, seconds: u64) -> Vec<DeviceReport> {
+    let mut reports = Vec::new();
+    while let Some(at) =
+        twin.state.poll_timeout().filter(|at| *at <= twin.start + Duration::from_secs(seconds))
+    {
+        twin.passed = at - twin.start;
+        twin.state.handle_timeout(twin.now());
+        reports.extend(twin.end_turn().reports);
+    }
+    twin.passed = Duration::from_secs(seconds);
+    reports
+}
+
+#[test]
+fn a_quiet_device_is_reported_at_once_and_a_busy_one_at_a_pace_with_its_newest() {
+    let mut twin = thermometer_at_a_pace();
+    let mut reports = Vec::new();
+    for tenth in 0..400 {
+        twin.passed = Duration::from_millis(100 * tenth);
+        reports.extend(twin.read(reading("temperature", &tenth.to_string(), None)).reports);
+    }
+    let values: Vec<_> = reports.iter().map(|report| reported(report, "temperature").unwrap()).collect();
+    let wanted = [("0", 1), ("1", 2), ("2", 3), ("100", 101), ("200", 201), ("300", 301)];
+    assert_eq!(values, wanted.map(|(value, version)| (value.to_owned(), version)));
+    let last = until(&mut twin, 60);
+    assert_eq!(last.len(), 1);
+    assert_eq!(reported(&last[0], "temperature"), Some(("399".to_owned(), 400)));
+}
+
+#[test]
+fn what_people_wait_for_is_reported_at_once_even_of_a_busy_device() {
+    let mut twin = thermometer_at_a_pace();
+    for value in 0..10 {
+        twin.read(reading("temperature", &value.to_string(), None));
+    }
+    assert!(twin.read(reading("target", "24", None)).reports.is_empty(), "its credit is used up");
+    let told = twin.read(reading("target", "25", Some("25")));
+    assert_eq!(reported(&told.reports[0], "target").unwrap().0, "25");
+    let told = twin.read(connection("offline"));
+    assert_eq!(told.reports[0].state.as_deref(), Some("offline"));
+    let told =
+        twin.publish(&message("twin/update", &json!({"twin": {"target": {"actual": {"value": "26"}}}})));
+    assert_eq!(told.reports.len(), 1, "it is no longer as desired");
+    assert!(twin.read(connection("online")).reports.is_empty(), "a device that flaps has its limit");
+    let reports = until(&mut twin, 1);
+    assert_eq!(reports[0].state.as_deref(), Some("online"));
+}
+
+#[test]
+fn any_number_of_changes_without_a_link_become_one_report() {
+    let mut twin = thermometer_at_a_pace();
+    for value in 0..1_000 {
+        twin.read(reading("temperature", &value.to_string(), None));
+        twin.send("twin/update", json!({"twin": {"target": {"expected": {"value": "7"}}}}));
+    }
+    twin.passed = Duration::from_secs(3_600);
+    twin.state.handle_online(twin.now().at);
+    let reports = until(&mut twin, 3_700);
+    assert_eq!(reports.len(), 1);
+    assert_eq!(reported(&reports[0], "temperature").unwrap().0, "999");
+    let target = &reports[0].twins.iter().find(|twin| twin.property == "target").unwrap();
+    assert_eq!(target.observed_desired.as_ref().unwrap().metadata["source"], "application");
+}
+
+#[test]
+fn versions_go_on_behind_those_of_another_node_or_of_a_lost_store() {
+    let of = |uid: &str, version: u64, status: Value| {
+        let ObjectEvent::Applied(object) = thermometer(uid, version, None) else { unreachable!() };
+        let mut json: Value = serde_json::from_slice(&object.json).unwrap();
+        json["status"] = status;
+        ObjectEvent::Applied(Object::from_json(json.to_string()).unwrap())
+    };
+    let status = json!({"twins": [
+        {"propertyName": "temperature", "reported": {"value": "20", "metadata": {"version": "500"}}},
+        {"propertyName": "target", "observedDesired": {"value": "20", "metadata": {"version": "700"}}},
+        {"propertyName": 7, "reported": {"metadata": {"version": "x"}}},
+        {"propertyName": "private", "reported": {"metadata": {"version": "18446744073709551615"}}},
+    ]});
+    let mut twin = Twin::new();
+    twin.hear(&of("u", 1, status.clone()));
+    let told = twin.read(reading("temperature", "20", None));
+    assert_eq!(reported(&told.reports[0], "temperature").unwrap().1, 701);
+    let mut twin = twin.after_power_cut();
+    twin.hear(&of("u", 1, json!("no status")));
+    let told = twin.read(reading("temperature", "20", None));
+    assert!(reported(&told.reports[0], "temperature").unwrap().1 > 701);
+
+    // The node went back to a copy of its store.
+    let mut twin = Twin::thermometer();
+    twin.send(
+        "twin/update",
+        json!({"twin": {"target": {"actual": {"value": "1"}}, "temperature": {"actual": {"value": "1"}}}}),
+    );
+    let told = twin.hear(&of("u", 2, status));
+    assert_eq!(reported(&told.reports[0], "target"), Some(("1".to_owned(), 701)));
+    assert_eq!(reported(&told.reports[0], "temperature"), Some(("1".to_owned(), 501)));
+    assert_eq!(twin.after_power_cut().send("twin/get", json!({})), twin.send("twin/get", json!({})));
+}
+
+#[test]
+fn a_value_that_was_read_again_after_a_power_cut_is_newer_than_all_that_was_told() {
+    let mut twin = Twin::thermometer();
+    twin.read(reading("temperature", "20", None));
+    let told = twin.read(reading("temperature", "21", None));
+    let (_, lost) = reported(&told.reports[0], "temperature").unwrap();
+    let mut twin = twin.after_power_cut();
+    twin.hear(&thermometer("u", 1, None));
+    let told = twin.read(reading("temperature", "20", None));
+    let (value, version) = reported(&told.reports[0], "temperature").unwrap();
+    assert!(value == "20" && version > lost, "{version} after {lost}");
+    assert!(twin.read(reading("temperature", "20", None)).reports.is_empty());
+    // An orderly end leaves no doubt of what it wrote.
+    twin.read(reading("temperature", "22", None));
+    twin.state.write_all();
+    twin.state.end_run();
+    twin.end_turn();
+    let mut twin = twin.after_power_cut();
+    twin.hear(&thermometer("u", 1, None));
+    assert!(twin.read(reading("temperature", "22", None)).reports.is_empty());
+}
+
+#[test]
+fn a_value_that_the_model_does_not_allow_is_refused_with_device_property_and_reason() {
+    let mut twin = Twin::new();
+    let ObjectEvent::Applied(object) = model(1) else { unreachable!() };
+    let mut json: Value = serde_json::from_slice(&object.json).unwrap();
+    (json["spec"]["properties"][0]["minimum"], json["spec"]["properties"][0]["maximum"]) =
+        (json!("0"), json!("40"));
+    twin.hear(&ObjectEvent::Applied(Object::from_json(json.to_string()).unwrap()));
+    twin.hear(&thermometer("u", 1, None));
+    let mut write = |value: &str| {
+        let update = json!({"event_id": "e", "twin": {"target": {"expected": {"value": value}}, "a": {"actual": {"value": "1"}}}});
+        let answers = twin.send("twin/update", update);
+        assert_eq!(answers[0].0, "twin/update/result");
+        (answers[0].1["code"].as_u64(), answers[0].1["reason"].as_str().unwrap_or_default().to_owned())
+    };
+    for bad in ["41", "-1", "warm", "1.5", "99999999999999999999"] {
+        let (code, reason) = write(bad);
+        assert_eq!(code, Some(400), "{bad}");
+        for word in ["default/t-1", "target", "expected"] {
+            assert!(reason.contains(word), "{reason}");
+        }
+    }
+    for good in ["0", "40", ""] {
+        assert_eq!(write(good).0, None, "{good}");
+    }
+}
+
+#[test]
+fn a_topic_of_what_cannot_be_a_device_is_answered_by_its_name() {
+    let mut twin = Twin::thermometer();
+    for bad in ["default/..", "default/a b", "a/b/c"] {
+        let topic = format!("$hw/events/device/{bad}/twin/update");
+        let answers = shown(twin.publish(&Publish { topic, payload: r#"{"twin":{}}"#.into() }));
+        assert_eq!(answers[0].0, "$hw/events/device//twin/update/result");
+        assert_eq!(answers[0].1["code"], 400);
+        let name = bad.rsplit('/').next().unwrap();
+        assert!(answers[0].1["reason"].as_str().unwrap().contains(name), "{answers:?}");
+    }
 }

@@ -1,0 +1,155 @@
+//! What stands in a Device's `status`: written from a report, and read back. Pure.
+
+use std::collections::BTreeMap;
+
+use kubeedge_core::{
+    message::{DeviceReport, Object, TwinReport, TwinValue},
+    pace::Urgency,
+};
+use serde_json::{Map, Value, json};
+
+/// The names in a value's `metadata` that say what a [`TwinValue`] has beside its own metadata. Metadata are texts in
+/// KubeEdge's CRDs, numbers too.
+const TIMESTAMP: &str = "timestamp";
+const VERSION: &str = "version";
+
+/// What a report makes of the Device: the whole list of twins, because a merge patch replaces lists.
+///
+/// The status is merged into the object itself: KubeEdge's CRDs have no status subresource.
+pub(super) fn patch(report: &DeviceReport) -> Value {
+    let mut status = Map::new();
+    status.insert("twins".to_owned(), report.twins.iter().map(twin).collect());
+    if let Some(state) = &report.state {
+        status.insert("state".to_owned(), state.as_str().into());
+    }
+    if let Some(last_online) = &report.last_online {
+        status.insert("lastOnlineTime".to_owned(), last_online.as_str().into());
+    }
+    json!({ "metadata": { "uid": report.uid.as_str() }, "status": status })
+}
+
+fn twin(twin: &TwinReport) -> Value {
+    let mut json = Map::new();
+    json.insert("propertyName".to_owned(), twin.property.as_str().into());
+    if let Some(reported) = &twin.reported {
+        json.insert("reported".to_owned(), value(reported));
+    }
+    if let Some(desired) = &twin.observed_desired {
+        json.insert("observedDesired".to_owned(), value(desired));
+    }
+    json.into()
+}
+
+/// The timestamp is milliseconds since the Unix epoch. The version counts the accepted writes, so that the
+/// difference between two statuses says how many values were passed over.
+fn value(twin: &TwinValue) -> Value {
+    let mut metadata: Map<String, Value> =
+        twin.metadata.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+    metadata.insert(TIMESTAMP.to_owned(), twin.timestamp_ms.to_string().into());
+    metadata.insert(VERSION.to_owned(), twin.version.to_string().into());
+    json!({ "value": twin.value, "metadata": metadata })
+}
+
+/// Reads what was reported of a device out of its object. What is not in our form is left out.
+pub(super) fn told(device: &Object) -> Option<DeviceReport> {
+    let json: Value = serde_json::from_slice(&device.json).ok()?;
+    let status = json["status"].as_object()?;
+    let text = |name: &str| status.get(name).and_then(Value::as_str).map(str::to_owned);
+    let twins = status.get("twins").and_then(Value::as_array);
+    Some(DeviceReport {
+        device: device.reference.device_id().ok()?,
+        uid: device.uid.clone(),
+        twins: twins.into_iter().flatten().filter_map(read_twin).collect(),
+        state: text("state"),
+        last_online: text("lastOnlineTime"),
+    })
+}
+
+fn read_twin(json: &Value) -> Option<TwinReport> {
+    Some(TwinReport {
+        property: json["propertyName"].as_str()?.to_owned(),
+        reported: read_value(&json["reported"]),
+        observed_desired: read_value(&json["observedDesired"]),
+    })
+}
+
+fn read_value(json: &Value) -> Option<TwinValue> {
+    let value = json["value"].as_str()?.to_owned();
+    let given = json["metadata"].as_object().into_iter().flatten();
+    let mut metadata: BTreeMap<String, String> =
+        given.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect();
+    let mut number =
+        |name: &str| metadata.remove(name).and_then(|text| text.parse().ok()).unwrap_or_default();
+    Some(TwinValue { value, timestamp_ms: number(TIMESTAMP), version: number(VERSION), metadata })
+}
+
+/// Whether all that is reported is in the Device. Others may have added to it.
+pub(super) fn says(device: &Object, report: &DeviceReport) -> bool {
+    fn has(all: &Value, told: &Value) -> bool {
+        match (all, told) {
+            (Value::Object(all), Value::Object(told)) => {
+                told.iter().all(|(name, told)| all.get(name).is_some_and(|all| has(all, told)))
+            }
+            (Value::Array(all), Value::Array(told)) => {
+                all.len() == told.len() && all.iter().zip(told).all(|(all, told)| has(all, told))
+            }
+            (all, told) => all == told,
+        }
+    }
+    let device: Value = serde_json::from_slice(&device.json).unwrap_or_default();
+    has(&device["status"], &patch(report)["status"])
+}
+
+/// What the device's status should say after `report`, if it says `known`: of each value the newer version.
+///
+/// A node whose power was cut may report values older than what it reported before; it reads newer ones at once.
+pub(super) fn merge(mut report: DeviceReport, known: &DeviceReport) -> DeviceReport {
+    for twin in &mut report.twins {
+        let Some(known) = known.twins.iter().find(|known| known.property == twin.property) else { continue };
+        keep_newer(&mut twin.reported, known.reported.as_ref());
+        keep_newer(&mut twin.observed_desired, known.observed_desired.as_ref());
+    }
+    // What a report leaves out of these two stands in the status as it was.
+    report.state = report.state.or_else(|| known.state.clone());
+    report.last_online = report.last_online.or_else(|| known.last_online.clone());
+    report
+}
+
+/// The version decides. Only a node that has gone back to an older copy of its store writes later under an older
+/// version, and then goes on from there.
+fn keep_newer(value: &mut Option<TwinValue>, known: Option<&TwinValue>) {
+    let (Some(reported), Some(known)) = (&value, known) else { return };
+    if reported.version < known.version && reported.timestamp_ms <= known.timestamp_ms {
+        *value = Some(known.clone());
+    }
+}
+
+/// Whether people wait for it: the connection came or went, or something that is desired was done.
+pub(super) fn urgency(report: &DeviceReport, known: Option<&DeviceReport>, device: &Object) -> Urgency {
+    let Some(known) = known else { return Urgency::Ordinary };
+    let desired = desired(device);
+    let is_answer = |twin: &TwinReport| {
+        let before = known.twins.iter().find(|known| known.property == twin.property);
+        let observed = |twin: &TwinReport| twin.observed_desired.as_ref().map(|value| value.value.clone());
+        let is_as_desired = |twin: &TwinReport| {
+            let reported = twin.reported.as_ref().map(|value| &value.value);
+            desired.get(&twin.property).is_some_and(|desired| Some(desired) == reported)
+        };
+        observed(twin) != before.and_then(observed)
+            || is_as_desired(twin) != before.is_some_and(is_as_desired)
+    };
+    if report.state != known.state || report.twins.iter().any(is_answer) {
+        Urgency::Urgent
+    } else {
+        Urgency::Ordinary
+    }
+}
+
+fn desired(device: &Object) -> BTreeMap<String, String> {
+    let json: Value = serde_json::from_slice(&device.json).unwrap_or_default();
+    let properties = json["spec"]["properties"].as_array();
+    let desired = |property: &Value| {
+        Some((property["name"].as_str()?.to_owned(), property["desired"]["value"].as_str()?.to_owned()))
+    };
+    properties.into_iter().flatten().filter_map(desired).collect()
+}
