@@ -1,5 +1,7 @@
 //! The device SDK of KubeEdge: run a [`DeviceProtocol`](kubeedge_core::device::DeviceProtocol) as a mapper.
 
+#[cfg(feature = "keeper")]
+pub mod keeper;
 #[cfg(feature = "mapper")]
 pub mod mapper;
 

@@ -34,7 +34,7 @@ const FEATURES: [(&str, &[&str]); 4] = [
         "kubeedge-cloud",
         &["", "cloudhub", "edgecontroller", "devicecontroller", "standalone", "pki", "simulation"],
     ),
-    ("kubeedge-device", &["", "mapper", "thermometer"]),
+    ("kubeedge-device", &["", "mapper", "keeper", "thermometer"]),
 ];
 
 /// Runs all checks; the cheapest first.
