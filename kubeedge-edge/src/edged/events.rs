@@ -17,8 +17,9 @@ use kubeedge_core::id::Uid;
 /// How many different events are remembered to be counted on, and may wait for the link.
 const REMEMBERED_MAX: usize = 512;
 
-/// Of one pod, a burst of so many events is told, then one each [`REFILL`]: the kubelet's limit against a pod that
-/// fails without end.
+/// Of one pod and reason, a burst of so many events is told, then one each [`REFILL`]: the kubelet's limit against a
+/// pod that fails without end. The kubelet counts all reasons together; here a probe that keeps failing does not
+/// hide that its container was killed.
 const BURST: u32 = 25;
 const REFILL: Duration = Duration::from_secs(300);
 
@@ -61,7 +62,7 @@ struct Allowance {
 pub(crate) struct Recorder {
     node: String,
     recorded: BTreeMap<Key, Recorded>,
-    allowances: BTreeMap<Uid, Allowance>,
+    allowances: BTreeMap<(Uid, &'static str), Allowance>,
     /// What the cloud does not know yet, in order of its first change.
     waiting: VecDeque<Key>,
     queued: BTreeSet<Key>,
@@ -83,7 +84,7 @@ impl Recorder {
 
     /// Takes what has happened.
     pub(crate) fn record(&mut self, about: &About, note: Note, now: Moment) {
-        if !self.allow(&about.uid, now.at) {
+        if !self.allow((about.uid.clone(), note.reason), now.at) {
             return;
         }
         let field_path = note.field_path;
@@ -114,17 +115,16 @@ impl Recorder {
         self.forget_surplus();
     }
 
-    /// Whether the pod may tell one more.
-    fn allow(&mut self, uid: &Uid, now: Instant) -> bool {
-        if self.allowances.len() >= REMEMBERED_MAX && !self.allowances.contains_key(uid) {
+    /// Whether the pod may tell one more for this reason.
+    fn allow(&mut self, key: (Uid, &'static str), now: Instant) -> bool {
+        if self.allowances.len() >= REMEMBERED_MAX && !self.allowances.contains_key(&key) {
             let quietest =
                 self.allowances.iter().max_by_key(|(_, it)| (it.left, now.duration_since(it.since)));
-            if let Some(quietest) = quietest.map(|(uid, _)| uid.clone()) {
+            if let Some(quietest) = quietest.map(|(key, _)| key.clone()) {
                 self.allowances.remove(&quietest);
             }
         }
-        let allowance =
-            self.allowances.entry(uid.clone()).or_insert_with(|| Allowance { left: BURST, since: now });
+        let allowance = self.allowances.entry(key).or_insert_with(|| Allowance { left: BURST, since: now });
         let refilled = now.duration_since(allowance.since).as_secs() / REFILL.as_secs();
         if refilled > 0 {
             allowance.left = (u64::from(allowance.left) + refilled).min(u64::from(BURST)) as u32;
@@ -149,7 +149,7 @@ impl Recorder {
 
     /// Forgets a pod that nobody can ask about any more. What is to be told of it is still told.
     pub(crate) fn forget(&mut self, uid: &Uid) {
-        self.allowances.remove(uid);
+        self.allowances.retain(|(of, _), _| of != uid);
         let queued = &self.queued;
         self.recorded.retain(|key, _| key.about.uid != *uid || queued.contains(key));
     }

@@ -26,7 +26,7 @@ use tracing::{debug, info, warn};
 
 pub(crate) use self::{
     entry::{Entry, Stage},
-    exits::{LastWords, exit_code, is_running, newest},
+    exits::{LastWords, exit_code, is_running, may_not_restart, newest},
     plan::LEAST_GRACE,
     probes::{ProbeKey, ProbeKind, ProbeResult},
 };

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer};
 
-use super::{Container, Pod};
+use super::{Container, Pod, RestartPolicy};
 
 members! {
     Probe {
@@ -77,6 +77,15 @@ impl Pod {
     /// The init containers that run on beside the others.
     pub(crate) fn sidecars(&self) -> impl Iterator<Item = &Container> {
         self.spec.init_containers.iter().filter(|container| container.is_sidecar())
+    }
+
+    /// Whether the container is started again when it has ended: an init container has to end well once.
+    pub(crate) fn restart_policy_of(&self, container: &Container) -> RestartPolicy {
+        match (self.is_init(&container.name), self.spec.restart_policy) {
+            (true, _) if container.is_sidecar() => RestartPolicy::Always,
+            (true, RestartPolicy::Always) => RestartPolicy::OnFailure,
+            (true | false, policy) => policy,
+        }
     }
 
     /// Whether its first start waits until somebody at the node releases it.

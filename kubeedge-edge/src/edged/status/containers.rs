@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::Past;
 use crate::edged::{
     pod::{Container, Pod},
-    state::{Entry, Moment, exit_code, is_running, newest},
+    state::{Entry, Moment, exit_code, is_running, may_not_restart, newest},
     text::{duration, rfc3339},
 };
 
@@ -43,13 +43,14 @@ impl Scene<'_> {
             None => (json!({ "waiting": self.waiting_or_default(container) }), last),
         };
         let running = newest.is_some_and(is_running);
-        let done = self.pod.is_init(name) && newest.and_then(exit_code) == Some(0);
+        let task = self.pod.is_init(name) && !container.is_sidecar();
+        let done = task && newest.and_then(exit_code) == Some(0);
         let attempt = newest.map(|one| one.attempt).or(last.map(|past| past.attempt)).unwrap_or(0);
         let mut status = json!({
             "name": name,
             "state": state,
             "lastState": previous.map_or_else(|| json!({}), |past| json!({ "terminated": past.terminated })),
-            "ready": (running && self.entry.probes.is_ready(name)) || done,
+            "ready": (running && !task && self.entry.probes.is_ready(name)) || done,
             "started": running && self.entry.probes.is_started(name),
             "restartCount": attempt,
             "image": newest.map_or(&container.image, |one| &one.image),
@@ -66,7 +67,9 @@ impl Scene<'_> {
     fn ended<'p>(&self, container: &Container, pasts: &'p [Past]) -> (Value, Option<&'p Past>) {
         let last = pasts.last();
         let before = pasts.len().checked_sub(2).and_then(|at| pasts.get(at));
-        let waiting = if self.is_over() { None } else { self.waiting(container) };
+        let policy = self.pod.restart_policy_of(container);
+        let stays = self.is_over() || last.is_some_and(|past| may_not_restart(past.code, policy));
+        let waiting = if stays { None } else { self.waiting(container) };
         match (waiting, last) {
             (Some(waiting), last) => (json!({ "waiting": waiting }), last),
             (None, Some(last)) => (json!({ "terminated": last.terminated }), before),

@@ -44,7 +44,7 @@ impl Planner<'_> {
             for container in &pod.spec.init_containers {
                 let sidecar = container.is_sidecar();
                 let stand =
-                    self.container(entry, pod, container, sandbox, init_policy(pod, container), steps);
+                    self.container(entry, pod, container, sandbox, pod.restart_policy_of(container), steps);
                 let name = &container.name;
                 let done = match stand {
                     Stand::Waiting => false,
@@ -369,14 +369,6 @@ impl Planner<'_> {
                 steps.begin(entry, slot, action, self.now.at);
             }
         }
-    }
-}
-
-fn init_policy(pod: &Pod, container: &Container) -> RestartPolicy {
-    match (container.is_sidecar(), pod.spec.restart_policy) {
-        (true, _) => RestartPolicy::Always,
-        (false, RestartPolicy::Never) => RestartPolicy::Never,
-        (false, RestartPolicy::Always | RestartPolicy::OnFailure) => RestartPolicy::OnFailure,
     }
 }
 

@@ -1,0 +1,588 @@
+//! A node in virtual time: the state, a runtime that is scripted, and a disk that survives.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use kubeedge_core::runtime::{ContainerId, ContainerState, ObservedContainer, ObservedSandbox, SandboxId};
+use serde_json::{Value, json};
+
+use super::super::*;
+use crate::edged::{
+    action::{Create, Failure, Slot},
+    record::Record,
+};
+
+const EPOCH_MS: u64 = 1_700_000_000_000;
+
+/// What a call of the runtime comes to when its time is over.
+enum Pending {
+    Action(Uid, Slot, Action),
+    Observation,
+    Probe(Uid, ProbeKey),
+    Words(Uid, ContainerId),
+    Exit(ContainerId, i32),
+}
+
+pub(super) struct World {
+    pub(super) state: State,
+    pub(super) now: Moment,
+    pub(super) runtime: FakeRuntime,
+    pub(super) script: Script,
+    pending: Vec<(Instant, u64, Pending)>,
+    serial: u64,
+    /// Statuses by UID, in the order in which they were told.
+    pub(super) told: BTreeMap<String, Vec<Value>>,
+    pub(super) gone: BTreeSet<String>,
+    pub(super) events: Vec<Value>,
+    /// What was begun, as text, with the milliseconds since the world began.
+    pub(super) trace: Vec<(u64, String)>,
+    pub(super) observations: u64,
+    /// The paths that were removed with each pod.
+    pub(super) removed: Vec<Vec<std::path::PathBuf>>,
+    records: BTreeMap<Uid, Record>,
+    objects: BTreeMap<ObjectRef, Object>,
+    config: Config,
+}
+
+/// The runtime: what there is, and how often containers were started.
+#[derive(Default)]
+pub(super) struct FakeRuntime {
+    pub(super) sandboxes: Vec<ObservedSandbox>,
+    pub(super) images: BTreeSet<String>,
+    pub(super) starts: BTreeMap<String, u32>,
+    pub(super) away: bool,
+    next: u64,
+}
+
+/// How the runtime and the containers behave. Containers are named `<uid>/<name>`.
+#[derive(Default)]
+pub(super) struct Script {
+    /// How long a step takes whose text begins like this; 10 ms otherwise.
+    pub(super) takes: Vec<(&'static str, Duration)>,
+    /// Steps that fail whose text begins like this, so often.
+    pub(super) fails: Vec<(&'static str, &'static str, u32)>,
+    /// How instances end in turn: after what time, with what code.
+    pub(super) exits: BTreeMap<&'static str, VecDeque<(Duration, i32)>>,
+    /// What a probe finds; success otherwise.
+    pub(super) probes: BTreeMap<(&'static str, ProbeKind), ProbeResult>,
+    /// How long each probe takes; 10 ms otherwise.
+    pub(super) probe_takes: Option<Duration>,
+    /// Containers that ignore the request to stop.
+    pub(super) deaf: BTreeSet<&'static str>,
+    /// What containers say at their end.
+    pub(super) words: BTreeMap<&'static str, &'static str>,
+}
+
+impl World {
+    /// A node that is in sync with the cloud.
+    pub(super) fn new() -> Self {
+        let mut world = Self::offline();
+        world.connect(Connectivity::Synchronized);
+        world
+    }
+
+    pub(super) fn offline() -> Self {
+        let now = Moment { at: Instant::now(), unix_ms: EPOCH_MS };
+        let mut config = Config::new("edge-1".parse().unwrap());
+        config.node_ip = "192.0.2.7".to_owned();
+        Self {
+            state: fresh(&config, now),
+            now,
+            runtime: FakeRuntime::default(),
+            script: Script::default(),
+            pending: Vec::new(),
+            serial: 0,
+            told: BTreeMap::new(),
+            gone: BTreeSet::new(),
+            events: Vec::new(),
+            trace: Vec::new(),
+            observations: 0,
+            removed: Vec::new(),
+            records: BTreeMap::new(),
+            objects: BTreeMap::new(),
+            config,
+        }
+    }
+
+    pub(super) fn connect(&mut self, connectivity: Connectivity) {
+        self.state.handle_connectivity(connectivity, self.now);
+        self.turn();
+    }
+
+    /// Applies a pod of this name, which is also its UID.
+    pub(super) fn apply(&mut self, name: &str, spec: Value) {
+        self.apply_with(name, spec, &json!({}));
+    }
+
+    pub(super) fn apply_with(&mut self, name: &str, spec: Value, metadata: &Value) {
+        let mut pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": name, "namespace": "default", "uid": name },
+            "spec": spec,
+        });
+        for (key, value) in metadata.as_object().unwrap() {
+            pod["metadata"][key] = value.clone();
+        }
+        self.store(pod);
+    }
+
+    pub(super) fn store(&mut self, object: Value) {
+        let object = Object::from_json(object.to_string()).unwrap();
+        self.objects.insert(object.reference.clone(), object.clone());
+        self.state.handle_object(ObjectEvent::Applied(object), self.now);
+        self.turn();
+    }
+
+    /// Asks for the deletion of a pod, as the API does with a grace.
+    pub(super) fn delete(&mut self, name: &str, grace: u64) {
+        let old = &self.objects[&ObjectRef::pod("default", name)];
+        let mut pod: Value = serde_json::from_slice(&old.json).unwrap();
+        pod["metadata"]["deletionTimestamp"] = json!("2023-11-14T22:13:20Z");
+        pod["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
+        self.store(pod);
+    }
+
+    /// Removes the pod's object, as the API does in the end or at once by force.
+    pub(super) fn forget(&mut self, name: &str) {
+        let reference = ObjectRef::pod("default", name);
+        self.objects.remove(&reference);
+        self.state.handle_object(ObjectEvent::Deleted { reference, uid: Uid::new(name) }, self.now);
+        self.turn();
+    }
+
+    /// Does what the API does when a pod that is deleted is gone from its node.
+    pub(super) fn forget_gone(&mut self) {
+        for name in std::mem::take(&mut self.gone) {
+            if self.objects.contains_key(&ObjectRef::pod("default", &name)) {
+                self.forget(&name);
+            }
+        }
+    }
+
+    pub(super) fn wait(&mut self, seconds: u64) {
+        self.wait_ms(seconds * 1000);
+    }
+
+    /// Lets time pass. What happens in it happens in order.
+    pub(super) fn wait_ms(&mut self, millis: u64) {
+        let until = self.now.at + Duration::from_millis(millis);
+        let mut turns = 0;
+        self.turn();
+        loop {
+            let due = self.pending.iter().map(|(due, ..)| *due).min();
+            let next = due.into_iter().chain([self.state.poll_timeout()]).min().unwrap_or(until);
+            if next > until {
+                break;
+            }
+            turns = if next > self.now.at { 0 } else { turns + 1 };
+            assert!(turns < 2000, "it turns without end at {:?}\n{}", self.elapsed(), self.story());
+            self.pass_to(next.max(self.now.at));
+            self.complete();
+            self.turn();
+        }
+        self.pass_to(until);
+        self.turn();
+    }
+
+    fn pass_to(&mut self, at: Instant) {
+        let passed = at.duration_since(self.now.at);
+        self.now = Moment { at, unix_ms: self.now.unix_ms + passed.as_millis() as u64 };
+    }
+
+    fn elapsed(&self) -> u64 {
+        self.now.unix_ms - EPOCH_MS
+    }
+
+    /// Ends this process and begins another, which finds the runtime, the disk and the store. Of what was in
+    /// flight, `had_effect` says whether it took effect; nobody hears of it.
+    pub(super) fn restart(&mut self, mut had_effect: impl FnMut() -> bool) {
+        let pending = std::mem::take(&mut self.pending);
+        for (due, serial, pending) in pending {
+            match pending {
+                Pending::Action(uid, _, action) => {
+                    if had_effect() {
+                        let _ = self.effect(&uid, &action);
+                    }
+                }
+                Pending::Exit(id, code) => self.pending.push((due, serial, Pending::Exit(id, code))),
+                Pending::Observation | Pending::Probe(..) | Pending::Words(..) => {}
+            }
+        }
+        self.state = fresh(&self.config, self.now);
+        for (uid, record) in &self.records {
+            self.state.restore(uid.clone(), record.clone());
+        }
+        for object in self.objects.values() {
+            self.state.handle_object(ObjectEvent::Applied(object.clone()), self.now);
+        }
+        self.state.handle_connectivity(Connectivity::Synchronized, self.now);
+        self.turn();
+    }
+
+    /// Takes what the state asks for, until it asks for nothing.
+    fn turn(&mut self) {
+        self.state.handle_timeout(self.now);
+        while let Some(output) = self.state.poll_output() {
+            match output {
+                Output::Do(uid, slot, action) => {
+                    let text = text(&uid, &slot, &action);
+                    let takes = self.takes(&uid, &text, &action);
+                    self.trace.push((self.elapsed(), text));
+                    if let Action::RemoveFiles { paths } = &action {
+                        self.removed.push(paths.clone());
+                    }
+                    self.schedule(takes, Pending::Action(uid, slot, action));
+                }
+                Output::Abort(uid, slot) => {
+                    self.pending.retain(|(.., pending)| {
+                        !matches!(pending, Pending::Action(u, s, _) if *u == uid && *s == slot)
+                    });
+                    self.state.handle_done(&uid, &slot, Outcome::Aborted, self.now);
+                }
+                Output::Probe(uid, key, _, within) => {
+                    let takes = self.script.probe_takes.unwrap_or(Duration::from_millis(10)).min(within);
+                    self.schedule(takes, Pending::Probe(uid, key));
+                }
+                Output::Read(uid, id, _) => {
+                    self.schedule(Duration::from_millis(1), Pending::Words(uid, id));
+                }
+                Output::Observe => self.schedule(Duration::from_millis(1), Pending::Observation),
+                Output::Report(Report::Pod(report)) => self.report(&report),
+                Output::Report(other) => panic!("{other:?}"),
+                Output::Keep(uid, record) => drop(self.records.insert(uid, record)),
+                Output::Forget(uid) => drop(self.records.remove(&uid)),
+            }
+            self.state.handle_timeout(self.now);
+        }
+        while let Some(Upload::Event(event)) = self.state.next_event() {
+            self.events.push(serde_json::from_slice(&event.json).unwrap());
+            self.state.handle_event_sent();
+        }
+    }
+
+    fn report(&mut self, report: &PodReport) {
+        let uid = report.uid.to_string();
+        match &report.state {
+            PodState::Gone => drop(self.gone.insert(uid)),
+            PodState::Status(bytes) => {
+                let status = serde_json::from_slice(bytes).unwrap();
+                self.told.entry(uid).or_default().push(status);
+            }
+        }
+    }
+
+    fn schedule(&mut self, after: Duration, pending: Pending) {
+        self.serial += 1;
+        self.pending.push((self.now.at + after, self.serial, pending));
+    }
+
+    fn takes(&self, uid: &Uid, text: &str, action: &Action) -> Duration {
+        let scripted = self.script.takes.iter().find(|(start, _)| text.starts_with(start));
+        if let Some((_, takes)) = scripted {
+            return *takes;
+        }
+        match action {
+            Action::Stop { id, grace, .. } => {
+                let name = self.runtime.find(id).map(|one| format!("{uid}/{}", one.name)).unwrap_or_default();
+                if self.script.deaf.contains(name.as_str()) { *grace } else { Duration::from_millis(10) }
+            }
+            _ => Duration::from_millis(10),
+        }
+    }
+
+    /// Brings to its end what is due, in order.
+    fn complete(&mut self) {
+        self.pending.sort_by_key(|(due, serial, _)| (*due, *serial));
+        let due = self.pending.iter().take_while(|(due, ..)| *due <= self.now.at).count();
+        let all: Vec<_> = self.pending.drain(..due).collect();
+        for (_, _, pending) in all {
+            match pending {
+                Pending::Action(uid, slot, action) => {
+                    let outcome = self.outcome(&uid, &slot, &action);
+                    self.state.handle_done(&uid, &slot, outcome, self.now);
+                }
+                Pending::Observation => {
+                    self.observations += 1;
+                    let observed = if self.runtime.away {
+                        Err(RuntimeError::Unavailable { what: "list".into(), message: "no socket".into() })
+                    } else {
+                        Ok(self.runtime.sandboxes.clone())
+                    };
+                    self.state.handle_observed(observed, self.now);
+                }
+                Pending::Probe(uid, key) => {
+                    let name = format!("{uid}/{}", key.container);
+                    let found =
+                        self.script.probes.iter().find(|((of, kind), _)| *of == name && *kind == key.kind);
+                    let result = found.map_or(ProbeResult::Success, |(_, result)| result.clone());
+                    self.state.handle_probe(&uid, &key, &result, self.now);
+                }
+                Pending::Words(uid, id) => {
+                    let name = self.runtime.find(&id).map(|one| format!("{uid}/{}", one.name));
+                    let said = name.and_then(|name| self.script.words.get(name.as_str()).copied());
+                    self.state.handle_words(&uid, &id, said.unwrap_or_default().to_owned());
+                }
+                Pending::Exit(id, code) => self.runtime.exit(&id, code, self.now),
+            }
+            // What is due at the same time may already have been given up by what came before it.
+            self.turn();
+        }
+    }
+
+    fn outcome(&mut self, uid: &Uid, slot: &Slot, action: &Action) -> Outcome {
+        let text = text(uid, slot, action);
+        if self.runtime.away && !matches!(action, Action::Prepare(_) | Action::RemoveFiles { .. }) {
+            let message = "no socket".to_owned();
+            return Outcome::Failed(Failure { reason: reason(action), message });
+        }
+        let fails =
+            self.script.fails.iter_mut().find(|(start, _, times)| text.starts_with(start) && *times > 0);
+        if let Some((_, message, times)) = fails {
+            *times -= 1;
+            return Outcome::Failed(Failure { reason: reason(action), message: (*message).to_owned() });
+        }
+        self.effect(uid, action)
+    }
+
+    /// What the step does to the runtime.
+    fn effect(&mut self, uid: &Uid, action: &Action) -> Outcome {
+        let now = self.now;
+        match action {
+            Action::Prepare(_) | Action::PostStart(_) | Action::RemoveFiles { .. } => Outcome::Done,
+            Action::Inspect { image } => Outcome::Found(self.runtime.images.contains(image)),
+            Action::Pull { image, .. } => {
+                self.runtime.images.insert(image.clone());
+                Outcome::Pulled(Duration::from_millis(10))
+            }
+            Action::RunSandbox(config) => self.runtime.run(config, now),
+            Action::Create(create) => self.runtime.create(create, now),
+            Action::Start(id) => {
+                let outcome = self.runtime.start(uid, id, now);
+                let name = self.runtime.find(id).map(|one| format!("{uid}/{}", one.name)).unwrap_or_default();
+                let exit = self.script.exits.get_mut(name.as_str()).and_then(VecDeque::pop_front);
+                if let Some((after, code)) = exit {
+                    self.schedule(after, Pending::Exit(id.clone(), code));
+                }
+                outcome
+            }
+            Action::Stop { id, .. } => {
+                let name = self.runtime.find(id).map(|one| format!("{uid}/{}", one.name)).unwrap_or_default();
+                let code = if self.script.deaf.contains(name.as_str()) { 137 } else { 143 };
+                self.runtime.exit(id, code, now);
+                Outcome::Stopped { hook: None, overdue: false }
+            }
+            Action::RemoveContainer { id, .. } => {
+                for sandbox in &mut self.runtime.sandboxes {
+                    sandbox.containers.retain(|one| one.id != *id);
+                }
+                Outcome::Done
+            }
+            Action::StopSandbox(id) => {
+                self.runtime.stop_sandbox(id, now);
+                Outcome::Done
+            }
+            Action::RemoveSandbox(id) => {
+                self.runtime.sandboxes.retain(|sandbox| sandbox.id != *id);
+                Outcome::Done
+            }
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------ to be asked
+
+    pub(super) fn status(&self, uid: &str) -> &Value {
+        self.told.get(uid).and_then(|all| all.last()).unwrap_or(&Value::Null)
+    }
+
+    pub(super) fn condition(&self, uid: &str, kind: &str) -> Value {
+        let conditions = self.status(uid)["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default()
+    }
+
+    pub(super) fn is_ready(&self, uid: &str) -> bool {
+        self.condition(uid, "Ready")["status"] == "True"
+    }
+
+    /// The status of a container, also of an init container.
+    pub(super) fn container(&self, uid: &str, name: &str) -> Value {
+        let status = self.status(uid);
+        let lists = [&status["containerStatuses"], &status["initContainerStatuses"]];
+        let mut all = lists.into_iter().filter_map(Value::as_array).flatten();
+        all.find(|container| container["name"] == name).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn waiting(&self, uid: &str, name: &str) -> String {
+        self.container(uid, name)["state"]["waiting"]["reason"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub(super) fn starts(&self, container: &str) -> u32 {
+        self.runtime.starts.get(container).copied().unwrap_or(0)
+    }
+
+    /// What was begun of this kind, such as `start `, in order.
+    pub(super) fn begun(&self, start: &str) -> Vec<&str> {
+        self.trace.iter().map(|(_, text)| text.as_str()).filter(|text| text.starts_with(start)).collect()
+    }
+
+    /// Messages of events with this reason, in order.
+    pub(super) fn messages(&self, reason: &str) -> Vec<&str> {
+        let of_reason = self.events.iter().filter(|event| event["reason"] == reason);
+        of_reason.filter_map(|event| event["message"].as_str()).collect()
+    }
+
+    pub(super) fn story(&self) -> String {
+        let lines: Vec<String> = self.trace.iter().map(|(at, text)| format!("{at:>8} {text}")).collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+}
+
+fn fresh(config: &Config, now: Moment) -> State {
+    State::new(config.clone(), Capacity { cpu_milli: 2000, memory_bytes: 1 << 30 }, now)
+}
+
+impl FakeRuntime {
+    pub(super) fn find(&self, id: &ContainerId) -> Option<&ObservedContainer> {
+        self.sandboxes.iter().flat_map(|sandbox| &sandbox.containers).find(|one| one.id == *id)
+    }
+
+    fn run(&mut self, config: &kubeedge_core::runtime::SandboxConfig, now: Moment) -> Outcome {
+        let same = |one: &ObservedSandbox| one.uid == config.uid && one.attempt == config.attempt;
+        if self.sandboxes.iter().any(same) {
+            let message = "this attempt is there already".to_owned();
+            return Outcome::Failed(Failure { reason: "FailedCreatePodSandBox", message });
+        }
+        self.next += 1;
+        self.sandboxes.push(ObservedSandbox {
+            id: SandboxId(format!("s{}", self.next)),
+            name: config.name.clone(),
+            namespace: config.namespace.clone(),
+            uid: config.uid.clone(),
+            attempt: config.attempt,
+            ready: true,
+            ips: vec![format!("10.0.0.{}", self.next % 250 + 2)],
+            created_at_ms: now.unix_ms,
+            containers: Vec::new(),
+        });
+        Outcome::Done
+    }
+
+    fn create(&mut self, create: &Create, now: Moment) -> Outcome {
+        self.next += 1;
+        let id = ContainerId(format!("c{}", self.next));
+        let config = &create.config;
+        let failed = |message: &str| {
+            Outcome::Failed(Failure { reason: "CreateContainerError", message: message.to_owned() })
+        };
+        if !self.images.contains(&config.image) {
+            return failed("no such image");
+        }
+        let Some(sandbox) = self.sandboxes.iter_mut().find(|sandbox| sandbox.id == create.sandbox) else {
+            return failed("no such sandbox");
+        };
+        if sandbox.containers.iter().any(|one| one.name == config.name && one.attempt == config.attempt) {
+            return failed("this attempt is there already");
+        }
+        sandbox.containers.push(ObservedContainer {
+            id: id.clone(),
+            name: config.name.clone(),
+            attempt: config.attempt,
+            image: config.image.clone(),
+            image_id: "sha256:1".to_owned(),
+            spec_hash: config.spec_hash.clone(),
+            created_at_ms: now.unix_ms,
+            state: ContainerState::Created,
+            log: None,
+        });
+        Outcome::Created(id)
+    }
+
+    fn start(&mut self, uid: &Uid, id: &ContainerId, now: Moment) -> Outcome {
+        let name = self.find(id).map(|one| one.name.clone()).unwrap_or_default();
+        assert_eq!(self.running(uid.as_str(), &name), 0, "{uid}/{name} is started while it runs");
+        // A sandbox without power has no place for it.
+        let all = self.sandboxes.iter_mut().filter(|one| one.ready).flat_map(|one| &mut one.containers);
+        match all.into_iter().find(|one| one.id == *id) {
+            Some(one) if one.state == ContainerState::Created => {
+                one.state = ContainerState::Running { started_at_ms: now.unix_ms };
+                *self.starts.entry(format!("{uid}/{}", one.name)).or_default() += 1;
+                Outcome::Done
+            }
+            Some(_) | None => {
+                let message = "it cannot be started".to_owned();
+                Outcome::Failed(Failure { reason: "RunContainerError", message })
+            }
+        }
+    }
+
+    pub(super) fn exit(&mut self, id: &ContainerId, code: i32, now: Moment) {
+        let all = self.sandboxes.iter_mut().flat_map(|sandbox| &mut sandbox.containers);
+        for one in all.filter(|one| one.id == *id) {
+            if let ContainerState::Running { started_at_ms } = one.state {
+                one.state = ContainerState::Exited {
+                    exit_code: Some(code),
+                    reason: if code == 0 { "Completed" } else { "Error" }.to_owned(),
+                    message: String::new(),
+                    started_at_ms,
+                    finished_at_ms: now.unix_ms,
+                };
+            }
+        }
+    }
+
+    fn stop_sandbox(&mut self, id: &SandboxId, now: Moment) {
+        let Some(sandbox) = self.sandboxes.iter_mut().find(|sandbox| sandbox.id == *id) else { return };
+        sandbox.ready = false;
+        let ids: Vec<ContainerId> = sandbox.containers.iter().map(|one| one.id.clone()).collect();
+        ids.iter().for_each(|id| self.exit(id, 137, now));
+    }
+
+    /// The machine loses its power: everything is dead and still known.
+    pub(super) fn power_cycle(&mut self, now: Moment) {
+        let ids: Vec<SandboxId> = self.sandboxes.iter().map(|sandbox| sandbox.id.clone()).collect();
+        ids.iter().for_each(|id| self.stop_sandbox(id, now));
+    }
+
+    /// How many instances of this container run.
+    pub(super) fn running(&self, uid: &str, name: &str) -> usize {
+        let of_pod = self.sandboxes.iter().filter(|sandbox| sandbox.uid.as_str() == uid);
+        let all = of_pod.flat_map(|sandbox| &sandbox.containers);
+        all.filter(|one| one.name == name && is_running(one)).count()
+    }
+}
+
+fn reason(action: &Action) -> &'static str {
+    match action {
+        Action::Prepare(_) => "FailedMount",
+        Action::RunSandbox(_) => "FailedCreatePodSandBox",
+        Action::Inspect { .. } => "ImageInspectError",
+        Action::Pull { .. } => "ErrImagePull",
+        Action::Create(_) => "CreateContainerError",
+        Action::Start(_) => "RunContainerError",
+        Action::PostStart(_) => "PostStartHookError",
+        Action::Stop { .. } => "FailedKillPod",
+        Action::RemoveContainer { .. }
+        | Action::StopSandbox(_)
+        | Action::RemoveSandbox(_)
+        | Action::RemoveFiles { .. } => "RuntimeError",
+    }
+}
+
+fn text(uid: &Uid, slot: &Slot, action: &Action) -> String {
+    let name = slot.name();
+    match action {
+        Action::Prepare(_) => format!("prepare {uid}"),
+        Action::RunSandbox(config) => format!("run {uid}#{}", config.attempt),
+        Action::Inspect { .. } => format!("inspect {uid}/{name}"),
+        Action::Pull { .. } => format!("pull {uid}/{name}"),
+        Action::Create(create) => format!("create {uid}/{name}#{}", create.config.attempt),
+        Action::Start(_) => format!("start {uid}/{name}"),
+        Action::PostStart(_) => format!("postStart {uid}/{name}"),
+        Action::Stop { grace, pre_stop, .. } => {
+            let hook = if pre_stop.is_some() { " preStop" } else { "" };
+            format!("stop {uid}/{name} {}{hook}", crate::edged::text::duration(*grace))
+        }
+        Action::RemoveContainer { .. } => format!("removeContainer {uid}/{name}"),
+        Action::StopSandbox(_) => format!("stopSandbox {uid}"),
+        Action::RemoveSandbox(_) => format!("removeSandbox {uid}"),
+        Action::RemoveFiles { .. } => format!("removeFiles {uid}"),
+    }
+}
