@@ -1,13 +1,24 @@
 //! Behaviour through the pipes: over the runtime in memory with time that is ours.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use kubeedge_core::{
     message::{
         Connectivity, LogRequest, Object, ObjectEvent, ObjectRef, PodState, Report, ReportKey, Response,
+        Upload,
     },
     pipe::{LatestReceiver, LatestSender},
-    runtime::{ContainerRuntime, memory::MemoryRuntime},
+    runtime::{
+        ContainerRuntime,
+        memory::{Exec, MemoryRuntime},
+    },
 };
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -497,6 +508,64 @@ async fn logs_are_found_by_pod_and_container_and_what_is_not_here_is_404() {
         let answer = node.outside.logs.call(ask(pod, container), limit).await.unwrap();
         assert!(matches!(answer, Response::Failed { code: 404, .. }), "{answer:?}");
     }
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn probes_and_hooks_run_in_the_container_and_readiness_outlives_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = MemoryRuntime::new();
+    let well = Arc::new(AtomicBool::new(false));
+    let seen = well.clone();
+    runtime.on_exec("web/app", move |command| match command[0].as_str() {
+        "ready" if !seen.load(Ordering::Relaxed) => Exec::exit(1, "not yet"),
+        _ => Exec::exit(0, ""),
+    });
+    let exec = |command: &str| json!({ "exec": { "command": [command] } });
+    let mut probe = exec("ready");
+    probe["periodSeconds"] = json!(5);
+    let container = json!({ "name": "app", "image": "app:1", "readinessProbe": probe,
+        "lifecycle": { "postStart": exec("began"), "preStop": exec("drain") } });
+    let web = pod("web", &json!({ "spec": { "containers": [container] } }));
+    let mut node = Node::start(directory.path(), Arc::new(runtime.clone()));
+    node.apply(&web);
+    let status = node.pod("web", |status| status["containerStatuses"][0]["started"] == true).await;
+    assert!(!ready(&status));
+    well.store(true, Ordering::Relaxed);
+    node.running("web").await;
+    node.end().await;
+
+    let mut node = Node::start(directory.path(), Arc::new(runtime.clone()));
+    node.apply(&web);
+    let status = node.pod("web", |_| true).await;
+    assert!(ready(&status), "the first that is said after a restart: {status}");
+    node.apply(&deleting("web", 20));
+    node.gone("web").await;
+    let commands = runtime.execs("web/app").concat();
+    assert_eq!((commands.first().unwrap().as_str(), commands.last().unwrap().as_str()), ("began", "drain"));
+    assert_eq!(std::fs::read_dir(directory.path().join("root/status")).unwrap().count(), 0);
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_wait_for_a_session_and_keep_their_own_times() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut node = Node::start(directory.path(), Arc::new(MemoryRuntime::new()));
+    node.apply(&pod("web", &json!({})));
+    node.running("web").await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(node.outside.uploads.try_recv().is_none(), "nobody would take them");
+    node.outside.connectivity.send_replace(Connectivity::Online);
+    let mut reasons = Vec::new();
+    while reasons.len() < 4 {
+        let upload = tokio::time::timeout(Duration::from_secs(10), node.outside.uploads.recv()).await;
+        let Some(Upload::Event(event)) = upload.unwrap() else { panic!("not an event") };
+        let event: Value = serde_json::from_slice(&event.json).unwrap();
+        assert_eq!(event["involvedObject"]["uid"], "web");
+        assert_eq!(event["source"], json!({ "component": "kubelet", "host": "edge-1" }));
+        reasons.push(event["reason"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(reasons, ["Pulling", "Pulled", "Created", "Started"]);
     node.end().await;
 }
 
