@@ -539,12 +539,14 @@ async fn probes_and_hooks_run_in_the_container_and_readiness_outlives_a_restart(
     node.apply(&web);
     let status = node.pod("web", |_| true).await;
     assert!(ready(&status), "the first that is said after a restart: {status}");
-    node.apply(&deleting("web", 20));
+    let mut going = web.clone();
+    json_merge(&mut going, &json!({ "metadata": deleting("web", 20)["metadata"] }));
+    node.apply(&going);
     node.gone("web").await;
     let commands = runtime.execs("web/app").concat();
     assert_eq!((commands.first().unwrap().as_str(), commands.last().unwrap().as_str()), ("began", "drain"));
-    assert_eq!(std::fs::read_dir(directory.path().join("root/status")).unwrap().count(), 0);
     node.end().await;
+    assert_eq!(std::fs::read_dir(directory.path().join("root/status")).unwrap().count(), 0);
 }
 
 #[tokio::test(start_paused = true)]

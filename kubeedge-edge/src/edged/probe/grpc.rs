@@ -85,8 +85,7 @@ async fn call(host: &str, port: u16, service: &str) -> Result<Answer, String> {
             Ok(Answer::Refused(code, header("grpc-message")))
         }
     };
-    tokio::pin!(connection);
-    tokio::pin!(answer);
+    tokio::pin!(connection, answer);
     tokio::select! {
         answer = &mut answer => answer,
         // The connection may end with the last byte of the answer.

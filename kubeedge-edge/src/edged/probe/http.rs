@@ -89,12 +89,15 @@ where
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     let answer = sender.send_request(request);
+    tokio::pin!(answer, connection);
     // The connection is driven only as long as the answer is waited for: its body says nothing to a probe.
     let response = tokio::select! {
-        response = answer => response,
-        ended = connection => {
-            return Err(ended.err().map_or_else(|| "EOF".to_owned(), |error| error.to_string()));
-        }
+        response = &mut answer => response,
+        // It may end with the last byte of the answer, which is there then.
+        ended = &mut connection => match ended {
+            Ok(()) => answer.await,
+            Err(error) => return Err(error.to_string()),
+        },
     };
     let response = response.map_err(|error| error.to_string())?;
     let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());

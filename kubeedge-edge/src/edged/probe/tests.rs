@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kubeedge_core::runtime::{
-    ContainerConfig, ContainerId, Execution, RuntimeError, SandboxConfig,
+    ContainerConfig, ContainerId, Execution, SandboxConfig,
     memory::{Exec, MemoryRuntime},
 };
 use tokio::{
@@ -121,8 +121,7 @@ async fn runtime() -> (MemoryRuntime, ContainerId) {
     });
     let sandbox = SandboxConfig { uid: kubeedge_core::id::Uid::new("web"), ..SandboxConfig::default() };
     let sandbox = runtime.run_sandbox(&sandbox).await.unwrap();
-    let config =
-        ContainerConfig { name: "app".into(), image: "app:1".into(), ..ContainerConfig::default() };
+    let config = ContainerConfig { name: "app".into(), image: "app:1".into(), ..ContainerConfig::default() };
     let id = runtime.create_container(&sandbox, &config).await.unwrap();
     runtime.start_container(&id).await.unwrap();
     (runtime, id)
@@ -207,7 +206,10 @@ mod grpc {
     use super::*;
 
     /// Serves the health of the services `up` and `down`, and of the whole server, which is up.
-    async fn health(request: Request<Incoming>) -> Result<Response<impl hyper::body::Body<Data = Bytes, Error = std::convert::Infallible>>, hyper::Error> {
+    async fn health(
+        request: Request<Incoming>,
+    ) -> Result<Response<impl hyper::body::Body<Data = Bytes, Error = std::convert::Infallible>>, hyper::Error>
+    {
         let path = request.uri().path().to_owned();
         let asked = request.into_body().collect().await?.to_bytes();
         let service = asked.get(7..).unwrap_or_default();
