@@ -159,7 +159,7 @@ impl Driver {
             }
         }
         // What was said last is what the next start begins with.
-        while !self.records.is_empty() {
+        while self.keeping || !self.records.is_empty() {
             self.keep();
             match self.work.next().await {
                 Some(Done::Kept) => self.keeping = false,

@@ -280,13 +280,10 @@ impl World {
         if let Some((_, takes)) = scripted {
             return *takes;
         }
-        match action {
-            Action::Stop { id, grace, .. } => {
-                let name = self.runtime.find(id).map(|one| format!("{uid}/{}", one.name)).unwrap_or_default();
-                if self.script.deaf.contains(name.as_str()) { *grace } else { Duration::from_millis(10) }
-            }
-            _ => Duration::from_millis(10),
-        }
+        let usual = Duration::from_millis(10);
+        let Action::Stop { id, grace, .. } = action else { return usual };
+        let name = self.runtime.find(id).map(|one| format!("{uid}/{}", one.name)).unwrap_or_default();
+        if self.script.deaf.contains(name.as_str()) { *grace } else { usual }
     }
 
     /// Brings to its end what is due, in order.
