@@ -72,6 +72,7 @@ impl Edge {
             pipe::latest("workloads", |event: &ObjectEvent| event.key().clone());
         let (devices_tx, devices_rx) = pipe::latest("devices", |event: &ObjectEvent| event.key().clone());
         let (reads_tx, reads_rx) = pipe::calls("reads", 64);
+        let (tokens_tx, tokens_rx) = pipe::calls("tokens", 64);
         let (reports_tx, reports_rx) = pipe::latest("reports", Report::key);
         let (uploads_tx, uploads_rx) = pipe::weighed_events("uploads", 1024, PIPE_BYTES_MAX, Upload::size);
         let (connectivity_tx, connectivity_rx) = watch::channel(Connectivity::Offline);
@@ -109,6 +110,7 @@ impl Edge {
                 objects: objects_rx,
                 inventory: inventory_rx,
                 reads: reads_rx,
+                tokens: tokens_rx,
                 connectivity: connectivity_rx.clone(),
             },
             metamanager::Outbox {
@@ -142,7 +144,7 @@ impl Edge {
                 releases: releases_rx,
                 connectivity: connectivity_rx.clone(),
             },
-            edged::Outbox { reports: reports_tx, uploads: uploads_tx.clone() },
+            edged::Outbox { tokens: tokens_tx, reports: reports_tx, uploads: uploads_tx.clone() },
         );
         let eventbus = config.eventbus.map(|config| {
             EventBus::new(

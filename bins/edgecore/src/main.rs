@@ -135,6 +135,7 @@ async fn run(file: &Path) -> Result<()> {
     let (devices_tx, devices_rx) = pipe::latest("devices", |event: &ObjectEvent| event.key().clone());
     // MetaServer will ask here.
     let (_reads_tx, reads_rx) = pipe::calls("reads", 64);
+    let (tokens_tx, tokens_rx) = pipe::calls("tokens", 64);
     let (reports_tx, reports_rx) = pipe::latest("reports", Report::key);
     let (uploads_tx, uploads_rx) = pipe::weighed_events("uploads", 1024, PIPE_BYTES_MAX, Upload::size);
     let (connectivity_tx, connectivity_rx) = watch::channel(Connectivity::Offline);
@@ -194,6 +195,7 @@ async fn run(file: &Path) -> Result<()> {
                 objects: objects_rx,
                 inventory: inventory_rx,
                 reads: reads_rx,
+                tokens: tokens_rx,
                 connectivity: connectivity_rx.clone(),
             },
             metamanager::Outbox {
@@ -205,7 +207,7 @@ async fn run(file: &Path) -> Result<()> {
         );
         group.spawn("metamanager", metamanager.run(stop.child_token()));
     } else {
-        drop((objects_rx, inventory_rx, reads_rx, acked_tx, workloads_tx, devices_tx, queries_tx));
+        drop((objects_rx, inventory_rx, reads_rx, tokens_rx, acked_tx, workloads_tx, devices_tx, queries_tx));
     }
     if config.device_twin {
         let devicetwin = DeviceTwin::new(
@@ -237,11 +239,11 @@ async fn run(file: &Path) -> Result<()> {
                 releases: releases_rx,
                 connectivity: connectivity_rx,
             },
-            edged::Outbox { reports: reports_tx, uploads: uploads_tx.clone() },
+            edged::Outbox { tokens: tokens_tx, reports: reports_tx, uploads: uploads_tx.clone() },
         );
         group.spawn("edged", edged.run(stop.child_token()));
     } else {
-        drop((workloads_rx, logs_rx, reports_tx));
+        drop((workloads_rx, tokens_tx, logs_rx, reports_tx));
     }
     if let Some(event_bus) = config.event_bus {
         let eventbus = EventBus::new(
@@ -346,6 +348,7 @@ fn edged_config(config: &Config, edged: &config::modules::Edged) -> edged::Confi
         cluster_dns: edged.cluster_dns.iter().map(ToString::to_string).collect(),
         cluster_domain: edged.cluster_domain.clone(),
         status_interval: edged.status_interval,
+        allowed_unsafe_sysctls: edged.allowed_unsafe_sysctls.clone(),
         image_report_interval: edged.image_report_interval,
         images_max: edged.images_max,
         kube_reserved: edged.upkeep.kube_reserved,

@@ -12,7 +12,10 @@ mod report;
 
 pub use delivery::{Acked, Delivered, Delivery, FromNode, ToNode};
 pub use object::{Fingerprint, Inventory, InventoryEntry, Object, ObjectError, ObjectEvent, ObjectRef};
-pub use question::{Answer, LogChunk, LogRequest, Query, Request, Response, ServiceRequest, ServiceResponse};
+pub use question::{
+    Answer, LogChunk, LogRequest, Query, Request, Response, ServiceRequest, ServiceResponse, Token,
+    TokenRequest,
+};
 pub use report::{
     Connectivity, DeviceReport, NodeReport, PodReport, PodState, Publish, Report, ReportKey, SessionState,
     TwinReport, TwinValue, Upload, UploadId, UploadedEvent, UploadedPublish,

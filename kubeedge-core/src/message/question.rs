@@ -1,12 +1,62 @@
+use std::fmt;
+
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::{Object, ObjectRef, Publish};
+use crate::id::Uid;
 
 /// What the edge asks the cloud.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Query {
     /// The object of this name, if the node may read it.
     Get(ObjectRef),
+    /// A token of the service account of one of the node's pods.
+    Token(TokenRequest),
+}
+
+/// Asks for a token of a pod's service account, as a volume of the pod does.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TokenRequest {
+    /// The namespace of the pod and the account.
+    pub namespace: String,
+    /// The account.
+    pub service_account: String,
+    /// The pod's name.
+    pub pod: String,
+    /// The pod's UID: the token ends with the pod.
+    pub pod_uid: Uid,
+    /// Whom the token is for; empty means the API server.
+    pub audience: String,
+    /// How long it should be good for, in seconds.
+    pub expiration_seconds: u64,
+}
+
+/// A token of a service account.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// The token itself.
+    pub token: String,
+    /// When it ends, milliseconds since the Unix epoch.
+    pub expires_at_ms: u64,
+    /// How long it is good for from its issue to its end, in milliseconds.
+    pub lifetime_ms: u64,
+}
+
+impl Token {
+    /// When it should be renewed, milliseconds since the Unix epoch: after four fifths of its life, and after a day
+    /// at the latest (kubernetes.io/docs/tasks/configure-pod-container/configure-service-account).
+    pub fn renew_at_ms(&self) -> u64 {
+        const DAY_MS: u64 = 24 * 3600 * 1000;
+        let issued = self.expires_at_ms.saturating_sub(self.lifetime_ms);
+        issued.saturating_add((self.lifetime_ms / 5 * 4).min(DAY_MS))
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token").field("expires_at_ms", &self.expires_at_ms).finish_non_exhaustive()
+    }
 }
 
 /// What the cloud answers.
@@ -18,6 +68,8 @@ pub enum Answer {
     NotFound,
     /// The node may not have it, or the cloud cannot say; with the reason.
     Refused(String),
+    /// The token.
+    Token(Token),
 }
 
 /// What the cloud asks the edge.
@@ -109,4 +161,21 @@ pub struct ServiceResponse {
     pub headers: Vec<(String, String)>,
     /// The body, at most 3 MiB.
     pub body: Bytes,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_renewed_after_four_fifths_of_its_life_and_after_a_day_at_the_latest() {
+        let token = |lifetime_s: u64| Token {
+            token: "t".to_owned(),
+            expires_at_ms: 1_000_000_000 + lifetime_s * 1000,
+            lifetime_ms: lifetime_s * 1000,
+        };
+        assert_eq!(token(3600).renew_at_ms(), 1_000_000_000 + 2880 * 1000);
+        assert_eq!(token(365 * 86_400).renew_at_ms(), 1_000_000_000 + 86_400 * 1000);
+        assert!(!format!("{:?}", token(1)).contains("\"t\""), "a token is not printed");
+    }
 }

@@ -320,7 +320,7 @@ pub struct Event {
 pub struct Query {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "query::Query", tags = "2")]
+    #[prost(oneof = "query::Query", tags = "2, 3")]
     pub query: ::core::option::Option<query::Query>,
 }
 /// Nested message and enum types in `Query`.
@@ -329,14 +329,33 @@ pub mod query {
     pub enum Query {
         #[prost(message, tag = "2")]
         Get(super::ObjectRef),
+        #[prost(message, tag = "3")]
+        Token(super::TokenRequest),
     }
+}
+/// Asks for a token of a pod's service account.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenRequest {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub service_account: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub pod: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub pod_uid: ::prost::alloc::string::String,
+    /// Empty means the API server's own.
+    #[prost(string, tag = "5")]
+    pub audience: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "6")]
+    pub expiration_seconds: u64,
 }
 /// The cloud answers the query with this number.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Answer {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "answer::Answer", tags = "2, 3, 4")]
+    #[prost(oneof = "answer::Answer", tags = "2, 3, 4, 5")]
     pub answer: ::core::option::Option<answer::Answer>,
 }
 /// Nested message and enum types in `Answer`.
@@ -349,7 +368,20 @@ pub mod answer {
         NotFound(super::NotFound),
         #[prost(string, tag = "4")]
         Refused(::prost::alloc::string::String),
+        #[prost(message, tag = "5")]
+        Token(super::Token),
     }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Token {
+    #[prost(string, tag = "1")]
+    pub token: ::prost::alloc::string::String,
+    /// Milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "2")]
+    pub expires_at_ms: u64,
+    /// How long it is good for from its issue to its end.
+    #[prost(uint64, tag = "3")]
+    pub lifetime_ms: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NotFound {}

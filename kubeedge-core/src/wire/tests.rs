@@ -11,8 +11,8 @@ use crate::{
     message::{
         Answer, DeviceReport, Fingerprint, InventoryEntry, Lane, LogChunk, LogRequest, NodeReport, Object,
         ObjectEvent, ObjectRef, PodReport, PodState, Publish, Query, Report, Request, Response,
-        ServiceRequest, ServiceResponse, TwinReport, TwinValue, Upload, UploadId, UploadedEvent,
-        UploadedPublish,
+        ServiceRequest, ServiceResponse, Token, TokenRequest, TwinReport, TwinValue, Upload, UploadId,
+        UploadedEvent, UploadedPublish,
     },
 };
 
@@ -188,7 +188,16 @@ fn frame() -> impl Strategy<Value = Frame> {
         object().prop_map(Answer::Object),
         Just(Answer::NotFound),
         any::<String>().prop_map(Answer::Refused),
+        (any::<String>(), any::<u64>(), any::<u64>()).prop_map(|(token, expires_at_ms, lifetime_ms)| {
+            Answer::Token(Token { token, expires_at_ms, lifetime_ms })
+        }),
     ];
+    let token = (any::<[String; 5]>(), any::<u64>()).prop_map(|(text, expiration_seconds)| {
+        let [namespace, service_account, pod, uid, audience] = text;
+        let pod_uid = Uid::new(uid);
+        Query::Token(TokenRequest { namespace, service_account, pod, pod_uid, audience, expiration_seconds })
+    });
+    let query = prop_oneof![reference().prop_map(Query::Get), token];
     let entries = proptest::collection::vec(entry(), 0..4);
     prop_oneof![
         hello.prop_map(|(protocol, node, nonce, digest, objects, software)| {
@@ -205,7 +214,7 @@ fn frame() -> impl Strategy<Value = Frame> {
             .prop_map(|(part, last, entries)| Frame::InventoryPart(InventoryPart { part, last, entries })),
         Just(Frame::Synchronized),
         item().prop_map(Frame::Item),
-        (any::<u64>(), reference()).prop_map(|(id, wanted)| Frame::Query { id, query: Query::Get(wanted) }),
+        (any::<u64>(), query).prop_map(|(id, query)| Frame::Query { id, query }),
         (any::<u64>(), answer).prop_map(|(id, answer)| Frame::Answer { id, answer }),
         (any::<u64>(), time(), request()).prop_map(|(id, deadline, request)| Frame::Request {
             id,

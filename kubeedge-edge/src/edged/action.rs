@@ -1,10 +1,10 @@
 //! What the state asks the driver to do for a pod, and what may come of it.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use kubeedge_core::runtime::{ContainerConfig, ContainerId, Credentials, SandboxConfig, SandboxId};
 
-use super::volumes::Files;
+use super::{make::Before, volumes::Prepare};
 
 /// What a step is about. Of each there is at most one in flight in a pod.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,8 +59,8 @@ pub(crate) enum Action {
 pub(crate) struct Create {
     pub(crate) sandbox: SandboxId,
     pub(crate) config: ContainerConfig,
-    /// Mounts, by their place in `config.mounts`, of which only a part is wanted: its path below.
-    pub(crate) sub_paths: BTreeMap<usize, String>,
+    /// What has to be made on the node before.
+    pub(crate) before: Before,
     /// The file that is mounted for the container's last words, made empty beforehand.
     pub(crate) last_words: Option<PathBuf>,
 }
@@ -95,21 +95,6 @@ pub(crate) struct HttpTask {
     pub(crate) port: u16,
     pub(crate) path: String,
     pub(crate) headers: Vec<(String, String)>,
-}
-
-/// The directories and volumes of a pod.
-#[derive(Debug, Clone)]
-pub(crate) struct Prepare {
-    /// Where its volumes are, each in a directory of its name.
-    pub(crate) volumes: PathBuf,
-    /// Where its logs go.
-    pub(crate) logs: PathBuf,
-    /// Volumes that are made of objects.
-    pub(crate) files: BTreeMap<String, Files>,
-    /// Volumes that begin empty.
-    pub(crate) empty: Vec<String>,
-    /// Paths of the node with what `hostPath.type` says of them.
-    pub(crate) host_paths: Vec<(PathBuf, String)>,
 }
 
 /// When an image is fetched.

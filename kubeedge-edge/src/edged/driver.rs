@@ -15,7 +15,7 @@ use futures::{
 };
 use kubeedge_core::{
     id::Uid,
-    message::{Connectivity, LogRequest, ObjectEvent, ObjectRef, Report, Response},
+    message::{Answer, Connectivity, LogRequest, ObjectEvent, ObjectRef, Report, Response, TokenRequest},
     pipe::{Call, SendError},
     runtime::{ContainerId, ObservedSandbox, RuntimeError, RuntimeInfo},
 };
@@ -26,7 +26,7 @@ use tracing::{debug, info};
 use super::{
     Edged, Error,
     action::{Action, Outcome, Slot},
-    host::{Machine, Usage},
+    host::{HostFiles, Machine, Usage},
     logs,
     node::Node,
     perform::perform,
@@ -35,6 +35,9 @@ use super::{
     state::{Capacity, Moment, Output, ProbeKey, ProbeResult, State},
     words,
 };
+
+/// How long MetaManager may take for a token: it asks the cloud, and has a deadline of its own.
+const TOKEN_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long the runtime may take to say how it is or what it has.
 const ASK_DEADLINE: Duration = Duration::from_secs(120);
@@ -67,6 +70,7 @@ struct Driver {
     /// When events are sent again that the pipe had no room for.
     upload_at: Option<Instant>,
     answers: FuturesUnordered<BoxFuture<'static, ()>>,
+    tokens: FuturesUnordered<BoxFuture<'static, (TokenRequest, Result<Answer, String>)>>,
     observing: Option<BoxFuture<'static, Observation>>,
     asking: Option<BoxFuture<'static, Result<RuntimeInfo, RuntimeError>>>,
     next_look: Instant,
@@ -99,6 +103,7 @@ impl Edged {
             keeping: false,
             upload_at: None,
             answers: FuturesUnordered::new(),
+            tokens: FuturesUnordered::new(),
             observing: None,
             asking: None,
             next_look: Instant::now(),
@@ -154,6 +159,9 @@ impl Driver {
                     let connectivity = *self.edged.inbox.connectivity.borrow_and_update();
                     self.connectivity(connectivity);
                 }
+                Some((request, answer)) = self.tokens.next(), if !self.tokens.is_empty() => {
+                    self.state.handle_token(&request, answer, now());
+                }
                 Some(()) = self.answers.next(), if !self.answers.is_empty() => {}
                 () = sleep_until(wake) => {}
             }
@@ -206,6 +214,7 @@ impl Driver {
             return;
         }
         self.next_look = Instant::now() + self.edged.config.status_interval;
+        self.state.handle_host(HostFiles::read(&self.edged.config.root));
         self.node.handle_usage(Usage::read(&self.edged.config.root, None), now());
         if self.asking.is_none() {
             let runtime = Arc::clone(&self.edged.runtime);
@@ -217,6 +226,14 @@ impl Driver {
     fn perform(&mut self, output: Output) {
         match output {
             Output::Report(report) => self.report(report),
+            Output::Token(request) => {
+                let tokens = self.edged.outbox.tokens.clone();
+                let ask = async move {
+                    let answer = tokens.call(request.clone(), TOKEN_DEADLINE).await;
+                    (request, answer.map_err(|error| error.to_string()))
+                };
+                self.tokens.push(ask.boxed());
+            }
             Output::Observe => {
                 let runtime = Arc::clone(&self.edged.runtime);
                 let observe =

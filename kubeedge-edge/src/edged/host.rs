@@ -19,6 +19,19 @@ pub(crate) struct Machine {
     pub(crate) huge_pages: BTreeMap<String, i64>,
 }
 
+/// What pods get of the node's own configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct HostFiles {
+    /// The text of its `/etc/resolv.conf`.
+    pub(crate) resolv: String,
+    /// The text of its `/etc/hosts`.
+    pub(crate) hosts: String,
+    /// The size of the disk that volumes are on.
+    pub(crate) disk_bytes: i64,
+    /// Whether the kernel enforces profiles of AppArmor.
+    pub(crate) apparmor: bool,
+}
+
 /// What is left of what the node has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
@@ -50,6 +63,19 @@ impl Machine {
             kernel: uname.release().to_string_lossy().into_owned(),
             os_image: pretty.unwrap_or("Linux").trim_matches('"').to_owned(),
             huge_pages: huge_pages(),
+        }
+    }
+}
+
+impl HostFiles {
+    /// Reads it; what cannot be read is left empty.
+    pub(crate) fn read(root: &Path) -> Self {
+        let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        Self {
+            resolv: text("/etc/resolv.conf"),
+            hosts: text("/etc/hosts"),
+            disk_bytes: Usage::read(root, None).disk.capacity,
+            apparmor: text("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
         }
     }
 }

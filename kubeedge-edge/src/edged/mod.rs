@@ -28,8 +28,14 @@
 //! # });
 //! ```
 //!
-//! What it does not do yet: tmpfs for Secrets and `emptyDir.medium: Memory` (both are
-//! plain directories), service account tokens (the file is left out), rotation of container logs.
+//! What becomes of each member of a pod's spec says `pod/fields.rs`: it is done, it asks nothing of a node, or the
+//! pod is refused and its status names the member.
+//!
+//! Secrets, tokens and the downward API lie in memory: a file system of type tmpfs is mounted for each such
+//! volume, for which the process needs CAP_SYS_ADMIN. Without it they lie on the disk below [`Config::root`], which
+//! is logged, and a pod with an `emptyDir` of medium `Memory` does not start.
+//!
+//! What it does not do yet: rotation of container logs.
 
 mod action;
 #[allow(dead_code, unused_imports, reason = "the state does not decide by it yet")]
@@ -58,8 +64,11 @@ mod state;
 mod status;
 mod tasks;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 mod text;
+mod tokens;
 mod volumes;
 mod words;
 
@@ -67,7 +76,10 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use kubeedge_core::{
     id::{NodeName, Uid},
-    message::{Connectivity, LogRequest, ObjectEvent, ObjectRef, Report, ReportKey, Response, Upload},
+    message::{
+        Answer, Connectivity, LogRequest, ObjectEvent, ObjectRef, Report, ReportKey, Response, TokenRequest,
+        Upload,
+    },
     pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
     runtime::ContainerRuntime,
 };
@@ -179,6 +191,17 @@ pub struct Config {
     /// Where pods come from besides the cloud; `None` means nowhere.
     #[serde(default)]
     pub static_pods: Option<StaticPods>,
+    /// Kernel parameters that pods may set besides those that are safe; one that ends with `*` names all that
+    /// begin so.
+    #[serde(default)]
+    pub allowed_unsafe_sysctls: Vec<String>,
+    /// Where pods find the Kubernetes API, as `host:port`; empty if they do not. It becomes their
+    /// `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`.
+    #[serde(default)]
+    pub kubernetes_service: String,
+    /// Whether volumes with Secrets and tokens are kept in memory where the process may mount.
+    #[serde(default = "defaults::yes")]
+    pub memory_volumes: bool,
 }
 
 /// A taint of the node.
@@ -269,6 +292,9 @@ impl Config {
             image_collection: ImageCollection::default(),
             log_rotation: LogRotation::default(),
             static_pods: None,
+            allowed_unsafe_sysctls: Vec::new(),
+            kubernetes_service: String::new(),
+            memory_volumes: true,
         }
     }
 
@@ -315,6 +341,8 @@ pub struct Outbox {
     pub reports: LatestSender<ReportKey, Report>,
     /// What has happened to pods, as Kubernetes Events.
     pub uploads: EventSender<Upload>,
+    /// To MetaManager: asks for a token of a pod's service account.
+    pub tokens: Caller<TokenRequest, Answer>,
 }
 
 /// The other ends of Edged's pipes.
@@ -332,6 +360,8 @@ pub struct Outside {
     pub reports: LatestReceiver<ReportKey, Report>,
     /// From [`Outbox::uploads`].
     pub uploads: EventReceiver<Upload>,
+    /// From [`Outbox::tokens`].
+    pub tokens: Callee<TokenRequest, Answer>,
 }
 
 /// Creates both sides of Edged's pipes, for tests and for running it alone.
@@ -341,6 +371,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (releases, releases_rx) = pipe::calls("releases", 4);
     let (connectivity, connectivity_rx) = watch::channel(Connectivity::Offline);
     let (reports_tx, reports) = pipe::latest("reports", Report::key);
+    let (tokens_tx, tokens) = pipe::calls("tokens", 64);
     let (uploads_tx, uploads) = pipe::events("uploads", 256);
     (
         Inbox {
@@ -349,8 +380,8 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
             releases: releases_rx,
             connectivity: connectivity_rx,
         },
-        Outbox { reports: reports_tx, uploads: uploads_tx },
-        Outside { workloads, logs, releases, connectivity, reports, uploads },
+        Outbox { reports: reports_tx, uploads: uploads_tx, tokens: tokens_tx },
+        Outside { workloads, logs, releases, connectivity, reports, uploads, tokens },
     )
 }
 

@@ -2,13 +2,17 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use kubeedge_core::runtime::{ContainerId, ContainerRuntime, Credentials, RuntimeError, SandboxId};
+use kubeedge_core::runtime::{
+    ContainerConfig, ContainerId, ContainerRuntime, Credentials, ImageUser, RuntimeError, SandboxId,
+};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
     action::{Action, Create, Failure, Outcome, Task},
-    files, probe,
+    files,
+    make::Before,
+    probe,
     state::LEAST_GRACE,
     words,
 };
@@ -116,14 +120,11 @@ async fn pull(
 }
 
 async fn create(runtime: &dyn ContainerRuntime, create: Create) -> Result<Outcome, Failure> {
-    let Create { sandbox, mut config, sub_paths, last_words } = create;
-    for (index, sub_path) in sub_paths {
-        let Some(mount) = config.mounts.get_mut(index) else { continue };
-        let volume = mount.host_path.clone();
-        mount.host_path = blocking(move || files::sub_path(&volume, &sub_path))
-            .await
-            .map_err(|error| failure("CreateContainerConfigError", &error))?;
+    let Create { sandbox, mut config, before, last_words } = create;
+    if before.must_not_be_root {
+        check_user(runtime, &config).await?;
     }
+    make_before(&mut config, before).await.map_err(|error| failure("CreateContainerConfigError", &error))?;
     if let Some(path) = last_words {
         blocking(move || words::make(&path))
             .await
@@ -131,6 +132,33 @@ async fn create(runtime: &dyn ContainerRuntime, create: Create) -> Result<Outcom
     }
     let created = runtime.create_container(&sandbox, &config).await;
     created.map(Outcome::Created).map_err(|error| failure("CreateContainerError", &error))
+}
+
+/// Makes on the node what the container is to see.
+async fn make_before(config: &mut ContainerConfig, before: Before) -> io::Result<()> {
+    if let Some((path, text)) = before.hosts {
+        blocking(move || files::write_in_place(&path, &text, 0o644)).await?;
+    }
+    for (index, part) in before.parts {
+        let Some(mount) = config.mounts.get_mut(index) else { continue };
+        let volume = mount.host_path.clone();
+        mount.host_path = blocking(move || files::hold(&volume, &part.path, &part.place)).await?;
+    }
+    Ok(())
+}
+
+/// Asks the image as whom it runs, for a container that must not be the superuser.
+async fn check_user(runtime: &dyn ContainerRuntime, config: &ContainerConfig) -> Result<(), Failure> {
+    let reason = "CreateContainerConfigError";
+    let image = runtime.image(&config.image).await.map_err(|error| failure(reason, &error))?;
+    let why = match image.and_then(|image| image.user) {
+        Some(ImageUser::Uid(id)) if id != 0 => return Ok(()),
+        Some(ImageUser::Name(name)) if name != "root" => format!(
+            "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root"
+        ),
+        _ => "container has runAsNonRoot and image will run as root".to_owned(),
+    };
+    Err(Failure { reason, message: format!("{why} (container: {})", config.name) })
 }
 
 async fn stop(

@@ -9,16 +9,25 @@ use kubeedge_core::message::{Object, ObjectRef};
 use serde::Deserialize;
 
 use super::{
+    host::HostFiles,
     pod::{Container, FieldReference, Pod, ResourceFieldReference},
     quantity::Quantity,
+    tokens::Tokens,
 };
 
 /// Everything a Pod may refer to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts<'a> {
-    /// ConfigMaps and Secrets.
+    /// ConfigMaps and Secrets, claims and volumes.
     pub(crate) objects: &'a BTreeMap<ObjectRef, Object>,
+    pub(crate) tokens: &'a Tokens,
+    /// What the node itself has in `/etc`.
+    pub(crate) host: &'a HostFiles,
     pub(crate) node_name: &'a str,
+    /// The labels that the node gives itself.
+    pub(crate) node_labels: &'a BTreeMap<String, String>,
+    /// Where pods find the Kubernetes API, as `host:port`; may be empty.
+    pub(crate) kubernetes: &'a str,
     pub(crate) host_ip: &'a str,
     /// The pod's addresses; empty until its sandbox runs.
     pub(crate) pod_ips: &'a [String],
@@ -98,34 +107,28 @@ pub(crate) fn base64(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The environment of a container, in order: first `envFrom`, then `env`, whose entries may use earlier ones.
+/// The environment of a container: first `envFrom`, then `env`, whose entries may use earlier ones, then how to
+/// reach the Kubernetes API unless the container says otherwise.
 pub(crate) fn environment(
     container: &Container,
     pod: &Pod,
     facts: &Facts<'_>,
 ) -> Result<Vec<(String, String)>, Unresolved> {
     let mut env: Vec<(String, String)> = Vec::new();
-    let namespace = pod.reference.namespace();
-    for from in &container.env_from {
-        let map = from.config_map_ref.iter().map(|map| (ObjectRef::config_map(namespace, &map.name), map));
-        let secret =
-            from.secret_ref.iter().map(|secret| (ObjectRef::secret(namespace, &secret.name), secret));
-        for (reference, source) in map.chain(secret) {
-            match data_of(&reference, facts)? {
-                None if source.optional => {}
-                None => return Err(not_found(&reference)),
-                Some(data) => {
-                    for (key, bytes) in data {
-                        set(&mut env, format!("{}{key}", from.prefix), lossy(bytes));
-                    }
-                }
-            }
+    for (_, variables) in from_objects(container, pod, facts)? {
+        for (name, value) in variables.into_iter().filter(|(name, _)| is_variable(name)) {
+            set(&mut env, name, value);
         }
     }
+    let service = service(facts);
     for var in &container.env {
         let value = match &var.value_from {
-            None => Some(expand(&var.value, &env)),
+            None => {
+                let known: Vec<_> = env.iter().chain(&service).cloned().collect();
+                Some(expand(&var.value, &known))
+            }
             Some(from) => {
+                let namespace = pod.reference.namespace();
                 let map = from
                     .config_map_key_ref
                     .iter()
@@ -133,8 +136,8 @@ pub(crate) fn environment(
                 let secret =
                     from.secret_key_ref.iter().map(|key| (ObjectRef::secret(namespace, &key.name), key));
                 if let Some((reference, key)) = map.chain(secret).next() {
-                    match data_of(&reference, facts)?.map(|mut data| data.remove(&key.key)) {
-                        Some(Some(bytes)) => Some(lossy(bytes)),
+                    match text_of(&reference, facts)?.map(|mut data| data.remove(&key.key)) {
+                        Some(Some(value)) => Some(value),
                         None | Some(None) if key.optional => None,
                         None => return Err(not_found(&reference)),
                         Some(None) => return Err(no_key(&reference, &key.key)),
@@ -152,7 +155,95 @@ pub(crate) fn environment(
             set(&mut env, var.name.clone(), value);
         }
     }
+    let own = |name: &str| env.iter().any(|(known, _)| known == name);
+    let added: Vec<_> = service.into_iter().filter(|(name, _)| !own(name)).collect();
+    env.extend(added);
     Ok(env)
+}
+
+/// What `envFrom` leaves out because it cannot name a variable, in words for an event; `None` if that is nothing.
+pub(crate) fn skipped_variables(container: &Container, pod: &Pod, facts: &Facts<'_>) -> Option<String> {
+    let sources = from_objects(container, pod, facts).ok()?;
+    let skipped = sources.into_iter().filter_map(|(reference, variables)| {
+        let names: Vec<String> =
+            variables.into_iter().map(|(name, _)| name).filter(|name| !is_variable(name)).collect();
+        let kind = if reference.kind() == "Secret" { "secret" } else { "configMap" };
+        let (namespace, name) = (reference.namespace(), reference.name());
+        (!names.is_empty()).then(|| {
+            format!(
+                "Keys [{}] from the EnvFrom {kind} {namespace}/{name} were skipped since they are considered invalid \
+                 environment variable names.",
+                names.join(", ")
+            )
+        })
+    });
+    let skipped: Vec<String> = skipped.collect();
+    (!skipped.is_empty()).then(|| skipped.join(" "))
+}
+
+/// What `envFrom` names, with the variables of each object in the order of their names.
+fn from_objects(
+    container: &Container,
+    pod: &Pod,
+    facts: &Facts<'_>,
+) -> Result<Vec<(ObjectRef, BTreeMap<String, String>)>, Unresolved> {
+    let namespace = pod.reference.namespace();
+    let mut found = Vec::new();
+    for from in &container.env_from {
+        let map = from.config_map_ref.iter().map(|map| (ObjectRef::config_map(namespace, &map.name), map));
+        let secret =
+            from.secret_ref.iter().map(|secret| (ObjectRef::secret(namespace, &secret.name), secret));
+        for (reference, source) in map.chain(secret) {
+            match text_of(&reference, facts)? {
+                None if source.optional => {}
+                None => return Err(not_found(&reference)),
+                Some(data) => {
+                    let named = data.into_iter().map(|(key, value)| (format!("{}{key}", from.prefix), value));
+                    found.push((reference, named.collect()));
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether Kubernetes takes this for the name of a variable: letters, digits, `-`, `_` and `.`, no digit first.
+fn is_variable(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    !name.is_empty()
+        && name.chars().all(plain)
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name != "."
+        && !name.starts_with("..")
+}
+
+/// Where the Kubernetes API is, as every pod of a cluster is told.
+fn service(facts: &Facts<'_>) -> Vec<(String, String)> {
+    let Some((host, port)) = facts.kubernetes.rsplit_once(':') else { return Vec::new() };
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    vec![
+        pair("KUBERNETES_SERVICE_HOST", bare),
+        pair("KUBERNETES_SERVICE_PORT", port),
+        pair("KUBERNETES_SERVICE_PORT_HTTPS", port),
+        pair("KUBERNETES_PORT", &format!("tcp://{host}:{port}")),
+        pair(&format!("KUBERNETES_PORT_{port}_TCP"), &format!("tcp://{host}:{port}")),
+        pair(&format!("KUBERNETES_PORT_{port}_TCP_PROTO"), "tcp"),
+        pair(&format!("KUBERNETES_PORT_{port}_TCP_PORT"), port),
+        pair(&format!("KUBERNETES_PORT_{port}_TCP_ADDR"), bare),
+    ]
+}
+
+/// The keys of a Secret or ConfigMap that can be variables: a ConfigMap's `binaryData` cannot.
+fn text_of(reference: &ObjectRef, facts: &Facts<'_>) -> Result<Option<BTreeMap<String, String>>, Unresolved> {
+    if reference.kind() == "Secret" {
+        let data = data_of(reference, facts)?;
+        return Ok(data.map(|data| data.into_iter().map(|(key, bytes)| (key, lossy(bytes))).collect()));
+    }
+    let Some(object) = facts.objects.get(reference) else { return Ok(None) };
+    let data: Data = serde_json::from_slice(&object.json)
+        .map_err(|_| Unresolved(format!("{reference} cannot be read")))?;
+    Ok(Some(data.data.unwrap_or_default()))
 }
 
 fn lossy(bytes: Vec<u8>) -> String {
@@ -250,6 +341,7 @@ pub(crate) fn resource_value(
         (Some(milli), _, _) => milli,
         (None, "cpu", "limits") => facts.cpu_milli,
         (None, "memory", "limits") => facts.memory_bytes.saturating_mul(1000),
+        (None, "ephemeral-storage", "limits") => facts.host.disk_bytes.saturating_mul(1000),
         (None, _, _) => 0,
     };
     Ok(milli.div_euclid(divisor).saturating_add(i64::from(milli % divisor != 0)).to_string())

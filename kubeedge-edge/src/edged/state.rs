@@ -19,7 +19,10 @@ use std::{
 
 use kubeedge_core::{
     id::Uid,
-    message::{Connectivity, Object, ObjectEvent, ObjectRef, PodReport, PodState, Report, Upload},
+    message::{
+        Answer, Connectivity, Object, ObjectEvent, ObjectRef, PodReport, PodState, Report, TokenRequest,
+        Upload,
+    },
     runtime::{ContainerId, ObservedSandbox, RuntimeError},
 };
 use tracing::{debug, info, warn};
@@ -34,10 +37,13 @@ use super::{
     Config,
     action::{Action, Outcome, Slot, Task},
     events::{About, Note, Recorder},
-    pod::Pod,
+    host::HostFiles,
+    pod::{Admission, Pod},
     record::Record,
     resolve::Facts,
-    status, tasks, words,
+    status, tasks,
+    tokens::Tokens,
+    words,
 };
 
 /// The time, as the driver reads it once for each input.
@@ -64,6 +70,8 @@ pub(crate) enum Output {
     Observe,
     /// Report to the cloud.
     Report(Report),
+    /// Ask for a token, and hand the answer to [`State::handle_token`].
+    Token(TokenRequest),
     /// Keep the pod's record, for after a restart.
     Keep(Uid, Record),
     /// Remove the record of a pod that is not there any more.
@@ -105,6 +113,8 @@ pub(crate) struct State {
     /// What an earlier process kept of pods that are not known yet.
     records: BTreeMap<Uid, Record>,
     objects: BTreeMap<ObjectRef, Object>,
+    tokens: Tokens,
+    host: HostFiles,
     observed: BTreeMap<Uid, Vec<ObservedSandbox>>,
     events: Recorder,
     /// Counts ended actions; an observation is as new as the count when it began.
@@ -156,6 +166,8 @@ impl State {
             pods: BTreeMap::new(),
             records: BTreeMap::new(),
             objects: BTreeMap::new(),
+            tokens: Tokens::default(),
+            host: HostFiles::default(),
             observed: BTreeMap::new(),
             epoch: 0,
             observing: None,
@@ -173,7 +185,7 @@ impl State {
         self.records.insert(uid, record);
     }
 
-    /// Takes what became of a Pod, ConfigMap or Secret.
+    /// Takes what became of a Pod or of something that pods are made of.
     pub(crate) fn handle_object(&mut self, event: ObjectEvent, now: Moment) {
         if let Settled::Waiting { quiet_since, .. } = &mut self.settled {
             *quiet_since = now.at;
@@ -181,7 +193,9 @@ impl State {
         match (event.key().kind(), &event) {
             ("Pod", ObjectEvent::Applied(object)) => self.apply_pod(object, now),
             ("Pod", ObjectEvent::Deleted { reference, .. }) => self.delete_pod(reference),
-            ("ConfigMap" | "Secret", _) => self.change_object(event),
+            ("ConfigMap" | "Secret" | "PersistentVolumeClaim" | "PersistentVolume" | "RuntimeClass", _) => {
+                self.change_object(event);
+            }
             (kind, _) => debug!(kind, "an object that pods are not made of"),
         }
     }
@@ -192,7 +206,11 @@ impl State {
     }
 
     fn apply_pod(&mut self, object: &Object, now: Moment) {
-        let parsed = Pod::parse(object);
+        let node = Admission { sysctls: &self.config.allowed_unsafe_sysctls, apparmor: self.host.apparmor };
+        let parsed = Pod::parse(object).and_then(|pod| pod.forbidden(node).map_or(Ok(pod), Err));
+        if let Ok(pod) = &parsed {
+            self.tokens.want(pod, now.at);
+        }
         if let Err(error) = &parsed {
             warn!(pod = %object.reference, %error, "a pod cannot be run");
         }
@@ -318,6 +336,7 @@ impl State {
         }
         if entry.stage == Stage::Gone {
             self.events.forget(uid);
+            self.tokens.forget(uid);
             self.outputs.push_back(Output::Forget(uid.clone()));
             if entry.deleted {
                 self.pods.remove(uid);
@@ -383,6 +402,25 @@ impl State {
         }
     }
 
+    /// Takes what the node has in `/etc`.
+    pub(crate) fn handle_host(&mut self, host: HostFiles) {
+        self.host = host;
+    }
+
+    /// Takes what was answered to [`Output::Token`].
+    pub(crate) fn handle_token(
+        &mut self,
+        request: &TokenRequest,
+        answer: Result<Answer, String>,
+        now: Moment,
+    ) {
+        if self.tokens.handle_answer(request, answer, now)
+            && let Some(entry) = self.pods.get_mut(&request.pod_uid)
+        {
+            (entry.dirty, entry.changed) = (true, true);
+        }
+    }
+
     /// Takes whether there is a session. At its beginning everything is reported again.
     pub(crate) fn handle_connectivity(&mut self, connectivity: Connectivity, now: Moment) {
         if let Settled::Waiting { synchronized, quiet_since, .. } = &mut self.settled
@@ -394,6 +432,7 @@ impl State {
         }
         let was = std::mem::replace(&mut self.online, connectivity.is_online());
         if !was && self.online {
+            self.tokens.handle_online(now.at);
             let all: Vec<Report> =
                 self.pods.values().filter_map(Entry::last_report).map(Report::Pod).collect();
             self.outputs.extend(all.into_iter().map(Output::Report));
@@ -404,6 +443,9 @@ impl State {
     /// every input.
     pub(crate) fn handle_timeout(&mut self, now: Moment) {
         self.settle(now);
+        while let Some(request) = self.tokens.poll_request(now.at) {
+            self.outputs.push_back(Output::Token(request));
+        }
         if self.observing.is_none() && now.at >= self.observe_at {
             self.observing = Some(self.epoch);
             self.outputs.push_back(Output::Observe);
@@ -439,6 +481,10 @@ impl State {
         let pod_ips = entry.ips.clone();
         let facts = Facts {
             objects: &self.objects,
+            tokens: &self.tokens,
+            host: &self.host,
+            node_labels: &self.config.labels,
+            kubernetes: &self.config.kubernetes_service,
             node_name: self.config.node.as_str(),
             host_ip: &self.config.node_ip,
             pod_ips: &pod_ips,
@@ -552,7 +598,8 @@ impl State {
         let wakes = self.pods.values().filter_map(Entry::next_wake);
         let observe = if self.observing.is_none() { Some(self.observe_at) } else { None };
         let far = self.observe_at + Duration::from_secs(3600);
-        wakes.chain(observe).chain(self.settles_at()).min().unwrap_or(far)
+        let tokens = self.tokens.poll_timeout();
+        wakes.chain(observe).chain(self.settles_at()).chain(tokens).min().unwrap_or(far)
     }
 
     /// The pod of this name, newest UID first, and its sandboxes.

@@ -14,6 +14,7 @@ use super::{
     Config, Error, Inbox, MetaManager, Outbox, Read, ReadError,
     record::{self, Unreadable},
     state::{Audience, Output, State},
+    tokens,
 };
 
 type ReadReplier = Replier<Result<Vec<Object>, ReadError>>;
@@ -32,10 +33,17 @@ impl MetaManager {
             () = stop.cancelled() => return Ok(()),
             restored = restore(&config, &*store, &outbox) => restored?,
         };
-        let mut driver = Driver { config, store, outbox, state: restored, asked: FuturesUnordered::new() };
+        let mut driver = Driver {
+            config,
+            store,
+            outbox,
+            state: restored,
+            asked: FuturesUnordered::new(),
+            asked_tokens: FuturesUnordered::new(),
+        };
         loop {
             driver.perform_all().await?;
-            let Driver { state, asked, .. } = &mut driver;
+            let Driver { state, asked, asked_tokens, .. } = &mut driver;
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 Some(call) = inbox.inventory.recv() => call.answer(state.inventory().clone()),
@@ -44,6 +52,13 @@ impl MetaManager {
                     driver.read(call, online).await;
                 }
                 Some(answered) = asked.next(), if !asked.is_empty() => conclude(answered),
+                Some(call) = inbox.tokens.recv() => {
+                    let online = inbox.connectivity.borrow().is_online();
+                    driver.token(call, online).await;
+                }
+                Some(answered) = asked_tokens.next(), if !asked_tokens.is_empty() => {
+                    driver.conclude_token(answered).await;
+                }
                 Some(delivered) = inbox.objects.recv(), if state.has_room() => {
                     state.handle_object(delivered);
                     take_what_waits(state, &mut inbox);
@@ -63,13 +78,15 @@ fn take_what_waits(state: &mut State, inbox: &mut Inbox) {
     }
 }
 
-struct Driver {
-    config: Config,
-    store: Arc<dyn MetaStore>,
-    outbox: Outbox,
+pub(super) struct Driver {
+    pub(super) config: Config,
+    pub(super) store: Arc<dyn MetaStore>,
+    pub(super) outbox: Outbox,
     state: State,
     /// Questions to the cloud that are under way.
     asked: FuturesUnordered<BoxFuture<'static, Asked>>,
+    /// And questions for tokens.
+    pub(super) asked_tokens: FuturesUnordered<BoxFuture<'static, tokens::Asked>>,
 }
 
 impl Driver {
@@ -81,10 +98,23 @@ impl Driver {
                     // Without EdgeHub nobody waits for it; the same holds for the parts below.
                     let _ = self.outbox.acked.send(acked);
                 }
-                Output::Notify(audience, event) => notify(&self.outbox, audience, event),
+                Output::Notify(audience, event) => {
+                    self.forget_tokens(&event).await;
+                    notify(&self.outbox, audience, event);
+                }
             }
         }
         Ok(())
+    }
+
+    /// A token goes with its pod. One that stays is swept at the next start.
+    async fn forget_tokens(&mut self, event: &ObjectEvent) {
+        if let ObjectEvent::Deleted { reference, uid } = event
+            && reference.kind() == "Pod"
+            && let Err(error) = tokens::forget(&*self.store, uid).await
+        {
+            tracing::debug!(pod = %reference, %error, "the tokens of a pod stay until the next start");
+        }
     }
 
     async fn persist(&mut self, batch: Batch) -> Result<(), Error> {
@@ -140,6 +170,9 @@ fn conclude((reference, replier, answer): Asked) {
         Ok(Answer::Object(object)) => Ok(vec![object]),
         Ok(Answer::NotFound) => Err(ReadError::NotFound(reference)),
         Ok(Answer::Refused(why)) => Err(ReadError::Refused { reference, why }),
+        Ok(Answer::Token(_)) => {
+            Err(ReadError::Refused { reference, why: "the answer is no object".to_owned() })
+        }
         Err(error) => Err(error.into()),
     });
 }
@@ -196,7 +229,11 @@ async fn try_restore(config: &Config, store: &dyn MetaStore, outbox: &Outbox) ->
         hand_out(outbox, pod);
     }
     tracing::info!(objects = held.len(), damaged = damaged.len(), "the node's objects are restored");
-    Ok(State::restore(held, damaged, config.commit_pause_min, config.commit_pause_max))
+    let state = State::restore(held, damaged, config.commit_pause_min, config.commit_pause_max);
+    if let Err(error) = tokens::sweep(store, state.inventory()).await {
+        tracing::debug!(%error, "tokens of pods that are gone stay until the next start");
+    }
+    Ok(state)
 }
 
 fn hand_out(outbox: &Outbox, object: Object) {

@@ -37,7 +37,10 @@
 use std::{sync::Arc, time::Duration};
 
 use kubeedge_core::{
-    message::{Acked, Answer, Connectivity, Delivered, Inventory, Object, ObjectEvent, ObjectRef, Query},
+    message::{
+        Acked, Answer, Connectivity, Delivered, Inventory, Object, ObjectEvent, ObjectRef, Query,
+        TokenRequest,
+    },
     pipe::{self, Callee, Caller, LatestReceiver, LatestSender},
     store::{MetaStore, StoreError},
 };
@@ -50,6 +53,7 @@ mod record;
 mod state;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 pub use read::{MetaClient, Read, ReadError};
 
@@ -93,6 +97,8 @@ pub struct Inbox {
     pub inventory: Callee<(), Inventory>,
     /// Anyone asks for objects; see [`MetaClient`].
     pub reads: Callee<Read, Result<Vec<Object>, ReadError>>,
+    /// Edged asks for tokens of service accounts: from the store, renewed from the cloud when it is time.
+    pub tokens: Callee<TokenRequest, Answer>,
     /// Whether the cloud can be asked.
     pub connectivity: watch::Receiver<Connectivity>,
 }
@@ -102,7 +108,7 @@ pub struct Inbox {
 pub struct Outbox {
     /// To EdgeHub: the object is durable.
     pub acked: LatestSender<ObjectRef, Acked<ObjectRef>>,
-    /// To Edged: Pods, ConfigMaps and Secrets.
+    /// To Edged: Pods and what they are made of.
     pub workloads: LatestSender<ObjectRef, ObjectEvent>,
     /// To DeviceTwin: Devices and DeviceModels.
     pub devices: LatestSender<ObjectRef, ObjectEvent>,
@@ -119,6 +125,8 @@ pub struct Outside {
     pub inventory: Caller<(), Inventory>,
     /// See [`Inbox::reads`].
     pub reads: Caller<Read, Result<Vec<Object>, ReadError>>,
+    /// See [`Inbox::tokens`].
+    pub tokens: Caller<TokenRequest, Answer>,
     /// See [`Inbox::connectivity`].
     pub connectivity: watch::Sender<Connectivity>,
     /// See [`Outbox::acked`].
@@ -153,7 +161,7 @@ pub struct MetaManager {
 }
 
 impl MetaManager {
-    /// Creates the part over `store`, in which it uses the keys that begin with `objects`.
+    /// Creates the part over `store`, in which it uses the keys that begin with `objects` and `tokens`.
     pub fn new(config: Config, store: Arc<dyn MetaStore>, inbox: Inbox, outbox: Outbox) -> Self {
         Self { config, store, inbox, outbox }
     }
@@ -168,6 +176,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (devices, devices_out) = pipe::latest("devices", |event: &ObjectEvent| event.key().clone());
     let (inventory, inventory_in) = pipe::calls("inventory", 4);
     let (reads, reads_in) = pipe::calls("reads", 64);
+    let (tokens, tokens_in) = pipe::calls("tokens", 64);
     let (queries, queries_out) = pipe::calls("queries", 64);
     let (connectivity, connectivity_in) = watch::channel(Connectivity::Offline);
     (
@@ -175,6 +184,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
             objects: objects_in,
             inventory: inventory_in,
             reads: reads_in,
+            tokens: tokens_in,
             connectivity: connectivity_in,
         },
         Outbox { acked, workloads, devices, queries },
@@ -182,6 +192,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
             objects,
             inventory,
             reads,
+            tokens,
             connectivity,
             acked: acked_out,
             workloads: workloads_out,

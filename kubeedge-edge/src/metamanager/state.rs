@@ -36,7 +36,8 @@ impl Audience {
     /// Who works with objects of this kind; others are only stored and read.
     pub(super) fn of(reference: &ObjectRef) -> Option<Self> {
         match (reference.api_version(), reference.kind()) {
-            ("v1", "Pod" | "ConfigMap" | "Secret") => Some(Self::Workloads),
+            ("v1", "Pod" | "ConfigMap" | "Secret" | "PersistentVolumeClaim" | "PersistentVolume")
+            | ("node.k8s.io/v1", "RuntimeClass") => Some(Self::Workloads),
             (api, "Device" | "DeviceModel") if api.starts_with("devices.kubeedge.io/") => Some(Self::Devices),
             _ => None,
         }

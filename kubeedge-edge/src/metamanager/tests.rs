@@ -10,6 +10,7 @@ mod parts;
 mod power;
 mod records;
 mod stories;
+mod tokens;
 
 fn object(reference: ObjectRef, uid: &str, version: u64, content: &str) -> Object {
     let fingerprint = content.bytes().fold(7, |sum: u64, byte| sum.wrapping_mul(31) + u64::from(byte));

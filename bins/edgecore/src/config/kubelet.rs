@@ -6,7 +6,6 @@ const PATH: &str = "modules.edged.tailoredKubeletConfig";
 /// The fields of `kubelet.config.k8s.io/v1beta1` KubeletConfiguration that have no effect here.
 const KEYS: &[&str] = &[
     "address",
-    "allowedUnsafeSysctls",
     "apiVersion",
     "authentication",
     "authorization",

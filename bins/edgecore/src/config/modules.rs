@@ -54,6 +54,8 @@ pub(crate) struct Edged {
     pub(crate) cluster_dns: Vec<IpAddr>,
     /// The domain that pods search.
     pub(crate) cluster_domain: String,
+    /// The kernel parameters that pods may set besides the safe ones.
+    pub(crate) allowed_unsafe_sysctls: Vec<String>,
     /// The time between two looks at the node's own state.
     pub(crate) status_interval: Duration,
     /// How long the node's lease lasts.
@@ -127,6 +129,7 @@ pub(super) fn edged(root: &Node<'_>) -> Result<Option<Edged>> {
         max_pods: kubelet.at("maxPods").number(0, 10_000)?,
         cluster_dns: kubelet.at("clusterDNS").list()?.iter().map(Node::parsed).collect::<Result<_>>()?,
         cluster_domain: kubelet.at("clusterDomain").text()?.to_owned(),
+        allowed_unsafe_sysctls: texts(&kubelet.at("allowedUnsafeSysctls"))?,
         status_interval: at_least_a_second(&kubelet.at("nodeStatusUpdateFrequency"))?,
         lease_duration: kubelet.at("nodeLeaseDurationSeconds").seconds()?,
         image_report_interval: at_least_a_second(&kubelet.at("nodeStatusReportFrequency"))?,
@@ -143,6 +146,10 @@ fn at_least_a_second(node: &Node<'_>) -> Result<Duration> {
     let duration = node.duration()?;
     ensure!(duration >= Duration::from_secs(1), node.wrong("it is shorter than a second"));
     Ok(duration)
+}
+
+fn texts(node: &Node<'_>) -> Result<Vec<String>> {
+    node.list()?.iter().map(|one| Ok(one.text()?.to_owned())).collect()
 }
 
 fn labels(node: &Node<'_>) -> Result<BTreeMap<String, String>> {

@@ -7,8 +7,8 @@ use crate::{
     message::{
         Answer, DeviceReport, Fingerprint, InventoryEntry, Lane, LogChunk, LogRequest, NodeReport, Object,
         ObjectEvent, ObjectRef, PodReport, PodState, Publish, Query, Report, Request, Response,
-        ServiceRequest, ServiceResponse, TwinReport, TwinValue, Upload, UploadId, UploadedEvent,
-        UploadedPublish,
+        ServiceRequest, ServiceResponse, Token, TokenRequest, TwinReport, TwinValue, Upload, UploadId,
+        UploadedEvent, UploadedPublish,
     },
     wire::WireError,
 };
@@ -40,6 +40,14 @@ pub(super) fn frame(frame: pb::Frame, lane: Lane) -> Result<Frame, WireError> {
             id: query.id,
             query: match query.query.ok_or(WireError::Unknown { frame: "query", field: "query" })? {
                 pb::query::Query::Get(wanted) => Query::Get(reference("query", Some(wanted))?),
+                pb::query::Query::Token(request) => Query::Token(TokenRequest {
+                    namespace: request.namespace,
+                    service_account: request.service_account,
+                    pod: request.pod,
+                    pod_uid: Uid::new(request.pod_uid),
+                    audience: request.audience,
+                    expiration_seconds: request.expiration_seconds,
+                }),
             },
         },
         Kind::Answer(answer) => Frame::Answer { id: answer.id, answer: self::answer(answer.answer)? },
@@ -212,6 +220,9 @@ fn answer(answer: Option<pb::answer::Answer>) -> Result<Answer, WireError> {
         pb::answer::Answer::Object(found) => Answer::Object(object("answer", found)?),
         pb::answer::Answer::NotFound(pb::NotFound {}) => Answer::NotFound,
         pb::answer::Answer::Refused(reason) => Answer::Refused(reason),
+        pb::answer::Answer::Token(pb::Token { token, expires_at_ms, lifetime_ms }) => {
+            Answer::Token(Token { token, expires_at_ms, lifetime_ms })
+        }
     })
 }
 

@@ -181,6 +181,14 @@ fn pairs<'a>(pairs: impl Iterator<Item = (&'a String, &'a String)>) -> Vec<pb::P
 fn query(query: &Query) -> pb::query::Query {
     match query {
         Query::Get(wanted) => pb::query::Query::Get(reference(wanted)),
+        Query::Token(request) => pb::query::Query::Token(pb::TokenRequest {
+            namespace: request.namespace.clone(),
+            service_account: request.service_account.clone(),
+            pod: request.pod.clone(),
+            pod_uid: request.pod_uid.to_string(),
+            audience: request.audience.clone(),
+            expiration_seconds: request.expiration_seconds,
+        }),
     }
 }
 
@@ -189,6 +197,11 @@ fn answer(answer: &Answer) -> pb::answer::Answer {
         Answer::Object(found) => pb::answer::Answer::Object(object(found)),
         Answer::NotFound => pb::answer::Answer::NotFound(pb::NotFound {}),
         Answer::Refused(reason) => pb::answer::Answer::Refused(reason.clone()),
+        Answer::Token(token) => pb::answer::Answer::Token(pb::Token {
+            token: token.token.clone(),
+            expires_at_ms: token.expires_at_ms,
+            lifetime_ms: token.lifetime_ms,
+        }),
     }
 }
 

@@ -107,8 +107,12 @@ impl Note {
     }
 
     pub(crate) fn failed_mount(message: &str) -> Self {
-        let message = format!("MountVolume.SetUp failed: {message}");
+        let message = format!("MountVolume.SetUp failed for {message}");
         Self::of_pod(Kind::Warning, "FailedMount", message)
+    }
+
+    pub(crate) fn skipped_variables(name: &str, message: String) -> Self {
+        Self::of_container(Kind::Warning, name, "InvalidEnvironmentVariableNames", message)
     }
 
     pub(crate) fn sandbox_changed() -> Self {

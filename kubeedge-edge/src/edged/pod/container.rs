@@ -21,6 +21,7 @@ members! {
         security_context: Security,
         restart_policy: String,
         stdin: bool,
+        stdin_once: bool,
         tty: bool,
         liveness_probe: Option<Probe>,
         readiness_probe: Option<Probe>,
@@ -78,6 +79,8 @@ members! {
         name: String,
         mount_path: String,
         sub_path: String,
+        sub_path_expr: String,
         read_only: bool,
+        mount_propagation: String,
     }
 }

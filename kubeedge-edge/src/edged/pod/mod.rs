@@ -1,5 +1,5 @@
 //! The members of a Pod that Edged acts on. Kubernetes' own types have ten times as many, and would be most
-//! of this program's size; what is not named here is left to later versions, never refused.
+//! of this program's size. What becomes of each of the others says the table in [`fields`].
 
 use std::fmt;
 
@@ -8,6 +8,7 @@ use kubeedge_core::{
     message::{Object, ObjectRef},
 };
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 /// Types of the API's members: each has a default, since the API leaves out what is empty.
 macro_rules! members {
@@ -21,7 +22,9 @@ macro_rules! members {
     )*};
 }
 
+mod check;
 mod container;
+mod fields;
 mod life;
 #[allow(dead_code, reason = "the state does not decide by it yet")]
 mod scheduling;
@@ -31,7 +34,9 @@ mod spec;
 mod status;
 mod volume;
 
-pub(crate) use self::{container::*, life::*, scheduling::*, security::*, spec::*, status::*, volume::*};
+pub(crate) use self::{
+    check::Admission, container::*, life::*, scheduling::*, security::*, spec::*, status::*, volume::*,
+};
 
 /// A Pod as Edged reads it.
 #[derive(Debug, Clone)]
@@ -43,10 +48,25 @@ pub(crate) struct Pod {
     pub(crate) status: OldStatus,
 }
 
-/// Says why a Pod cannot be run at all.
+/// Says why a Pod is not run at all.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the pod cannot be read: {0}")]
-pub(crate) struct InvalidPod(pub(crate) String);
+#[error("{message}")]
+pub(crate) struct InvalidPod {
+    /// In one word, for the pod's status.
+    pub(crate) reason: &'static str,
+    /// In a sentence, beginning with the member that it is about.
+    pub(crate) message: String,
+}
+
+impl InvalidPod {
+    fn new(message: impl fmt::Display) -> Self {
+        Self { reason: "InvalidPod", message: format!("the pod cannot be read: {message}") }
+    }
+
+    fn unsupported((path, why): (String, String)) -> Self {
+        Self { reason: "UnsupportedField", message: format!("{path}: {why}") }
+    }
+}
 
 #[derive(Deserialize)]
 struct Whole {
@@ -60,10 +80,15 @@ impl Pod {
     /// Reads a Pod, and checks every name of it that becomes a part of a path.
     ///
     /// # Errors
-    /// If the JSON is not a Pod's, or a name could lead out of the pod's directory.
+    /// If the JSON is not a Pod's, if a name could lead out of the pod's directory, or if it asks for what is
+    /// not done.
     pub(crate) fn parse(object: &Object) -> Result<Self, InvalidPod> {
-        let invalid = |error: &dyn fmt::Display| InvalidPod(error.to_string());
-        let whole: Whole = serde_json::from_slice(&object.json).map_err(|error| invalid(&error))?;
+        let invalid = |error: &dyn fmt::Display| InvalidPod::new(error);
+        let json: Value = serde_json::from_slice(&object.json).map_err(|error| invalid(&error))?;
+        if let Some(refused) = fields::unsupported(&json["spec"]) {
+            return Err(InvalidPod::unsupported(refused));
+        }
+        let whole = Whole::deserialize(&json).map_err(|error| invalid(&error))?;
         let names = [("namespace", object.reference.namespace()), ("name", object.reference.name())];
         for (what, name) in names {
             check_subdomain(what, name).map_err(|error| invalid(&error))?;
@@ -71,7 +96,7 @@ impl Pod {
         let uid = object.uid.as_str();
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if uid.is_empty() || uid.len() > 128 || !uid.chars().all(plain) {
-            return Err(InvalidPod(format!("uid {uid:?} is not one that Kubernetes gives")));
+            return Err(InvalidPod::new(format_args!("uid {uid:?} is not one that Kubernetes gives")));
         }
         let containers = whole.spec.init_containers.iter().chain(&whole.spec.containers);
         for name in containers.map(|container| &container.name) {
@@ -81,7 +106,10 @@ impl Pod {
             check_subdomain("volume name", &volume.name).map_err(|error| invalid(&error))?;
         }
         if whole.spec.containers.is_empty() {
-            return Err(InvalidPod("it has no containers".to_owned()));
+            return Err(InvalidPod::new("it has no containers"));
+        }
+        if let Some((path, why)) = check::contradiction(&whole.spec) {
+            return Err(InvalidPod::new(format_args!("{path}: {why}")));
         }
         Ok(Self {
             reference: object.reference.clone(),
@@ -127,21 +155,4 @@ pub(crate) enum RestartPolicy {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_lead_out_of_the_pods_directory_make_the_pod_invalid() {
-        let with = |uid: &str, container: &str| {
-            let json = format!(
-                r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"p","namespace":"d","uid":"{uid}"}},
-                     "spec":{{"containers":[{{"name":"{container}","image":"i"}}],"volumes":null}}}}"#
-            );
-            Pod::parse(&Object::from_json(json).unwrap())
-        };
-        assert!(with("u-1", "c").is_ok());
-        assert!(with("../u", "c").is_err());
-        assert!(with("u", "../c").is_err());
-        assert!(with("", "c").is_err());
-    }
-}
+mod tests;

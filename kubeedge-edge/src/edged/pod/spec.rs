@@ -22,7 +22,16 @@ members! {
         active_deadline_seconds: Option<u64>,
         readiness_gates: Vec<ReadinessGate>,
         hostname: String,
+        subdomain: String,
+        #[serde(rename = "setHostnameAsFQDN")]
+        set_hostname_as_fqdn: bool,
+        host_aliases: Vec<HostAlias>,
         host_network: bool,
+        #[serde(rename = "hostPID")]
+        host_pid: bool,
+        #[serde(rename = "hostIPC")]
+        host_ipc: bool,
+        share_process_namespace: bool,
         dns_policy: String,
         dns_config: Option<PodDns>,
         service_account_name: String,
@@ -34,6 +43,11 @@ members! {
         tolerations: Vec<Toleration>,
         priority: Option<i32>,
         os: Option<PodOs>,
+    }
+    /// Names that a Pod's `/etc/hosts` gives to an address.
+    HostAlias {
+        ip: String,
+        hostnames: Vec<String>,
     }
     LocalReference {
         name: String,

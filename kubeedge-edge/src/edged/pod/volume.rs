@@ -1,6 +1,7 @@
 //! Where the files come from that a Pod's containers see.
 
 use super::{FieldReference, ResourceFieldReference};
+use crate::edged::quantity::Quantity;
 
 members! {
     Volume {
@@ -12,6 +13,8 @@ members! {
         downward_api: Option<DownwardApi>,
         empty_dir: Option<EmptyDir>,
         host_path: Option<HostPath>,
+        persistent_volume_claim: Option<ClaimSource>,
+        ephemeral: Option<EphemeralSource>,
     }
     ConfigMapSource {
         name: String,
@@ -40,9 +43,14 @@ members! {
         secret: Option<ProjectedSecret>,
         #[serde(rename = "downwardAPI")]
         downward_api: Option<DownwardApi>,
-        service_account_token: Option<Token>,
+        service_account_token: Option<TokenSource>,
     }
-    Token {}
+    /// A token of the Pod's service account.
+    TokenSource {
+        path: String,
+        audience: String,
+        expiration_seconds: Option<i64>,
+    }
     DownwardApi {
         items: Vec<DownwardItem>,
         default_mode: Option<u32>,
@@ -58,7 +66,16 @@ members! {
         path: String,
         mode: Option<u32>,
     }
-    EmptyDir {}
+    EmptyDir {
+        medium: String,
+        size_limit: Option<Quantity>,
+    }
+    ClaimSource {
+        claim_name: String,
+        read_only: bool,
+    }
+    /// A claim that is made with the Pod and named after both.
+    EphemeralSource {}
     HostPath {
         path: String,
         #[serde(rename = "type")]

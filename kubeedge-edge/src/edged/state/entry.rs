@@ -209,10 +209,10 @@ impl Entry {
 
     pub(crate) fn object_changed(&mut self, reference: &ObjectRef) {
         let Some(pod) = self.wanted() else { return };
-        if reference.namespace() != pod.reference.namespace() {
+        if !reference.namespace().is_empty() && reference.namespace() != pod.reference.namespace() {
             return;
         }
-        let in_volume = volumes::volume_references(pod).contains(reference);
+        let in_volume = volumes::depend_on(pod, reference);
         self.dirty |= in_volume;
         self.changed |= in_volume || !self.unresolved.is_empty();
     }

@@ -5,10 +5,7 @@ mod ending;
 
 pub(crate) use self::ending::LEAST_GRACE;
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use kubeedge_core::runtime::ObservedSandbox;
 
@@ -19,7 +16,7 @@ use super::{
 };
 use crate::edged::{
     Config,
-    action::{Action, Prepare, Slot},
+    action::{Action, Slot},
     events::Note,
     make,
     pod::{Container, Pod, RestartPolicy},
@@ -128,11 +125,19 @@ impl Planner<'_> {
             return steps.begin(entry, Slot::Pod, Action::StopSandbox(running.id.clone()), self.now.at);
         }
         let attempt = old.map_or(0, |old| old.attempt + 1);
+        let config = match make::sandbox(pod, attempt, self.config, &self.facts) {
+            Ok(config) => config,
+            Err(missing) => {
+                let note =
+                    Note::of_pod(crate::edged::events::Kind::Warning, "FailedCreatePodSandBox", &missing.0);
+                return Self::miss(entry, missing.0, note);
+            }
+        };
+        entry.unresolved.remove("");
         entry.starting.clear();
         if old.is_some() && self.may_start {
             entry.say(Note::sandbox_changed());
         }
-        let config = make::sandbox(pod, attempt, self.config);
         self.begin_start(entry, Slot::Pod, Action::RunSandbox(Box::new(config)), steps);
         self.images_ahead(entry, pod, steps);
     }
@@ -221,27 +226,25 @@ impl Planner<'_> {
         if !entry.dirty {
             return None;
         }
-        let files = match volumes::volumes(pod, &self.facts) {
-            Ok(files) => files,
+        match volumes::prepare(pod, self.config, &self.facts) {
+            Ok(prepare) => {
+                entry.unresolved.remove("");
+                Some(Action::Prepare(prepare))
+            }
             // What runs keeps the files that it has.
             Err(missing) => {
-                if entry.unresolved.get("") != Some(&missing.0) {
-                    entry.say(Note::failed_mount(&missing.0));
-                }
-                entry.unresolved.insert(String::new(), missing.0);
-                return None;
+                let note = Note::failed_mount(&missing.0);
+                Self::miss(entry, missing.0, note);
+                None
             }
-        };
-        entry.unresolved.remove("");
-        let named =
-            |empty: bool| pod.spec.volumes.iter().filter(move |volume| volume.empty_dir.is_some() == empty);
-        let host_paths = named(false).filter_map(|volume| volume.host_path.as_ref());
-        Some(Action::Prepare(Prepare {
-            volumes: self.config.pod_volumes(&pod.uid),
-            logs: self.config.pod_logs(&pod.reference, &pod.uid),
-            files,
-            empty: named(true).map(|volume| volume.name.clone()).collect(),
-            host_paths: host_paths.map(|host| (PathBuf::from(&host.path), host.kind.clone())).collect(),
-        }))
+        }
+    }
+
+    /// Remembers what the pod as a whole refers to and is not here, and says it once.
+    fn miss(entry: &mut Entry, missing: String, note: Note) {
+        if entry.unresolved.get("") != Some(&missing) {
+            entry.say(note);
+        }
+        entry.unresolved.insert(String::new(), missing);
     }
 }

@@ -138,7 +138,7 @@ pub(crate) fn changed(
         Ok(pod) => whole(&pod, entry, sandboxes, config, runtime, now),
         Err(invalid) => {
             entry.shown.phase = Some(Phase::Failed);
-            json!({ "phase": "Failed", "reason": "InvalidPod", "message": invalid.to_string() })
+            json!({ "phase": "Failed", "reason": invalid.reason, "message": invalid.message })
         }
     };
     let bytes = Bytes::from(status.to_string());

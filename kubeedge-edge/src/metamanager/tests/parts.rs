@@ -274,8 +274,9 @@ async fn no_more_questions_than_allowed_are_under_way() {
 async fn parts_that_are_gone_do_not_stop_it() {
     let store = MemoryStore::new();
     let (inbox, outbox, outside) = pipes();
-    let Outside { objects, inventory, reads, connectivity, acked, workloads, devices, queries } = outside;
-    drop((inventory, reads, connectivity, acked, workloads, devices, queries));
+    let Outside { objects, inventory, reads, tokens, connectivity, acked, workloads, devices, queries } =
+        outside;
+    drop((inventory, reads, tokens, connectivity, acked, workloads, devices, queries));
     let stop = CancellationToken::new();
     let part = MetaManager::new(Config::default(), Arc::new(store.clone()), inbox, outbox);
     let running = tokio::spawn(part.run(stop.clone()));

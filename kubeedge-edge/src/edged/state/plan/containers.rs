@@ -256,8 +256,11 @@ impl Planner<'_> {
         if !entry.prepared || !self.image(entry, pod, container, steps) {
             return;
         }
-        let env = match resolve::environment(container, pod, &self.facts) {
-            Ok(env) => env,
+        let attempt = entry.attempts.get(name).map_or(0, |last| last + 1);
+        let made = resolve::environment(container, pod, &self.facts)
+            .and_then(|env| make::container(pod, container, attempt, env, self.config, &self.facts));
+        let (mut config, before) = match made {
+            Ok(made) => made,
             Err(missing) => {
                 if entry.unresolved.get(name) != Some(&missing.0) {
                     entry.say(Note::failed(name, format!("Error: {}", missing.0)));
@@ -267,12 +270,15 @@ impl Planner<'_> {
             }
         };
         entry.unresolved.remove(name);
-        let attempt = entry.attempts.get(name).map_or(0, |last| last + 1);
-        let (mut config, sub_paths) = make::container(pod, container, attempt, env, self.config, &self.facts);
+        if let Some(skipped) =
+            resolve::skipped_variables(container, pod, &self.facts).filter(|_| self.may_start)
+        {
+            entry.say(Note::skipped_variables(name, skipped));
+        }
         let last_words = words::mount(&pod.uid, container, attempt, self.config);
         config.mounts.extend(last_words.clone());
         let last_words = last_words.map(|mount| mount.host_path);
-        let create = Create { sandbox: sandbox.id.clone(), config, sub_paths, last_words };
+        let create = Create { sandbox: sandbox.id.clone(), config, before, last_words };
         self.begin_start(entry, Slot::Container(name.clone()), Action::Create(Box::new(create)), steps);
     }
 

@@ -1,68 +1,20 @@
-//! What the files of a Pod's volumes are. Pure.
-
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+//! The files of volumes that are made of objects.
 
 use kubeedge_core::message::ObjectRef;
 
-use super::{
-    pod::{DownwardItem, KeyToPath, Pod, ProjectedSource, Volume},
+use super::{File, Files, group_of, user_of};
+use crate::edged::{
+    files::GROUP_READS,
+    pod::{DownwardItem, KeyToPath, Pod, ProjectedSource, TokenSource, Volume},
     resolve::{Facts, Unresolved, data_of, field_value, is_inside, no_key, not_found, resource_value},
+    tokens::token_request,
 };
-
-/// A file in a volume.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct File {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) mode: u32,
-}
-
-impl fmt::Debug for File {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The content stays out: it may be a Secret.
-        write!(f, "File({} bytes, {:o})", self.bytes.len(), self.mode)
-    }
-}
-
-/// The files of one volume, by path below it.
-pub(crate) type Files = BTreeMap<String, File>;
-
-/// The ConfigMaps and Secrets that a Pod's volumes are made of.
-pub(crate) fn volume_references(pod: &Pod) -> BTreeSet<ObjectRef> {
-    let namespace = pod.reference.namespace();
-    let mut found = BTreeSet::new();
-    for volume in &pod.spec.volumes {
-        let projected = volume.projected.iter().flat_map(|projected| &projected.sources);
-        let maps = volume.config_map.iter().chain(projected.filter_map(|source| source.config_map.as_ref()));
-        found.extend(maps.map(|source| ObjectRef::config_map(namespace, &source.name)));
-    }
-    for volume in &pod.spec.volumes {
-        let projected = volume.projected.iter().flat_map(|projected| &projected.sources);
-        let names = volume.secret.iter().map(|source| &source.secret_name);
-        let names =
-            names.chain(projected.filter_map(|source| source.secret.as_ref()).map(|source| &source.name));
-        found.extend(names.map(|name| ObjectRef::secret(namespace, name)));
-    }
-    found
-}
-
-/// The contents of all volumes of `pod` that are made of objects, by volume name.
-pub(crate) fn volumes(pod: &Pod, facts: &Facts<'_>) -> Result<BTreeMap<String, Files>, Unresolved> {
-    let mut all = BTreeMap::new();
-    for volume in &pod.spec.volumes {
-        if let Some(files) = files_of(volume, pod, facts)? {
-            all.insert(volume.name.clone(), files);
-        }
-    }
-    Ok(all)
-}
 
 /// 0644: the API's default for every kind of volume that has a `defaultMode`.
 const DEFAULT_MODE: u32 = 0o644;
 
-fn files_of(volume: &Volume, pod: &Pod, facts: &Facts<'_>) -> Result<Option<Files>, Unresolved> {
+/// The files of a volume that is made of objects; `None` if it is made of something else.
+pub(super) fn files(volume: &Volume, pod: &Pod, facts: &Facts<'_>) -> Result<Option<Files>, Unresolved> {
     let mut files = Files::new();
     if let Some(source) = &volume.config_map {
         let reference = ObjectRef::config_map(pod.reference.namespace(), &source.name);
@@ -77,14 +29,17 @@ fn files_of(volume: &Volume, pod: &Pod, facts: &Facts<'_>) -> Result<Option<File
         add_downward(&mut files, &downward.items, mode, pod, facts)?;
     } else if let Some(projected) = &volume.projected {
         let mode = projected.default_mode.unwrap_or(DEFAULT_MODE);
-        // The volume that Kubernetes adds to every pod has a token, which only the cloud can issue, and the
-        // cluster's CA beside it. A pod that never talks to the API server must start without them.
-        let with_token = projected.sources.iter().any(|source| source.service_account_token.is_some());
         for source in &projected.sources {
-            add_projected(&mut files, source, mode, with_token, pod, facts)?;
+            add_projected(&mut files, source, mode, pod, facts)?;
         }
     } else {
         return Ok(None);
+    }
+    if let Some(group) = group_of(pod) {
+        for file in files.values_mut() {
+            file.group = Some(group);
+            file.mode |= GROUP_READS;
+        }
     }
     Ok(Some(files))
 }
@@ -93,23 +48,44 @@ fn add_projected(
     files: &mut Files,
     source: &ProjectedSource,
     mode: u32,
-    lenient: bool,
     pod: &Pod,
     facts: &Facts<'_>,
 ) -> Result<(), Unresolved> {
     let namespace = pod.reference.namespace();
     if let Some(map) = &source.config_map {
         let reference = ObjectRef::config_map(namespace, &map.name);
-        add_object(files, &reference, map.items.as_deref(), mode, map.optional || lenient, facts)?;
+        add_object(files, &reference, map.items.as_deref(), mode, map.optional, facts)?;
     }
     if let Some(secret) = &source.secret {
         let reference = ObjectRef::secret(namespace, &secret.name);
         add_object(files, &reference, secret.items.as_deref(), mode, secret.optional, facts)?;
     }
-    match &source.downward_api {
-        Some(downward) => add_downward(files, &downward.items, mode, pod, facts),
+    if let Some(downward) = &source.downward_api {
+        add_downward(files, &downward.items, mode, pod, facts)?;
+    }
+    match &source.service_account_token {
+        Some(token) => add_token(files, token, mode, pod, facts),
         None => Ok(()),
     }
+}
+
+/// Adds a token. Where a pod says which user or group it runs as, nobody else may read it (KEP-1205).
+fn add_token(
+    files: &mut Files,
+    source: &TokenSource,
+    mode: u32,
+    pod: &Pod,
+    facts: &Facts<'_>,
+) -> Result<(), Unresolved> {
+    let request = token_request(pod, source);
+    let token = facts.tokens.token(&request)?;
+    let user = user_of(pod);
+    let mode = if user.is_some() || group_of(pod).is_some() { 0o600 } else { mode };
+    add_file(files, &source.path, token.as_bytes().to_vec(), mode)?;
+    if let Some(file) = files.get_mut(&source.path) {
+        file.user = user;
+    }
+    Ok(())
 }
 
 fn add_object(
@@ -161,7 +137,7 @@ fn add_file(files: &mut Files, path: &str, bytes: Vec<u8>, mode: u32) -> Result<
     if !is_inside(path) || path.starts_with("..") {
         return Err(Unresolved(format!("path {path:?} leads out of its volume")));
     }
-    files.insert(path.to_owned(), File { bytes, mode: mode & 0o777 });
+    files.insert(path.to_owned(), File::new(bytes, mode & 0o777));
     Ok(())
 }
 
