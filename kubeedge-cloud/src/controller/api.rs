@@ -159,6 +159,19 @@ impl Api {
         self.perform(self.client.request_text(request)).await
     }
 
+    /// Creates something below an object, such as a token of an account, and returns what came of it.
+    pub(crate) async fn create_sub(
+        &self,
+        place: Place<'_>,
+        subresource: &str,
+        object: &Value,
+    ) -> Result<Value, Error> {
+        let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+        let body = serde_json::to_vec(object)?;
+        let request = place.request().create_subresource(subresource, place.name, &params, body);
+        self.perform(self.client.request_text(request.map_err(kube::Error::BuildRequest)?)).await
+    }
+
     /// Merges `patch` into an object (RFC 7396), or into its `subresource` if that is not empty; returns what
     /// came of it.
     pub(crate) async fn merge(

@@ -1,7 +1,8 @@
 //! Which object goes to which node, and what a node is told when that changes. Pure.
 //!
 //! A *root* (a Pod, a Device) names the node it belongs to. It refers to others (ConfigMaps and Secrets, a
-//! DeviceModel), which go to every node that has a root referring to them, for as long as it has one.
+//! DeviceModel), which go to every node that has a root referring to them, for as long as it has one. Those may
+//! refer to further ones (a claim to its storage), which go with them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -12,10 +13,10 @@ use kubeedge_core::{
 
 use super::{Change, Kind};
 
-/// What a root says of itself.
+/// What an object says of itself.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Placed {
-    /// The node it belongs to, if it has one yet.
+    /// The node it belongs to, if it is a root and has one yet.
     pub(crate) node: Option<NodeName>,
     /// The objects it refers to, whether they exist or not.
     pub(crate) references: BTreeSet<ObjectRef>,
@@ -30,7 +31,7 @@ pub(crate) struct Placement {
     root_kind: &'static str,
     place: fn(&Object) -> Placed,
     roots: BTreeMap<ObjectRef, Root>,
-    others: BTreeMap<ObjectRef, Object>,
+    others: BTreeMap<ObjectRef, Other>,
     nodes: BTreeMap<NodeName, Node>,
     users: BTreeMap<ObjectRef, BTreeSet<NodeName>>,
     unlisted: Vec<Kind>,
@@ -45,10 +46,16 @@ struct Root {
     references: BTreeSet<ObjectRef>,
 }
 
+#[derive(Debug)]
+struct Other {
+    object: Object,
+    references: BTreeSet<ObjectRef>,
+}
+
 #[derive(Debug, Default)]
 struct Node {
     roots: BTreeSet<ObjectRef>,
-    /// How many roots on the node refer to each object.
+    /// How many objects on the node refer to each object.
     uses: BTreeMap<ObjectRef, usize>,
 }
 
@@ -97,7 +104,8 @@ impl Placement {
     /// All objects of the node; what its roots refer to comes before them.
     pub(crate) fn snapshot(&self, node: &NodeName) -> Vec<Object> {
         let Some(node) = self.nodes.get(node) else { return Vec::new() };
-        let others = node.uses.keys().filter_map(|reference| self.others.get(reference));
+        let others =
+            node.uses.keys().filter_map(|reference| self.others.get(reference)).map(|other| &other.object);
         let roots =
             node.roots.iter().filter_map(|reference| self.roots.get(reference)).map(|root| &root.object);
         others.chain(roots).cloned().collect()
@@ -117,7 +125,8 @@ impl Placement {
 
     /// The object of this name, if it is known.
     pub(crate) fn get(&self, reference: &ObjectRef) -> Option<&Object> {
-        self.roots.get(reference).map(|root| &root.object).or_else(|| self.others.get(reference))
+        let root = self.roots.get(reference).map(|root| &root.object);
+        root.or_else(|| self.others.get(reference).map(|other| &other.object))
     }
 
     fn note_told(&mut self, reference: &ObjectRef) {
@@ -175,17 +184,32 @@ impl Placement {
         self.roots.insert(reference, root);
     }
 
+    /// What it refers to is added before it is told and dropped after, as with a root.
     fn apply_other(&mut self, object: Object) {
-        let old = self.others.insert(object.reference.clone(), object.clone());
-        let replaced = old.as_ref().filter(|old| old.uid != object.uid);
-        if replaced.is_none() && old.as_ref().is_some_and(|old| old.fingerprint == object.fingerprint) {
-            return;
-        }
-        for node in self.users.get(&object.reference).cloned().unwrap_or_default() {
-            if let Some(old) = replaced {
-                self.tell(&node, deleted(&old.reference, &old.uid));
+        let reference = object.reference.clone();
+        let references = (self.place)(&object).references;
+        let old = self.others.remove(&reference);
+        let replaced = old.as_ref().filter(|old| old.object.uid != object.uid);
+        let same = replaced.is_none()
+            && old.as_ref().is_some_and(|old| old.object.fingerprint == object.fingerprint);
+        let nodes = self.users.get(&reference).cloned().unwrap_or_default();
+        for node in &nodes {
+            for used in &references {
+                self.add_use(node, used);
             }
-            self.tell(&node, ObjectEvent::Applied(object.clone()));
+            if let Some(old) = replaced {
+                self.tell(node, deleted(&reference, &old.object.uid));
+            }
+            if !same {
+                self.tell(node, ObjectEvent::Applied(object.clone()));
+            }
+        }
+        self.others.insert(reference, Other { object, references });
+        for (node, used) in nodes
+            .iter()
+            .flat_map(|node| old.iter().flat_map(|old| &old.references).map(move |used| (node, used)))
+        {
+            self.drop_use(node, used);
         }
     }
 
@@ -198,7 +222,10 @@ impl Placement {
             self.remove_root(reference);
         } else if let Some(old) = self.others.remove(reference) {
             for node in self.users.get(reference).cloned().unwrap_or_default() {
-                self.tell(&node, deleted(reference, &old.uid));
+                self.tell(&node, deleted(reference, &old.object.uid));
+                for used in &old.references {
+                    self.drop_use(&node, used);
+                }
             }
         }
     }
@@ -224,9 +251,12 @@ impl Placement {
             return;
         }
         self.users.entry(used.clone()).or_default().insert(node.clone());
-        if let Some(object) = self.others.get(used).cloned() {
-            self.tell(node, ObjectEvent::Applied(object));
+        let Some(other) = self.others.get(used) else { return };
+        let (object, references) = (other.object.clone(), other.references.clone());
+        for further in &references {
+            self.add_use(node, further);
         }
+        self.tell(node, ObjectEvent::Applied(object));
     }
 
     fn drop_uses(&mut self, old: &Root) {
@@ -252,8 +282,11 @@ impl Placement {
                 self.users.remove(used);
             }
         }
-        if let Some(uid) = self.others.get(used).map(|object| object.uid.clone()) {
-            self.tell(node, deleted(used, &uid));
+        let Some(other) = self.others.get(used) else { return };
+        let (uid, references) = (other.object.uid.clone(), other.references.clone());
+        self.tell(node, deleted(used, &uid));
+        for further in &references {
+            self.drop_use(node, further);
         }
     }
 

@@ -48,6 +48,12 @@ impl Kind {
         format!("{}/namespaces/{namespace}/{}", self.root(), self.plural)
     }
 
+    /// Whether the rights that KubeEdge's own manifests give to the cloud side lack this kind: then there is none
+    /// of it for the edge, which is better than waiting for it.
+    fn may_be_forbidden(&self) -> bool {
+        matches!(self.kind, "PersistentVolumeClaim" | "PersistentVolume" | "RuntimeClass")
+    }
+
     fn root(&self) -> String {
         let api = if self.api_version.contains('/') { "apis" } else { "api" };
         format!("/{api}/{}", self.api_version)
@@ -321,7 +327,7 @@ impl Watcher {
             (false, 0) => tracing::info!(kind, retry_in = ?wait, %problem, "watching failed"),
             (false, _) => tracing::warn!(kind, retry_in = ?wait, %problem, "watching failed again"),
         }
-        if problem.is_missing() {
+        if problem.is_missing() || (problem.is_forbidden() && self.kind.may_be_forbidden()) {
             self.give_up_waiting();
         }
         self.failures = self.failures.saturating_add(1);

@@ -363,6 +363,9 @@ fn is_placed(placement: &Placement, node: &NodeName, device: &DeviceId) -> bool 
 
 /// Reads which node a Device is on, and its model. A device that cannot be read is on no node.
 fn place(device: &Object) -> Placed {
+    if device.reference.kind() != DEVICES.kind {
+        return Placed::default();
+    }
     let Ok(json) = serde_json::from_slice::<Value>(&device.json) else { return Placed::default() };
     let spec = &json["spec"];
     let node = spec["nodeName"].as_str().and_then(|name| name.parse().ok());

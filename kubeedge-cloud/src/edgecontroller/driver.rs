@@ -159,6 +159,10 @@ impl Driver {
                 self.asked
                     .push(async move { call.answer(requests::answer(&api, kind, &reference).await) }.boxed());
             }
+            Plan::Issue(request) => {
+                let api = self.api.clone();
+                self.asked.push(async move { call.answer(requests::issue(&api, &request).await) }.boxed());
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! What a pod refers to: the ConfigMaps and Secrets that its node needs to run it.
+//! What a pod refers to: the ConfigMaps, Secrets and storage that its node needs to run it.
 
 use std::collections::BTreeSet;
 
@@ -7,18 +7,35 @@ use serde_json::Value;
 
 use crate::controller::Placed;
 
-/// Reads which node a Pod is on and what it refers to. A pod that cannot be read is on no node.
-pub(super) fn place(pod: &Object) -> Placed {
+/// Reads which node a Pod is on and what it refers to, or to which storage a claim is bound. A pod that cannot be
+/// read is on no node.
+pub(super) fn place(object: &Object) -> Placed {
+    match object.reference.kind() {
+        "Pod" => place_pod(object),
+        "PersistentVolumeClaim" => Placed { node: None, references: bound(object).into_iter().collect() },
+        _ => Placed::default(),
+    }
+}
+
+fn bound(claim: &Object) -> Option<ObjectRef> {
+    let json: Value = serde_json::from_slice(&claim.json).ok()?;
+    let name = json["spec"]["volumeName"].as_str().filter(|name| !name.is_empty())?;
+    Some(ObjectRef::new("v1", "PersistentVolume", "", name))
+}
+
+fn place_pod(pod: &Object) -> Placed {
     let Ok(json) = serde_json::from_slice::<Value>(&pod.json) else { return Placed::default() };
     let spec = &json["spec"];
     let node = spec["nodeName"].as_str().and_then(|name| name.parse().ok());
-    let mut found = Found { namespace: pod.reference.namespace(), references: BTreeSet::new() };
+    let (namespace, pod) = (pod.reference.namespace(), pod.reference.name());
+    let mut found = Found { namespace, pod, references: BTreeSet::new() };
     found.in_spec(spec);
     Placed { node, references: found.references }
 }
 
 struct Found<'a> {
     namespace: &'a str,
+    pod: &'a str,
     references: BTreeSet<ObjectRef>,
 }
 
@@ -38,6 +55,9 @@ impl Found<'_> {
         for secret in items(&spec["imagePullSecrets"]) {
             self.secret(&secret["name"]);
         }
+        if let Some(class) = spec["runtimeClassName"].as_str().filter(|name| !name.is_empty()) {
+            self.references.insert(ObjectRef::new("node.k8s.io/v1", "RuntimeClass", "", class));
+        }
         for volume in items(&spec["volumes"]) {
             self.in_volume(volume);
         }
@@ -49,6 +69,11 @@ impl Found<'_> {
     }
 
     fn in_volume(&mut self, volume: &Value) {
+        self.claim(&volume["persistentVolumeClaim"]["claimName"]);
+        if let (true, Some(name)) = (volume["ephemeral"].is_object(), volume["name"].as_str()) {
+            // The API names such a claim after the pod and the volume.
+            self.claim(&format!("{}-{name}", self.pod).into());
+        }
         self.config_map(&volume["configMap"]["name"]);
         self.secret(&volume["secret"]["secretName"]);
         self.secret(&volume["azureFile"]["secretName"]);
@@ -79,6 +104,10 @@ impl Found<'_> {
 
     fn secret(&mut self, name: &Value) {
         self.add(ObjectRef::secret, name);
+    }
+
+    fn claim(&mut self, name: &Value) {
+        self.add(|namespace, name| ObjectRef::new("v1", "PersistentVolumeClaim", namespace, name), name);
     }
 
     fn add(&mut self, of: fn(String, String) -> ObjectRef, name: &Value) {

@@ -3,13 +3,13 @@
 use jiff::Timestamp;
 use kubeedge_core::{
     id::{NodeName, Uid},
-    message::{Answer, ObjectRef},
+    message::{Answer, ObjectRef, Token, TokenRequest},
 };
 use serde_json::{Value, json};
 
 use super::{
     Config,
-    state::{EVENTS, LEASES, NODES, PODS, Write},
+    state::{EVENTS, LEASES, NODES, PODS, SERVICE_ACCOUNTS, Write},
     status,
 };
 use crate::controller::{
@@ -145,6 +145,42 @@ pub(super) async fn answer(api: &Api, kind: Kind, reference: &ObjectRef) -> Answ
         Err(error) if error.is_missing() => Answer::NotFound,
         Err(error) => Answer::Refused(error.to_string()),
     }
+}
+
+/// Asks the API for a token that ends with its pod.
+pub(super) async fn issue(api: &Api, request: &TokenRequest) -> Answer {
+    let place =
+        Place { kind: SERVICE_ACCOUNTS, namespace: &request.namespace, name: &request.service_account };
+    let audiences = if request.audience.is_empty() { Vec::new() } else { vec![request.audience.as_str()] };
+    let asked = json!({
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {
+            "audiences": audiences,
+            "expirationSeconds": request.expiration_seconds,
+            "boundObjectRef": {
+                "apiVersion": "v1", "kind": "Pod", "name": request.pod, "uid": request.pod_uid.as_str(),
+            },
+        },
+    });
+    match api.create_sub(place, "token", &asked).await {
+        Ok(given) => read_token(&given, request)
+            .map_or_else(|| Answer::Refused("the API's answer has no token".to_owned()), Answer::Token),
+        Err(error) if error.is_missing() => Answer::NotFound,
+        Err(error) => Answer::Refused(error.to_string()),
+    }
+}
+
+fn read_token(given: &Value, request: &TokenRequest) -> Option<Token> {
+    let status = &given["status"];
+    let ends: Timestamp = status["expirationTimestamp"].as_str()?.parse().ok()?;
+    // The API may give it another life than was asked for.
+    let seconds = given["spec"]["expirationSeconds"].as_u64().unwrap_or(request.expiration_seconds);
+    Some(Token {
+        token: status["token"].as_str().filter(|token| !token.is_empty())?.to_owned(),
+        expires_at_ms: u64::try_from(ends.as_millisecond()).ok()?,
+        lifetime_ms: seconds.saturating_mul(1000),
+    })
 }
 
 /// Records an event, or brings the node's own event of its name up to date: a name can be guessed, so it does not

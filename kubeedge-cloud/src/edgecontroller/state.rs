@@ -39,8 +39,25 @@ pub(super) const EVENTS: Kind = Kind { api_version: "v1", kind: "Event", plural:
 pub(super) const LEASES: Kind =
     Kind { api_version: "coordination.k8s.io/v1", kind: "Lease", plural: "leases", optional: false };
 
+/// Service accounts.
+pub(super) const SERVICE_ACCOUNTS: Kind =
+    Kind { api_version: "v1", kind: "ServiceAccount", plural: "serviceaccounts", optional: false };
+/// Claims of storage. Who does without them may do without the right to read them.
+pub(super) const CLAIMS: Kind = Kind {
+    api_version: "v1",
+    kind: "PersistentVolumeClaim",
+    plural: "persistentvolumeclaims",
+    optional: true,
+};
+/// Storage.
+pub(super) const VOLUMES: Kind =
+    Kind { api_version: "v1", kind: "PersistentVolume", plural: "persistentvolumes", optional: true };
+/// Runtime classes.
+pub(super) const RUNTIME_CLASSES: Kind =
+    Kind { api_version: "node.k8s.io/v1", kind: "RuntimeClass", plural: "runtimeclasses", optional: true };
+
 /// The kinds that are watched.
-pub(super) const WATCHED: [Kind; 3] = [PODS, CONFIG_MAPS, SECRETS];
+pub(super) const WATCHED: [Kind; 6] = [PODS, CONFIG_MAPS, SECRETS, CLAIMS, VOLUMES, RUNTIME_CLASSES];
 
 /// What a write to the API is about; at most one is in flight for each.
 pub(super) type WriteKey = (NodeName, ReportKey);
@@ -127,7 +144,7 @@ impl State {
         }
     }
 
-    /// Takes what the API tells of pods, ConfigMaps and Secrets.
+    /// Takes what the API tells of pods and what they are made of.
     pub(super) fn handle_change(&mut self, change: Change) {
         let about = match &change {
             Change::Applied(object) | Change::Deleted(object) => Some(object.reference.clone()),

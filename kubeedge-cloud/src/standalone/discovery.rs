@@ -94,6 +94,7 @@ fn subresources(resource: &Resource) -> Vec<(&'static str, &'static [&'static st
     let mut below: Vec<(&str, &[&str])> = Vec::new();
     match resource.kind {
         "Pod" => below.extend([("binding", &["create"][..]), ("log", &["get"][..])]),
+        "ServiceAccount" => below.push(("token", &["create"])),
         "Node" => below.push(("proxy", &["create", "delete", "get", "patch", "update"])),
         _ => {}
     }

@@ -54,6 +54,7 @@ mod service;
 mod store;
 mod sweep;
 mod table;
+mod tokens;
 mod validate;
 mod watch;
 mod write;

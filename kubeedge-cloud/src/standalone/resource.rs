@@ -1,6 +1,6 @@
 //! The resources that are served: one row each.
 
-use k8s_openapi::api::{coordination::v1 as coordination, core::v1 as core};
+use k8s_openapi::api::{coordination::v1 as coordination, core::v1 as core, node::v1 as node};
 use serde_json::Value;
 
 use super::table::{self, Columns};
@@ -144,6 +144,25 @@ pub(crate) static RESOURCES: &[Resource] = &[
         ..CORE
     },
     Resource {
+        kind: "PersistentVolume",
+        plural: "persistentvolumes",
+        singular: "persistentvolume",
+        short: &["pv"],
+        namespaced: false,
+        status: true,
+        retype: Some(retype::<core::PersistentVolume>),
+        ..CORE
+    },
+    Resource {
+        kind: "PersistentVolumeClaim",
+        plural: "persistentvolumeclaims",
+        singular: "persistentvolumeclaim",
+        short: &["pvc"],
+        status: true,
+        retype: Some(retype::<core::PersistentVolumeClaim>),
+        ..CORE
+    },
+    Resource {
         kind: "Pod",
         plural: "pods",
         singular: "pod",
@@ -179,6 +198,15 @@ pub(crate) static RESOURCES: &[Resource] = &[
         singular: "lease",
         retype: Some(retype::<coordination::Lease>),
         columns: table::LEASE,
+        ..CORE
+    },
+    Resource {
+        group: "node.k8s.io",
+        kind: "RuntimeClass",
+        plural: "runtimeclasses",
+        singular: "runtimeclass",
+        namespaced: false,
+        retype: Some(retype::<node::RuntimeClass>),
         ..CORE
     },
     Resource {

@@ -23,7 +23,7 @@ use super::{
     resource::Resource,
     respond::{self, Form},
     route::{self, Route},
-    store,
+    store, tokens,
     watch::Watch,
     write::{self, Target, Written},
 };
@@ -104,6 +104,10 @@ impl ApiService {
         let body = body.map_err(|_| Failure::node(504, "the body did not come in time"))??;
         let query = Query::parse(parts.uri.query())?;
         match route::parse(parts.uri.path())? {
+            Route::Fixed(path) if path == "/openid/v1/jwks" && parts.method == Method::GET => {
+                let keys = self.inner.store.write(false, tokens::key_set).await?;
+                Ok(respond::json(200, &keys))
+            }
             Route::Fixed(path) => fixed(&path, &parts),
             Route::NodeProxy { node, port, path } => {
                 let node = Node::new(self.nodes.as_ref(), &node, self.inner.config.node_timeout)?;
@@ -126,6 +130,12 @@ impl ApiService {
                         let bind = move |txn: &mut store::Txn<'_, '_>| write::binding(txn, &target, &binding);
                         self.inner.store.write(query.dry_run()?, bind).await?;
                         return Ok(respond::json(201, &success(json!({}))));
+                    }
+                    (Some("token"), "ServiceAccount") if parts.method == Method::POST => {
+                        let asked = decode_body(&parts.headers, &body)?;
+                        let issue = move |txn: &mut store::Txn<'_, '_>| tokens::issue(txn, &target, &asked);
+                        let given = self.inner.store.write(query.dry_run()?, issue).await?;
+                        return Ok(respond::json(201, &given));
                     }
                     (Some(sub @ ("exec" | "attach" | "portforward")), "Pod") => {
                         return Err(Failure::not_implemented(sub));

@@ -758,3 +758,28 @@ async fn no_time_passes_while_an_api_in_memory_works() {
     maps.delete("a", &DeleteParams::default()).await.unwrap();
     assert_eq!(begin.elapsed(), Duration::ZERO);
 }
+
+#[tokio::test]
+async fn a_token_of_an_account_ends_with_its_pod_and_says_so() {
+    let api = api().await;
+    let made: Pod =
+        Api::default_namespaced(api.client()).create(&PostParams::default(), &pod("web")).await.unwrap();
+    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let asked = |uid: &str, seconds: i64| {
+        let bound = json!({ "apiVersion": "v1", "kind": "Pod", "name": "web", "uid": uid });
+        json!({ "spec": { "audiences": ["vault"], "expirationSeconds": seconds, "boundObjectRef": bound } })
+    };
+    let uid = made.metadata.uid.unwrap();
+    let (code, given) = request(&api, "POST", path, asked(&uid, 600)).await;
+    assert_eq!(code, 201, "{given}");
+    let token = given["status"]["token"].as_str().unwrap();
+    assert_eq!(token.split('.').count(), 3, "{token}");
+    assert!(given["status"]["expirationTimestamp"].is_string());
+    assert_eq!(given["spec"]["expirationSeconds"], 600);
+    let (code, keys) = request(&api, "GET", "/openid/v1/jwks", Value::Null).await;
+    assert_eq!((code.as_u16(), &keys["keys"][0]["kty"]), (200, &json!("EC")));
+    assert_eq!(request(&api, "POST", path, asked("other", 600)).await.0, 409);
+    assert_eq!(request(&api, "POST", path, asked(&uid, 10)).await.0, 422);
+    let nobody = "/api/v1/namespaces/default/serviceaccounts/nobody/token";
+    assert_eq!(request(&api, "POST", nobody, asked(&uid, 600)).await.0, 404);
+}

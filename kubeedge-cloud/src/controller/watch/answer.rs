@@ -30,6 +30,11 @@ impl Problem {
         self.code() == Some(404)
     }
 
+    /// Whether the kind may not be read.
+    pub(super) fn is_forbidden(&self) -> bool {
+        self.code() == Some(403)
+    }
+
     /// Whether the API no longer knows the version asked from.
     pub(super) fn is_expired(&self) -> bool {
         self.code() == Some(410)

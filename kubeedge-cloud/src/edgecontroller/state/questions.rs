@@ -1,8 +1,8 @@
 //! What a node may ask for, and which events are its own to record.
 
 use kubeedge_core::{
-    id::check_subdomain,
-    message::{Answer, FromNode, ObjectRef, Query, UploadedEvent},
+    id::{NodeName, check_subdomain},
+    message::{Answer, FromNode, ObjectRef, Query, TokenRequest, UploadedEvent},
 };
 use serde_json::Value;
 
@@ -16,12 +16,18 @@ pub(in crate::edgecontroller) enum Plan {
     Answer(Answer),
     /// With what the API says of this object.
     Ask(Kind, ObjectRef),
+    /// With a token from the API.
+    Issue(TokenRequest),
 }
 
 impl State {
     /// Decides how a node's question is answered: a node may read itself, its pods and what they refer to.
     pub(in crate::edgecontroller) fn plan(&self, from: &FromNode<Query>) -> Plan {
-        let (node, Query::Get(reference)) = (&from.node, &from.message);
+        let node = &from.node;
+        let reference = match &from.message {
+            Query::Get(reference) => reference,
+            Query::Token(request) => return self.plan_token(node, request),
+        };
         if *reference == ObjectRef::node(node.as_str()) {
             return Plan::Ask(NODES, reference.clone());
         }
@@ -38,6 +44,23 @@ impl State {
                 Plan::Ask(kind, reference.clone())
             }
             (None, _) => Plan::Answer(Answer::NotFound),
+        }
+    }
+
+    /// A node gets tokens for the pods that are on it, and only such as those pods mount (the API server's
+    /// NodeRestriction has the same rule).
+    fn plan_token(&self, node: &NodeName, request: &TokenRequest) -> Plan {
+        let refused = |why: String| Plan::Answer(Answer::Refused(why));
+        let reference = ObjectRef::pod(request.namespace.as_str(), request.pod.as_str());
+        let placed = self.placement.root(&reference);
+        let Some((pod, _)) = placed.filter(|(pod, on)| *on == node && pod.uid == request.pod_uid) else {
+            return refused(format!("node {node} has no {reference} with UID {}", request.pod_uid));
+        };
+        let json: Value = serde_json::from_slice(&pod.json).unwrap_or_default();
+        if mounts_token(&json["spec"], request) {
+            Plan::Issue(request.clone())
+        } else {
+            refused(format!("{reference} mounts no such token of {:?}", request.service_account))
         }
     }
 
@@ -73,4 +96,24 @@ impl State {
         event["source"]["host"] = from.node.as_str().into();
         Ok(event)
     }
+}
+
+/// Whether a volume of the pod asks for this token.
+fn mounts_token(spec: &Value, request: &TokenRequest) -> bool {
+    let text = |value: &Value, default: &str| match value.as_str() {
+        None | Some("") => default.to_owned(),
+        Some(text) => text.to_owned(),
+    };
+    let items = |list: &Value| list.as_array().cloned().unwrap_or_default();
+    let sources =
+        items(&spec["volumes"]).into_iter().flat_map(|volume| items(&volume["projected"]["sources"]));
+    let mut tokens = sources.map(|mut source| source["serviceAccountToken"].take());
+    text(&spec["serviceAccountName"], "default") == request.service_account
+        && tokens.any(|token| {
+            // An hour is the API's default.
+            let seconds = token["expirationSeconds"].as_u64().unwrap_or(3600);
+            token.is_object()
+                && text(&token["audience"], "") == request.audience
+                && seconds == request.expiration_seconds
+        })
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::super::{
     Config, references,
-    state::{CONFIG_MAPS, Output, PODS, SECRETS, State},
+    state::{Output, State, WATCHED},
 };
 use crate::controller::{
     Change, Kind,
@@ -21,12 +21,16 @@ use crate::controller::{
 /// What somebody does to the API.
 #[derive(Debug, Clone)]
 enum Step {
-    /// Creates or changes a pod: on which node, if any, and which ConfigMaps it refers to.
-    Pod { name: u8, on: u8, maps: Vec<u8>, recreate: bool },
+    /// Creates or changes a pod: on which node, if any, and which ConfigMaps and claims it refers to.
+    Pod { name: u8, on: u8, maps: Vec<u8>, claims: Vec<u8>, recreate: bool },
     /// Creates or changes a ConfigMap.
     Map { name: u8, value: u8, recreate: bool },
+    /// Creates or changes a claim: to which volume it is bound, if to any.
+    Claim { name: u8, volume: u8, recreate: bool },
+    /// Creates or changes a volume.
+    Volume { name: u8, value: u8, recreate: bool },
     /// Deletes an object.
-    Delete { pod: bool, name: u8 },
+    Delete { kind: usize, name: u8 },
     /// The watch loses the following changes, until the next list.
     Lose,
     /// The watch begins again.
@@ -34,13 +38,17 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let maps = prop::collection::vec(0..4_u8, 0..3);
+    let some = || prop::collection::vec(0..4_u8, 0..3);
     prop_oneof![
-        4 => (0..4_u8, 0..3_u8, maps, any::<bool>())
-            .prop_map(|(name, on, maps, recreate)| Step::Pod { name, on, maps, recreate }),
+        4 => (0..4_u8, 0..3_u8, some(), some(), any::<bool>())
+            .prop_map(|(name, on, maps, claims, recreate)| Step::Pod { name, on, maps, claims, recreate }),
+        2 => (0..4_u8, 0..3_u8, any::<bool>())
+            .prop_map(|(name, volume, recreate)| Step::Claim { name, volume, recreate }),
+        1 => (1..3_u8, 0..2_u8, any::<bool>())
+            .prop_map(|(name, value, recreate)| Step::Volume { name, value, recreate }),
         3 => (0..4_u8, 0..2_u8, any::<bool>())
             .prop_map(|(name, value, recreate)| Step::Map { name, value, recreate }),
-        3 => (any::<bool>(), 0..4_u8).prop_map(|(pod, name)| Step::Delete { pod, name }),
+        3 => (0..4_usize, 0..4_u8).prop_map(|(kind, name)| Step::Delete { kind, name }),
         1 => Just(Step::Lose),
         2 => Just(Step::List),
     ]
@@ -70,20 +78,36 @@ impl World {
 
     fn act(&mut self, step: Step) {
         match step {
-            Step::Pod { name, on, maps, recreate } => {
+            Step::Pod { name, on, maps, claims, recreate } => {
                 let on = if on == 0 { String::new() } else { format!("edge-{on}") };
                 let env: Vec<Value> =
                     maps.iter().map(|map| json!({ "configMapRef": { "name": format!("o{map}") } })).collect();
-                let spec = json!({ "nodeName": on, "containers": [{ "envFrom": env }] });
+                let claim =
+                    |claim: &u8| json!({ "persistentVolumeClaim": { "claimName": format!("o{claim}") } });
+                let volumes: Vec<Value> = claims.iter().map(claim).collect();
+                let spec = json!({ "nodeName": on, "containers": [{ "envFrom": env }], "volumes": volumes });
                 self.put(&ObjectRef::pod("default", format!("o{name}")), "spec", spec, recreate);
             }
             Step::Map { name, value, recreate } => {
                 let reference = ObjectRef::config_map("default", format!("o{name}"));
                 self.put(&reference, "data", json!({ "key": value }), recreate);
             }
-            Step::Delete { pod, name } => {
-                let of = if pod { ObjectRef::pod } else { ObjectRef::config_map };
-                if let Some(old) = self.api.remove(&of("default".to_owned(), format!("o{name}"))) {
+            Step::Claim { name, volume, recreate } => {
+                let spec =
+                    if volume == 0 { json!({}) } else { json!({ "volumeName": format!("o{volume}") }) };
+                self.put(&claim(name), "spec", spec, recreate);
+            }
+            Step::Volume { name, value, recreate } => {
+                self.put(&volume(name), "spec", json!({ "key": value }), recreate);
+            }
+            Step::Delete { kind, name } => {
+                let of = [
+                    ObjectRef::pod("default", format!("o{name}")),
+                    ObjectRef::config_map("default", format!("o{name}")),
+                    claim(name),
+                    volume(name),
+                ];
+                if let Some(old) = self.api.remove(&of[kind]) {
                     self.watched(Change::Deleted(old));
                 }
             }
@@ -103,7 +127,7 @@ impl World {
         };
         let new = object(&json!({
             "apiVersion": "v1", "kind": reference.kind(),
-            "metadata": { "namespace": "default", "name": reference.name(), "uid": uid },
+            "metadata": { "namespace": reference.namespace(), "name": reference.name(), "uid": uid },
             member: content,
         }));
         if let Some(old) = old.filter(|_| recreate) {
@@ -121,7 +145,7 @@ impl World {
 
     fn list(&mut self) {
         self.lost = false;
-        for kind in [PODS, CONFIG_MAPS, SECRETS] {
+        for kind in WATCHED {
             self.list_kind(kind);
         }
     }
@@ -161,9 +185,23 @@ impl World {
                 expected.extend(placed.references);
             }
         }
+        let claims = expected.iter().filter_map(|reference| self.api.get(reference));
+        let volumes: Vec<ObjectRef> = claims
+            .filter(|object| object.reference.kind() == "PersistentVolumeClaim")
+            .flat_map(|claim| references::place(claim).references)
+            .collect();
+        expected.extend(volumes);
         let exists = expected.into_iter().filter_map(|reference| self.api.get(&reference));
         exists.map(entry).collect()
     }
+}
+
+fn claim(name: u8) -> ObjectRef {
+    ObjectRef::new("v1", "PersistentVolumeClaim", "default", format!("o{name}"))
+}
+
+fn volume(name: u8) -> ObjectRef {
+    ObjectRef::new("v1", "PersistentVolume", "", format!("o{name}"))
 }
 
 fn entry(object: &Object) -> (ObjectRef, (Uid, Fingerprint)) {

@@ -5,14 +5,14 @@ use kubeedge_core::{
     id::{NodeName, Uid},
     message::{
         Acked, Answer, Delivered, Delivery, FromNode, NodeReport, Object, ObjectEvent, ObjectRef, PodReport,
-        PodState, Query, Report, ReportKey, SessionState, ToNode, UploadedEvent,
+        PodState, Query, Report, ReportKey, SessionState, ToNode, TokenRequest, UploadedEvent,
     },
 };
 use serde_json::{Value, json};
 
 use super::super::{
     Config,
-    state::{CONFIG_MAPS, Job, Output, PODS, Plan, SECRETS, State, Wanted, Write},
+    state::{CONFIG_MAPS, Job, Output, PODS, Plan, State, WATCHED, Wanted, Write},
 };
 use crate::controller::{
     Change, Outcome,
@@ -49,7 +49,7 @@ fn listed(objects: &[&Object]) -> State {
 }
 
 fn list(state: &mut State, objects: &[&Object]) {
-    for kind in [PODS, CONFIG_MAPS, SECRETS] {
+    for kind in WATCHED {
         state.handle_change(Change::Began(kind));
         for object in objects.iter().filter(|object| object.reference.kind() == kind.kind) {
             state.handle_change(Change::Applied((*object).clone()));
@@ -226,7 +226,7 @@ fn a_list_that_began_again_halfway_deletes_nothing_that_the_second_attempt_tells
 #[test]
 fn nothing_is_complete_before_all_kinds_were_listed() {
     let mut state = State::new(&Config::default());
-    for kind in [PODS, CONFIG_MAPS, SECRETS] {
+    for kind in WATCHED {
         assert!(!state.is_complete());
         state.handle_change(Change::Began(kind));
         assert!(!state.is_complete());
@@ -433,6 +433,40 @@ fn a_node_may_ask_for_itself_its_pods_and_what_they_refer_to_and_nothing_else() 
     let message = Query::Get(ObjectRef::config_map("default", "../../nodes"));
     let plan = odd.plan(&FromNode { node: node("edge-1"), message });
     assert_eq!(plan, Plan::Answer(Answer::NotFound), "a name that is no name does not reach a path");
+}
+
+#[test]
+fn a_node_gets_tokens_only_such_as_its_pods_mount() {
+    let token =
+        json!({ "serviceAccountToken": { "path": "t", "audience": "vault", "expirationSeconds": 600 } });
+    let web = changed(&pod("web", "p1", "edge-1", &[]), |pod| {
+        pod["spec"]["serviceAccountName"] = "robot".into();
+        pod["spec"]["volumes"] = json!([{ "name": "v", "projected": { "sources": [token] } }]);
+    });
+    let state = listed(&[&web]);
+    let request = TokenRequest {
+        namespace: "default".into(),
+        service_account: "robot".into(),
+        pod: "web".into(),
+        pod_uid: Uid::new("p1"),
+        audience: "vault".into(),
+        expiration_seconds: 600,
+    };
+    let plan = |on: &str, request: &TokenRequest| {
+        state.plan(&FromNode { node: node(on), message: Query::Token(request.clone()) })
+    };
+    assert_eq!(plan("edge-1", &request), Plan::Issue(request.clone()));
+    let refused = |on: &str, change: fn(&mut TokenRequest)| {
+        let mut request = request.clone();
+        change(&mut request);
+        matches!(plan(on, &request), Plan::Answer(Answer::Refused(_)))
+    };
+    assert!(refused("edge-2", |_| {}));
+    assert!(refused("edge-1", |request| request.pod_uid = Uid::new("p0")));
+    assert!(refused("edge-1", |request| request.pod = "other".into()));
+    assert!(refused("edge-1", |request| request.service_account = "admin".into()));
+    assert!(refused("edge-1", |request| request.audience = String::new()));
+    assert!(refused("edge-1", |request| request.expiration_seconds = 1 << 40));
 }
 
 #[test]
