@@ -166,7 +166,7 @@ pub(crate) fn skipped_variables(container: &Container, pod: &Pod, facts: &Facts<
     let sources = from_objects(container, pod, facts).ok()?;
     let skipped = sources.into_iter().filter_map(|(reference, variables)| {
         let names: Vec<String> =
-            variables.into_iter().map(|(name, _)| name).filter(|name| !is_variable(name)).collect();
+            variables.into_keys().filter(|name| !is_variable(name)).collect();
         let kind = if reference.kind() == "Secret" { "secret" } else { "configMap" };
         let (namespace, name) = (reference.namespace(), reference.name());
         (!names.is_empty()).then(|| {
@@ -181,12 +181,11 @@ pub(crate) fn skipped_variables(container: &Container, pod: &Pod, facts: &Facts<
     (!skipped.is_empty()).then(|| skipped.join(" "))
 }
 
-/// What `envFrom` names, with the variables of each object in the order of their names.
-fn from_objects(
-    container: &Container,
-    pod: &Pod,
-    facts: &Facts<'_>,
-) -> Result<Vec<(ObjectRef, BTreeMap<String, String>)>, Unresolved> {
+/// An object that `envFrom` names, and its variables.
+type FromObject = (ObjectRef, BTreeMap<String, String>);
+
+/// What `envFrom` names, in its order.
+fn from_objects(container: &Container, pod: &Pod, facts: &Facts<'_>) -> Result<Vec<FromObject>, Unresolved> {
     let namespace = pod.reference.namespace();
     let mut found = Vec::new();
     for from in &container.env_from {
