@@ -79,8 +79,8 @@ impl Edge {
         let (logs_tx, logs_rx) = pipe::calls("logs", 16);
         let (_releases_tx, releases_rx) = pipe::calls("releases", 4);
         let (services_tx, services_rx) = pipe::calls("services", 16);
-        let (cloud_messages_tx, _) = pipe::calls("cloud_messages", 16);
-        let (uploaded_tx, _) = pipe::latest("uploaded", |id: &UploadId| *id);
+        let (cloud_messages_tx, cloud_messages_rx) = pipe::calls("cloud_messages", 16);
+        let (uploaded_tx, uploaded_rx) = pipe::latest("uploaded", |id: &UploadId| *id);
         let (device_messages_tx, device_messages_rx) =
             pipe::weighed_events("device_messages", 1024, PIPE_BYTES_MAX, Publish::size);
         let (publishes_tx, publishes_rx) =
@@ -122,7 +122,7 @@ impl Edge {
         );
         let devicetwin = DeviceTwin::new(
             config.devicetwin,
-            config.store,
+            config.store.clone(),
             devicetwin::Inbox {
                 devices: devices_rx,
                 device_messages: device_messages_rx,
@@ -146,10 +146,16 @@ impl Edge {
             },
             edged::Outbox { tokens: tokens_tx, reports: reports_tx, uploads: uploads_tx.clone() },
         );
+        let store = config.store;
         let eventbus = config.eventbus.map(|config| {
             EventBus::new(
                 config,
-                eventbus::Inbox { publishes: publishes_rx },
+                store,
+                eventbus::Inbox {
+                    publishes: publishes_rx,
+                    cloud_messages: cloud_messages_rx,
+                    uploaded: uploaded_rx,
+                },
                 eventbus::Outbox { device_messages: device_messages_tx, uploads: uploads_tx },
             )
         });

@@ -338,6 +338,11 @@ impl<T> EventSender<T> {
         Ok(Receipt { name: self.name, settled })
     }
 
+    /// Whether the receiver is gone.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     fn put(&self, message: T, settles: Option<oneshot::Sender<()>>) -> Result<(), SendError<T>> {
         if let Some(load) = &self.load
             && !load.add(&message)

@@ -151,6 +151,21 @@ pub fn client_config(identity: &Identity, roots: RootCertStore) -> Result<Client
     Ok(config)
 }
 
+/// Builds what a client of somebody else's server dials with: it accepts a server of one of the `roots`, and shows
+/// `identity` if it has one and is asked for it.
+///
+/// # Errors
+/// If the identity cannot be used.
+pub fn other_client_config(identity: Option<&Identity>, roots: RootCertStore) -> Result<ClientConfig, Error> {
+    if let Some(identity) = identity {
+        return client_config(identity, roots);
+    }
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
 /// Builds what the cloud listens with: it shows `identity`, and demands a certificate of one of the `roots`.
 ///
 /// No session tickets: with thousands of edges the tickets of each would take memory, and a resumed session

@@ -4,15 +4,16 @@
 #![cfg(feature = "eventbus")]
 #![expect(clippy::unwrap_used, reason = "what a test stands on may panic")]
 
-use std::{net::SocketAddr, path::PathBuf, process::Stdio, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use kubeedge_core::{
-    message::{Publish, Upload, UploadId, UploadedPublish},
+    message::{Publish, Response, Upload, UploadedPublish},
     pipe::{self, EventReceiver},
+    store::memory::MemoryStore,
 };
 use kubeedge_edge::eventbus::{
-    self, Config, EventBus, External, Inbox, Mode, Outbox, Outside,
+    self, Config, EventBus, External, Inbox, Mode, Outbox, Outside, Secret, TlsFiles,
     broker::{self, Broker},
 };
 use rumqttc::{AsyncClient, Event, LastWill, MqttOptions, Packet, QoS};
@@ -43,8 +44,12 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     .await;
 }
 
-fn upload(publish: Publish) -> Upload {
-    Upload::Publish(UploadedPublish { id: UploadId::default(), publish })
+/// The message of the next upload.
+async fn uploaded(uploads: &mut EventReceiver<Upload>) -> Publish {
+    match soon("an upload", uploads.recv()).await {
+        Some(Upload::Publish(UploadedPublish { publish, .. })) => publish,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn message(topic: &str, text: &str) -> Publish {
@@ -142,13 +147,14 @@ async fn broker(config: broker::Config) -> (Broker, SocketAddr, DropGuard) {
 /// EventBus with its embedded broker, and perhaps beside another one.
 async fn bus(mode: Mode, external: Option<SocketAddr>) -> (Outside, SocketAddr, DropGuard) {
     let (inbox, outbox, outside) = eventbus::pipes();
-    let (address, stop) = bus_on(mode, external, inbox, outbox).await;
+    let (address, stop) = bus_with(mode, external, MemoryStore::new(), inbox, outbox).await;
     (outside, address, stop)
 }
 
-async fn bus_on(
+async fn bus_with(
     mode: Mode,
     external: Option<SocketAddr>,
+    store: MemoryStore,
     inbox: Inbox,
     outbox: Outbox,
 ) -> (SocketAddr, DropGuard) {
@@ -157,7 +163,7 @@ async fn bus_on(
     let external = External { port, ..External::default() };
     let config = Config { mode, external, ..Config::default() };
     let stop = CancellationToken::new();
-    let bus = EventBus::new(config, inbox, outbox).with_listener(listener);
+    let bus = EventBus::new(config, Arc::new(store), inbox, outbox).with_listener(listener);
     tokio::spawn(bus.run(stop.clone()));
     (address, stop.drop_guard())
 }
@@ -184,14 +190,49 @@ impl Mosquitto {
         let (free, address) = listener().await;
         drop(free);
         let folder = tempfile::tempdir().unwrap();
+        let config = format!("listener {} 127.0.0.1\nallow_anonymous true\n", address.port());
+        std::fs::write(folder.path().join("mosquitto.conf"), config).unwrap();
         let child = Self::spawn(&folder, address).await;
         Self { folder, address, child }
     }
 
+    /// A broker with a certificate of an authority of its own, which asks for the password of `edge`.
+    async fn start_with_tls() -> Self {
+        let (free, address) = listener().await;
+        drop(free);
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        let (issuer, ca) = authority("ours");
+        let key = rcgen::KeyPair::generate().unwrap();
+        let server = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let server = server.signed_by(&key, &issuer).unwrap();
+        std::fs::write(file("ca.crt"), ca).unwrap();
+        std::fs::write(file("server.crt"), server.pem()).unwrap();
+        std::fs::write(file("server.key"), key.serialize_pem()).unwrap();
+        let mut passwords = Command::new(program("mosquitto_passwd"));
+        passwords.arg("-c").arg("-b").arg(file("passwords")).args(["edge", "secret"]);
+        assert!(passwords.status().await.unwrap().success());
+        // Started by root, the broker would otherwise become a user who cannot read the folder.
+        let mut config = format!("user root\nlistener {} 127.0.0.1\nallow_anonymous false\n", address.port());
+        for (option, name) in [
+            ("certfile", "server.crt"),
+            ("keyfile", "server.key"),
+            ("cafile", "ca.crt"),
+            ("password_file", "passwords"),
+        ] {
+            config += &format!("{option} {}\n", file(name).display());
+        }
+        std::fs::write(file("mosquitto.conf"), config).unwrap();
+        let child = Self::spawn(&folder, address).await;
+        Self { folder, address, child }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     async fn spawn(folder: &tempfile::TempDir, address: SocketAddr) -> Child {
         let config = folder.path().join("mosquitto.conf");
-        let text = format!("listener {} 127.0.0.1\nallow_anonymous true\n", address.port());
-        tokio::fs::write(&config, text).await.unwrap();
         let child = Command::new(program("mosquitto"))
             .arg("-c")
             .arg(&config)
@@ -218,12 +259,23 @@ impl Mosquitto {
     }
 }
 
+/// A certificate authority, and its certificate in PEM.
+fn authority(name: &str) -> (rcgen::Issuer<'static, rcgen::KeyPair>, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let pem = params.self_signed(&key).unwrap().pem();
+    (rcgen::Issuer::new(params, key), pem)
+}
+
 /// Publishes until the bus has subscribed at the broker and its part has the message.
 async fn publish_until_taken(client: &Client, topic: &str, messages: &mut EventReceiver<Publish>) {
     soon("the bus hearing a message", async {
         loop {
             client.publish(topic, QoS::AtLeastOnce, false, "are you there").await;
             if timeout(Duration::from_millis(200), messages.recv()).await.is_ok() {
+                messages.settle();
                 return;
             }
         }
@@ -231,6 +283,7 @@ async fn publish_until_taken(client: &Client, topic: &str, messages: &mut EventR
     .await;
     sleep(Duration::from_millis(300)).await;
     while messages.try_recv().is_some() {}
+    messages.settle();
 }
 
 // ------------------------------------------------------------------------------------------------ the broker alone
@@ -290,7 +343,7 @@ async fn garbage_ends_its_own_connection_only() {
     let connect = b"\x10\x0f\x00\x04MQTT\x04\x02\x00\x00\x00\x03bad";
     let huge = [&connect[..], b"\x30\xff\xff\xff\x7f"].concat();
     let twice = [&connect[..], connect].concat();
-    let certain = [&connect[..], b"\x34\x05\x00\x01a\x00\x01"].concat();
+    let certain = [&connect[..], b"\x36\x05\x00\x01a\x00\x01"].concat();
     let cases: [&[u8]; 6] = [b"GET / HTTP/1.1\r\n\r\n", b"", b"\xc0\x00", &huge, &twice, &certain];
     for garbage in cases {
         let mut socket = TcpStream::connect(address).await.unwrap();
@@ -370,7 +423,7 @@ async fn messages_reach_their_parts_and_the_parts_reach_clients() {
     client.publish(TWIN, QoS::AtLeastOnce, false, "{}").await;
     assert_eq!(outside.device_messages.recv().await, Some(message(TWIN, "{}")));
     client.publish("default/user/x", QoS::AtMostOnce, false, "hi").await;
-    assert_eq!(outside.uploads.recv().await, Some(upload(message("default/user/x", "hi"))));
+    assert_eq!(uploaded(&mut outside.uploads).await, message("default/user/x", "hi"));
     assert_eq!(client.received_text().await.0, TWIN);
     let result = format!("{TWIN}/result");
     outside.publishes.send(message(&result, "done")).unwrap();
@@ -390,33 +443,171 @@ async fn nobody_speaks_for_the_cloud() {
 }
 
 #[tokio::test]
-async fn an_acknowledgement_waits_until_the_part_has_taken_the_message() {
-    let (publishes_tx, publishes) = pipe::events("publishes", 1);
-    let (device_messages, _device_messages_rx) = pipe::events("device_messages", 1);
-    let (uploads, mut uploads_rx) = pipe::events("uploads", 1);
-    let outbox = Outbox { device_messages, uploads };
-    let (address, _stop) = bus_on(Mode::Internal, None, Inbox { publishes }, outbox).await;
+async fn an_acknowledgement_waits_until_the_part_has_made_the_message_safe() {
+    let (mut outside, address, _stop) = bus(Mode::Internal, None).await;
     let mut client = Client::connect("app", address).await;
     for number in 0..50 {
-        client.publish("a/user/b", QoS::AtLeastOnce, false, &number.to_string()).await;
+        client.publish(TWIN, QoS::AtLeastOnce, false, &number.to_string()).await;
     }
     let mut acknowledged = 0;
     for number in 0..50 {
-        sleep(Duration::from_millis(10)).await;
+        let received = soon("a message", outside.device_messages.recv()).await;
+        assert_eq!(received, Some(message(TWIN, &number.to_string())));
+        sleep(Duration::from_millis(2)).await;
         acknowledged += client.acknowledged();
-        // What was received, and the one that fits in the pipe.
-        assert!(acknowledged <= number + 1, "{acknowledged} acknowledged, {number} received");
-        let expected = upload(message("a/user/b", &number.to_string()));
-        assert_eq!(soon("an upload", uploads_rx.recv()).await, Some(expected));
-    }
-    soon("all acknowledgements", async {
-        while acknowledged < 50 {
+        assert_eq!(acknowledged, number, "acknowledged before it was settled");
+        outside.device_messages.settle();
+        while acknowledged <= number {
             acknowledged += client.acknowledged();
-            sleep(Duration::from_millis(5)).await;
+            sleep(Duration::from_millis(1)).await;
         }
+    }
+}
+
+#[tokio::test]
+async fn what_a_part_lost_is_not_acknowledged_and_the_client_learns_it() {
+    let (outside, address, _stop) = bus(Mode::Internal, None).await;
+    let mut client = Client::connect("app", address).await;
+    client.publish(TWIN, QoS::AtLeastOnce, false, "{}").await;
+    sleep(Duration::from_millis(50)).await;
+    assert_eq!(client.acknowledged(), 0);
+    drop(outside);
+    // The connection ends, so that the client sends it again.
+    soon("the connection's end", async { while client.packets.recv().await.is_some() {} }).await;
+}
+
+#[tokio::test]
+async fn an_acknowledged_upload_survives_the_power_and_goes_up_once_the_cloud_is_there() {
+    let store = MemoryStore::new();
+    let (inbox, outbox, mut outside) = eventbus::pipes();
+    let (address, stop) = bus_with(Mode::Internal, None, store.clone(), inbox, outbox).await;
+    let mut client = Client::connect("app", address).await;
+    // More than the pipe to the link holds: nobody reads it.
+    for number in 0..600 {
+        client.publish("default/t", QoS::AtLeastOnce, false, &number.to_string()).await;
+    }
+    let mut acknowledged = 0;
+    until("all acknowledgements", || {
+        acknowledged += client.acknowledged();
+        acknowledged == 600
     })
     .await;
-    drop(publishes_tx);
+    for number in 0..10 {
+        assert_eq!(uploaded(&mut outside.uploads).await.payload, number.to_string());
+    }
+    let store = store.cut_power();
+    drop(stop);
+    let (inbox, outbox, mut outside) = eventbus::pipes();
+    let (_address, _stop) = bus_with(Mode::Internal, None, store, inbox, outbox).await;
+    for number in 0..600 {
+        let upload = soon("an upload", outside.uploads.recv()).await;
+        let Some(Upload::Publish(UploadedPublish { id, publish })) = upload else { panic!("{upload:?}") };
+        assert_eq!(publish.payload, number.to_string());
+        outside.uploaded.send(id).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_full_store_of_uploads_holds_certain_messages_back_and_counts_the_others() {
+    let (inbox, outbox, outside) = eventbus::pipes();
+    let mut config = Config { mode: Mode::Internal, ..Config::default() };
+    config.uploads.count_max = 3;
+    let (listener, address) = listener().await;
+    let bus = EventBus::new(config, Arc::new(MemoryStore::new()), inbox, outbox).with_listener(listener);
+    let backlog = bus.backlog();
+    let stop = CancellationToken::new();
+    tokio::spawn(bus.run(stop.clone()));
+    let _stop = stop.drop_guard();
+    let mut client = Client::connect("app", address).await;
+    for number in 0..5 {
+        client.publish("default/t", QoS::AtLeastOnce, false, &number.to_string()).await;
+    }
+    let mut acknowledged = 0;
+    until("what fits", || {
+        acknowledged += client.acknowledged();
+        acknowledged == 3
+    })
+    .await;
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(client.acknowledged(), 0);
+    assert_eq!(backlog.borrow().messages, 3);
+    let mut uploads = outside.uploads;
+    for number in 0..5 {
+        let upload = soon("an upload", uploads.recv()).await;
+        let Some(Upload::Publish(UploadedPublish { id, publish })) = upload else { panic!("{upload:?}") };
+        assert_eq!(publish.payload, number.to_string());
+        outside.uploaded.send(id).unwrap();
+    }
+    until("the rest", || {
+        acknowledged += client.acknowledged();
+        acknowledged == 5
+    })
+    .await;
+    assert!(backlog.borrow().refused > 0);
+}
+
+#[tokio::test]
+async fn the_cloud_publishes_on_the_node() {
+    let (outside, address, _stop) = bus(Mode::Internal, None).await;
+    let mut client = Client::connect("app", address).await;
+    client.subscribe("orders/#", QoS::AtLeastOnce).await;
+    let publish = |topic: &str| outside.cloud_messages.call(message(topic, "go"), PATIENCE);
+    assert_eq!(publish("orders/1").await.unwrap(), Response::Published);
+    assert_eq!(client.received_text().await, ("orders/1".to_owned(), "go".to_owned()));
+    let refused = publish("orders/#").await.unwrap();
+    assert!(matches!(refused, Response::Failed { code: 400, .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_writer_goes_as_fast_as_its_reader_and_nothing_is_lost() {
+    let (broker, address, _stop) = broker(broker::Config::default()).await;
+    let mut reader = Client::connect("reader", address).await;
+    reader.subscribe("t", QoS::AtLeastOnce).await;
+    let writer = Client::connect("writer", address).await;
+    let write = async {
+        for number in 0..5000 {
+            writer.publish("t", QoS::AtLeastOnce, false, &number.to_string()).await;
+        }
+    };
+    let read = async {
+        for number in 0..5000 {
+            assert_eq!(reader.received_text().await.1, number.to_string());
+        }
+    };
+    tokio::join!(write, read);
+    assert_eq!(broker.stats().dropped, 0);
+}
+
+#[tokio::test]
+async fn users_are_let_in_by_their_passwords_and_kept_to_their_topics() {
+    let rights = broker::Rights { publish: vec!["a/#".into()], subscribe: vec!["a/#".into()] };
+    let user = broker::User { name: "ann".into(), password: Secret::new("secret"), rights };
+    let access = broker::Access { users: vec![user], anonymous: None, anonymous_remote: None };
+    let (_broker, address, _stop) = broker(broker::Config { access, ..Default::default() }).await;
+    for (user, password) in [(None, ""), (Some("ann"), "wrong"), (Some("bob"), "secret")] {
+        let mut options = MqttOptions::new("app", "127.0.0.1", address.port());
+        if let Some(user) = user {
+            options.set_credentials(user, password);
+        }
+        let (_client, mut events) = AsyncClient::new(options, 10);
+        let refused = soon("the refusal", events.poll()).await.unwrap_err();
+        let code = if user.is_some() { "BadUserNamePassword" } else { "NotAuthorized" };
+        assert!(format!("{refused:?}").contains(code), "{refused:?}");
+    }
+    let mut options = MqttOptions::new("app", "127.0.0.1", address.port());
+    options.set_credentials("ann", "secret");
+    let mut client = Client::connect_with(options).await;
+    client.client.subscribe("#", QoS::AtLeastOnce).await.unwrap();
+    loop {
+        if let Packet::SubAck(answer) = client.next().await {
+            assert_eq!(answer.return_codes, [rumqttc::SubscribeReasonCode::Failure]);
+            break;
+        }
+    }
+    client.subscribe("a/+", QoS::AtLeastOnce).await;
+    client.publish("b", QoS::AtLeastOnce, false, "not allowed").await;
+    client.publish("a/b", QoS::AtLeastOnce, false, "allowed").await;
+    assert_eq!(client.received_text().await, ("a/b".to_owned(), "allowed".to_owned()));
 }
 
 #[tokio::test]
@@ -425,7 +616,10 @@ async fn an_address_that_is_taken_is_named() {
     let (inbox, outbox, _outside) = eventbus::pipes();
     let mut config = Config { mode: Mode::Internal, ..Config::default() };
     config.internal.listen = address;
-    let error = EventBus::new(config, inbox, outbox).run(CancellationToken::new()).await.unwrap_err();
+    let error = EventBus::new(config, Arc::new(MemoryStore::new()), inbox, outbox)
+        .run(CancellationToken::new())
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains(&address.to_string()), "{error}");
     drop(taken);
 }
@@ -440,8 +634,7 @@ async fn a_real_broker_carries_messages_both_ways() {
     publish_until_taken(&client, TWIN, &mut outside.device_messages).await;
     let large = "x".repeat(900 << 10);
     client.publish("a/user/b", QoS::AtLeastOnce, false, &large).await;
-    let received = soon("an upload", outside.uploads.recv()).await;
-    assert_eq!(received, Some(upload(message("a/user/b", &large))));
+    assert_eq!(uploaded(&mut outside.uploads).await, message("a/user/b", &large));
     client.subscribe("results/#", QoS::AtLeastOnce).await;
     for number in 0..100 {
         outside.publishes.send(message("results/r", &number.to_string())).unwrap();
@@ -511,22 +704,110 @@ async fn what_the_parts_say_while_the_external_broker_is_away_arrives_later_in_o
 #[tokio::test]
 async fn a_full_pipe_holds_a_real_broker_back_and_nothing_is_lost() {
     let mosquitto = Mosquitto::start().await;
-    let (_publishes_tx, publishes) = pipe::events("publishes", 1);
-    let (device_messages, mut device_messages_rx) = pipe::events("device_messages", 1);
-    let (uploads, mut uploads_rx) = pipe::events("uploads", 1);
-    let outbox = Outbox { device_messages, uploads };
-    let inbox = Inbox { publishes };
-    let (_address, _stop) = bus_on(Mode::External, Some(mosquitto.address), inbox, outbox).await;
+    let (inbox, mut outbox, mut outside) = eventbus::pipes();
+    let (device_messages, device_messages_rx) = pipe::events("device_messages", 1);
+    outbox.device_messages = device_messages;
+    outside.device_messages = device_messages_rx;
+    let (_address, _stop) =
+        bus_with(Mode::External, Some(mosquitto.address), MemoryStore::new(), inbox, outbox).await;
     let client = Client::connect("app", mosquitto.address).await;
-    publish_until_taken(&client, TWIN, &mut device_messages_rx).await;
+    publish_until_taken(&client, TWIN, &mut outside.device_messages).await;
     for number in 0..60 {
-        client.publish("a/user/b", QoS::AtLeastOnce, false, &number.to_string()).await;
+        client.publish(TWIN, QoS::AtLeastOnce, false, &number.to_string()).await;
     }
     for number in 0..60 {
         sleep(Duration::from_millis(5)).await;
-        let expected = upload(message("a/user/b", &number.to_string()));
-        assert_eq!(soon("an upload", uploads_rx.recv()).await, Some(expected));
+        let received = soon("a message", outside.device_messages.recv()).await;
+        assert_eq!(received, Some(message(TWIN, &number.to_string())));
+        outside.device_messages.settle();
     }
+}
+
+#[tokio::test]
+async fn what_a_real_broker_has_taken_is_not_lost_when_the_bus_restarts() {
+    let mosquitto = Mosquitto::start().await;
+    let store = MemoryStore::new();
+    let client = Client::connect("app", mosquitto.address).await;
+    let (inbox, outbox, mut outside) = eventbus::pipes();
+    let (_, stop) = bus_with(Mode::External, Some(mosquitto.address), store.clone(), inbox, outbox).await;
+    publish_until_taken(&client, TWIN, &mut outside.device_messages).await;
+    // DeviceTwin does not come to its commit before the process ends.
+    client.publish(TWIN, QoS::AtLeastOnce, false, "unsettled").await;
+    assert_eq!(soon("a message", outside.device_messages.recv()).await, Some(message(TWIN, "unsettled")));
+    let store = store.cut_power();
+    drop((stop, outside));
+    sleep(Duration::from_millis(200)).await;
+    client.publish(TWIN, QoS::AtLeastOnce, false, "meanwhile").await;
+    client.publish("default/t", QoS::AtLeastOnce, false, "up").await;
+    sleep(Duration::from_millis(100)).await;
+    let (inbox, outbox, mut outside) = eventbus::pipes();
+    let (_, _stop) = bus_with(Mode::External, Some(mosquitto.address), store, inbox, outbox).await;
+    for text in ["unsettled", "meanwhile"] {
+        assert_eq!(soon("a message", outside.device_messages.recv()).await, Some(message(TWIN, text)));
+        outside.device_messages.settle();
+    }
+    assert_eq!(uploaded(&mut outside.uploads).await, message("default/t", "up"));
+}
+
+#[tokio::test]
+async fn a_real_broker_is_spoken_to_with_tls_a_user_name_and_a_password() {
+    let mosquitto = Mosquitto::start_with_tls().await;
+    let (inbox, outbox, mut outside) = eventbus::pipes();
+    let tls = TlsFiles { ca: mosquitto.file("ca.crt"), identity: None };
+    let mut config = Config { mode: Mode::External, ..Config::default() };
+    config.external = External {
+        host: "localhost".to_owned(),
+        port: mosquitto.address.port(),
+        username: Some("edge".to_owned()),
+        password: Some(Secret::new("secret")),
+        tls: Some(tls),
+        ..External::default()
+    };
+    let stop = CancellationToken::new();
+    let bus = EventBus::new(config, Arc::new(MemoryStore::new()), inbox, outbox);
+    tokio::spawn(bus.run(stop.clone()));
+    let _stop = stop.drop_guard();
+    let publish = || {
+        let mut command = Command::new(program("mosquitto_pub"));
+        command.args(["-h", "localhost", "-p", &mosquitto.address.port().to_string(), "--cafile"]);
+        command.arg(mosquitto.file("ca.crt")).args(["-u", "edge", "-P", "secret", "-q", "1"]);
+        command.args(["-t", TWIN, "-m", "{}"]).kill_on_drop(true);
+        command
+    };
+    soon("the message through TLS", async {
+        loop {
+            assert!(publish().status().await.unwrap().success());
+            if let Ok(received) = timeout(Duration::from_millis(300), outside.device_messages.recv()).await {
+                assert_eq!(received, Some(message(TWIN, "{}")));
+                return;
+            }
+        }
+    })
+    .await;
+    outside.device_messages.settle();
+    let answer = outside.cloud_messages.call(message("orders/1", "go"), PATIENCE).await.unwrap();
+    assert_eq!(answer, Response::Published);
+}
+
+#[tokio::test]
+async fn a_broker_whose_certificate_is_of_another_authority_is_not_spoken_to() {
+    let mosquitto = Mosquitto::start_with_tls().await;
+    std::fs::write(mosquitto.file("other.crt"), authority("another").1).unwrap();
+    let (inbox, outbox, outside) = eventbus::pipes();
+    let mut config = Config { mode: Mode::External, ..Config::default() };
+    config.external = External {
+        host: "localhost".to_owned(),
+        port: mosquitto.address.port(),
+        username: Some("edge".to_owned()),
+        password: Some(Secret::new("secret")),
+        tls: Some(TlsFiles { ca: mosquitto.file("other.crt"), identity: None }),
+        ..External::default()
+    };
+    let stop = CancellationToken::new();
+    tokio::spawn(EventBus::new(config, Arc::new(MemoryStore::new()), inbox, outbox).run(stop.clone()));
+    let _stop = stop.drop_guard();
+    let answer = outside.cloud_messages.call(message("orders/1", "go"), Duration::from_secs(2)).await;
+    assert!(answer.is_err(), "{answer:?}");
 }
 
 #[tokio::test]

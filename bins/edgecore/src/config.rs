@@ -1,5 +1,6 @@
 //! KubeEdge's `edgecore.yaml` to values that the parts take.
 
+mod event_bus;
 pub(crate) mod hub;
 mod kubelet;
 pub(crate) mod modules;
@@ -98,7 +99,7 @@ impl Config {
             edged: modules::edged(root)?,
             device_twin: modules.at("deviceTwin.enable").bool()?,
             dmi_socket_directory: modules.at("deviceTwin.dmiSockPath").file()?,
-            event_bus: modules::event_bus(&modules.at("eventBus"), warnings)?,
+            event_bus: event_bus::read(root, warnings)?,
             service_bus: modules::service_bus(root)?,
             mappers: modules::mappers(&root.at("kubeedgeRs.mappers"))?,
         })

@@ -142,8 +142,8 @@ async fn run(file: &Path) -> Result<()> {
     let (logs_tx, logs_rx) = pipe::calls("logs", 16);
     let (_releases_tx, releases_rx) = pipe::calls("releases", 4);
     let (services_tx, services_rx) = pipe::calls("services", 16);
-    let (cloud_messages_tx, _) = pipe::calls("cloud_messages", 16);
-    let (uploaded_tx, _) = pipe::latest("uploaded", |id: &UploadId| *id);
+    let (cloud_messages_tx, cloud_messages_rx) = pipe::calls("cloud_messages", 16);
+    let (uploaded_tx, uploaded_rx) = pipe::latest("uploaded", |id: &UploadId| *id);
     let (device_messages_tx, device_messages_rx) =
         pipe::weighed_events("device_messages", 1024, PIPE_BYTES_MAX, Publish::size);
     let (publishes_tx, publishes_rx) = pipe::weighed_events("publishes", 1024, PIPE_BYTES_MAX, Publish::size);
@@ -212,7 +212,7 @@ async fn run(file: &Path) -> Result<()> {
     if config.device_twin {
         let devicetwin = DeviceTwin::new(
             devicetwin::Config::new(config.node.clone()),
-            store,
+            store.clone(),
             devicetwin::Inbox {
                 devices: devices_rx,
                 device_messages: device_messages_rx,
@@ -248,12 +248,17 @@ async fn run(file: &Path) -> Result<()> {
     if let Some(event_bus) = config.event_bus {
         let eventbus = EventBus::new(
             event_bus,
-            eventbus::Inbox { publishes: publishes_rx },
+            store,
+            eventbus::Inbox {
+                publishes: publishes_rx,
+                cloud_messages: cloud_messages_rx,
+                uploaded: uploaded_rx,
+            },
             eventbus::Outbox { device_messages: device_messages_tx, uploads: uploads_tx },
         );
         group.spawn("eventbus", eventbus.run(stop.child_token()));
     } else {
-        drop((publishes_rx, device_messages_tx, uploads_tx));
+        drop((publishes_rx, cloud_messages_rx, uploaded_rx, device_messages_tx, uploads_tx));
     }
     if let Some(service_bus) = config.service_bus {
         let servicebus = ServiceBus::new(service_bus, servicebus::Inbox { services: services_rx });

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::run::{on_path, step};
 
 /// What is needed, how one sees that it is there, and the Debian package that has it.
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     Part { file: "containerd", package: "containerd" },
     Part { file: "runc", package: "runc" },
     Part { file: "/usr/lib/cni/bridge", package: "containernetworking-plugins" },
@@ -16,6 +16,7 @@ const PARTS: [Part; 8] = [
     Part { file: "mosquitto", package: "mosquitto" },
     Part { file: "mosquitto_pub", package: "mosquitto-clients" },
     Part { file: "kubectl", package: "kubernetes-client" },
+    Part { file: "/usr/lib/python3/dist-packages/paho/mqtt/client.py", package: "python3-paho-mqtt" },
 ];
 
 struct Part {

@@ -44,10 +44,11 @@ pub(crate) fn simulate(seed: Option<u64>, seeds: u64) -> Result<()> {
 }
 
 /// The test binaries that need real parts, as nextest's filters name them.
-const REAL: [&str; 7] = [
+const REAL: [&str; 8] = [
     "containerd",
     "kubectl",
     "eventbus",
+    "mqtt_standard",
     "end_to_end",
     "end_to_end_faults",
     "end_to_end_bad_input",

@@ -3,6 +3,8 @@
 use std::{
     fmt,
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
 };
 
 use serde::Deserialize;
@@ -19,6 +21,8 @@ pub struct Config {
     pub internal: Internal,
     /// The broker beside the process.
     pub external: External,
+    /// What goes to the cloud.
+    pub uploads: Uploads,
 }
 
 /// Which brokers are used: KubeEdge's `mqttMode`.
@@ -50,7 +54,8 @@ impl Mode {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Internal {
-    /// Where it listens. It asks for no password, so any other address than a loopback one is logged as a warning.
+    /// Where it listens. Any other address than a loopback one is logged as a warning, unless clients from there need a
+    /// password.
     pub listen: SocketAddr,
     /// The QoS of what the parts publish.
     pub qos: QoS,
@@ -72,7 +77,7 @@ impl Default for Internal {
     }
 }
 
-/// The broker beside the process, spoken to without TLS.
+/// The broker beside the process.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct External {
@@ -86,6 +91,8 @@ pub struct External {
     pub username: Option<String>,
     /// The password that goes with the user name.
     pub password: Option<Secret>,
+    /// How it is spoken to with TLS; in the clear without.
+    pub tls: Option<TlsFiles>,
     /// Messages that wait for the broker; then the oldest is dropped and counted.
     pub queue_max: usize,
     /// Bytes that wait for the broker; then the oldest message is dropped and counted.
@@ -101,8 +108,56 @@ impl Default for External {
             client_id: None,
             username: None,
             password: None,
+            tls: None,
             queue_max: 1000,
             queue_bytes_max: 8 << 20,
+        }
+    }
+}
+
+/// The files for TLS. They are read at each connection, so that renewed ones are used without a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    /// The authorities that may have signed the broker's certificate, PEM.
+    pub ca: PathBuf,
+    /// The certificate and the private key that the broker asks of us, PEM.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// What goes to the cloud, and what is kept of it while the cloud is away.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Uploads {
+    /// Topic filters of what goes to the cloud.
+    pub topics: Vec<String>,
+    /// At most so many messages are kept; then those of QoS 1 are not acknowledged, and those of QoS 0 dropped and
+    /// counted.
+    pub count_max: u64,
+    /// And at most so many bytes.
+    pub bytes_max: u64,
+    /// How many messages are on their way to the cloud at once.
+    pub window: usize,
+    /// How long a commit may take.
+    pub store_deadline: Duration,
+    /// How long reading what an earlier run has left may take.
+    pub restore_deadline: Duration,
+}
+
+impl Default for Uploads {
+    fn default() -> Self {
+        Self {
+            // The first three are KubeEdge's; applications of rules publish below their namespace.
+            topics: ["$hw/events/upload/#", "SYS/dis/upload_records", "+/user/#", "default/#"]
+                .map(str::to_owned)
+                .into(),
+            count_max: 100_000,
+            // 64 MiB: a week without a link at 100 bytes a second.
+            bytes_max: 64 << 20,
+            window: 512,
+            // As the other parts give the store.
+            store_deadline: Duration::from_secs(30),
+            restore_deadline: Duration::from_secs(60),
         }
     }
 }

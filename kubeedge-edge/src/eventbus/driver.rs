@@ -1,16 +1,21 @@
-//! Runs the brokers and hands DeviceTwin's messages to them.
+//! Runs the brokers, keeps what is for the cloud, and hands the messages of DeviceTwin and of the cloud to the brokers.
 
 use std::sync::Arc;
 
-use kubeedge_core::{message::Publish, pipe::EventReceiver};
+use kubeedge_core::{
+    message::{Publish, Response},
+    pipe::{Call, Callee, EventReceiver, Replier},
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Config, Error, EventBus, Internal,
+    Config, Error, EventBus, Inbox, Internal, Outbox, QoS,
     broker::{self, Broker, Intake},
     external::Client,
-    route::CLOUD_ONLY,
+    route::{CLOUD_ONLY, Router, Routes},
+    topic,
+    uploads::Uploads,
 };
 
 /// The brokers in use.
@@ -20,25 +25,43 @@ struct Brokers {
 }
 
 pub(super) async fn run(bus: EventBus, stop: CancellationToken) -> Result<(), Error> {
-    let EventBus { config, inbox, outbox, listener } = bus;
+    let EventBus { config, store, inbox, outbox, listener, backlog } = bus;
+    let Inbox { publishes, cloud_messages, uploaded } = inbox;
+    let Outbox { device_messages, uploads } = outbox;
+    if let Some(tls) = config.external.tls.as_ref().filter(|_| config.mode.external()) {
+        // A file that is wrong at the start is a mistake; later ones are tried again at each connection.
+        tls.client_config()?;
+    }
     let listener = match listener {
         None if config.mode.internal() => Some(listen(&config.internal).await?),
         given => given,
     };
-    let brokers = Brokers::new(config, Arc::new(outbox));
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = brokers.serve(listener, stop.child_token()) => {}
-        () = brokers.connect() => {}
-        () = brokers.forward(inbox.publishes) => {}
-    }
-    Ok(())
+    let opening = Uploads::open(&config.uploads, store, uploads, backlog);
+    let uploads = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        opened = opening => Arc::new(opened?),
+    };
+    let routes = Routes::new(config.uploads.topics.clone());
+    let filters = routes.filters();
+    let router = Arc::new(Router { routes, device_messages, uploads: uploads.clone() });
+    let client_id = uploads.client_id().to_owned();
+    let brokers = Brokers::new(config, router, filters, client_id);
+    let outcome = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        error = uploads.run(uploaded) => Err(error),
+        () = brokers.serve(listener, stop.child_token()) => Ok(()),
+        () = brokers.connect() => Ok(()),
+        () = brokers.forward(publishes) => Ok(()),
+        () = brokers.forward_of_cloud(cloud_messages) => Ok(()),
+    };
+    uploads.finish().await;
+    outcome
 }
 
 async fn listen(config: &Internal) -> Result<TcpListener, Error> {
     let address = config.listen;
-    if !address.ip().is_loopback() {
-        tracing::warn!(%address, "the embedded MQTT broker asks for no password, and is open to the network");
+    if !address.ip().is_loopback() && config.broker.access.anonymous_remote.is_some() {
+        tracing::warn!(%address, "the embedded MQTT broker is open to the network without a password");
     }
     let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
     tracing::info!(%address, "the embedded MQTT broker listens");
@@ -46,13 +69,14 @@ async fn listen(config: &Internal) -> Result<TcpListener, Error> {
 }
 
 impl Brokers {
-    fn new(config: Config, intake: Arc<dyn Intake>) -> Self {
+    fn new(config: Config, intake: Arc<dyn Intake>, filters: Vec<String>, client_id: String) -> Self {
         let internal = config.mode.internal().then(|| {
             let mut limits: broker::Config = config.internal.broker.clone();
             limits.denied.push(CLOUD_ONLY.to_owned());
             (Broker::with_intake(limits, intake.clone()), config.internal)
         });
-        let external = config.mode.external().then(|| Client::new(config.external, intake));
+        let external =
+            config.mode.external().then(|| Client::new(config.external, intake, filters, client_id));
         Self { internal, external }
     }
 
@@ -84,4 +108,33 @@ impl Brokers {
         // No part speaks any more; the clients may still.
         std::future::pending().await
     }
+
+    /// Publishes what the cloud asks for, with QoS 1 as KubeEdge does, and says when it has arrived.
+    async fn forward_of_cloud(&self, mut messages: Callee<Publish, Response>) {
+        while let Some(call) = messages.recv().await {
+            if !call.is_withdrawn() {
+                self.publish_for_cloud(call);
+            }
+        }
+        std::future::pending().await
+    }
+
+    fn publish_for_cloud(&self, call: Call<Publish, Response>) {
+        let (publish, replier) = call.split();
+        if !topic::is_name(&publish.topic) {
+            let message = format!("{:?} is not a topic to publish on", publish.topic);
+            return replier.answer(Response::Failed { code: 400, message });
+        }
+        if let Some((broker, _)) = &self.internal {
+            // The topic was checked above.
+            let _ = broker.publish(&publish, QoS::AtLeastOnce, false);
+        }
+        match &self.external {
+            Some(client) => client.publish_for(publish, replier),
+            None => replier.answer(Response::Published),
+        }
+    }
 }
+
+/// Whom the broker's acknowledgement is for.
+pub(super) type Asker = Replier<Response>;

@@ -11,10 +11,13 @@ use std::{
     time::Duration,
 };
 
-use kubeedge_core::message::Publish;
+use kubeedge_core::{
+    message::Publish,
+    pipe::{Closed, Receipt},
+};
 use rumqttc::{
     AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, SubscribeFilter,
-    SubscribeReasonCode,
+    SubscribeReasonCode, Transport,
 };
 use tokio::{
     sync::Notify,
@@ -22,10 +25,12 @@ use tokio::{
 };
 
 use super::{
+    QoS,
     broker::{Intake, Offer},
     config,
-    outbox::{PACKET_BYTES_MAX, Pending},
-    route::FILTERS,
+    driver::Asker,
+    pending::{PACKET_BYTES_MAX, Pending},
+    tls::Bridge,
 };
 
 /// The first pause after a failure.
@@ -40,7 +45,7 @@ const GOOD_AFTER: Duration = Duration::from_secs(10);
 /// How often a message that its part had no room for is offered again.
 const OFFER_AGAIN: Duration = Duration::from_millis(25);
 
-/// Messages of QoS 1 that wait for their part. Brokers send about 20 without an acknowledgement; one that sends
+/// Messages of QoS 1 that wait for their part, or for what it has promised. Brokers send about 20 without an acknowledgement; one that sends
 /// more loses the connection, and sends again after.
 const HELD_MAX: usize = 256;
 
@@ -53,6 +58,7 @@ pub(super) struct Client {
     config: config::External,
     client_id: String,
     intake: Arc<dyn Intake>,
+    filters: Vec<String>,
     pending: Mutex<Pending>,
     changed: Notify,
 }
@@ -62,12 +68,16 @@ struct Session {
     client: AsyncClient,
     state: Mutex<SessionState>,
     held_changed: Notify,
+    owed_changed: Notify,
 }
 
 #[derive(Default)]
 struct SessionState {
     connected_at: Option<Instant>,
+    /// What its part had no room for.
     held: VecDeque<rumqttc::Publish>,
+    /// What is to be acknowledged, in order, each when its receipt has come.
+    owed: VecDeque<(rumqttc::Publish, Option<Receipt>)>,
 }
 
 /// Says why a connection ended.
@@ -79,24 +89,41 @@ enum End {
     Flooded,
     #[error("the client library takes no more requests")]
     Stuck,
+    #[error("a message was not kept, so that the broker has to send it again: {0}")]
+    NotKept(#[from] Closed),
+    #[error("TLS: {0}")]
+    Tls(#[from] kubeedge_core::tls::Error),
+    #[error("TLS: {0}")]
+    Bridge(std::io::Error),
 }
 
 impl Client {
-    pub(super) fn new(config: config::External, intake: Arc<dyn Intake>) -> Self {
+    /// `client_id` is used if the configuration names none.
+    pub(super) fn new(
+        config: config::External,
+        intake: Arc<dyn Intake>,
+        filters: Vec<String>,
+        client_id: String,
+    ) -> Self {
         let pending = Pending::new(config.queue_max, config.queue_bytes_max);
-        let client_id = config
-            .client_id
-            .clone()
-            .filter(|id| !id.is_empty())
-            .unwrap_or_else(|| format!("hub-client-{:010}", random() % 10_000_000_000));
-        Self { config, client_id, intake, pending: Mutex::new(pending), changed: Notify::new() }
+        let client_id = config.client_id.clone().filter(|id| !id.is_empty()).unwrap_or(client_id);
+        Self { config, client_id, intake, filters, pending: Mutex::new(pending), changed: Notify::new() }
     }
 
     /// Takes a message for the broker. Never waits; the oldest goes when too many wait.
     pub(super) fn publish(&self, publish: Publish) {
+        self.push(publish, None);
+    }
+
+    /// As [`Client::publish`]; the asker is told when the broker has it.
+    pub(super) fn publish_for(&self, publish: Publish, asker: Asker) {
+        self.push(publish, Some(asker));
+    }
+
+    fn push(&self, publish: Publish, asker: Option<Asker>) {
         let mut pending = self.pending();
         let before = pending.dropped();
-        pending.push(publish);
+        pending.push(publish, asker);
         let dropped = pending.dropped();
         drop(pending);
         if dropped > before {
@@ -139,23 +166,50 @@ impl Client {
 
     /// One connection, from its beginning to its end; returns how long it was up, if it ever was.
     async fn session(&self, address: &str) -> (End, Option<Duration>) {
-        let (client, events) = AsyncClient::new(self.options(), REQUESTS_MAX);
-        let session = Session { client, state: Mutex::default(), held_changed: Notify::new() };
+        let bridge = match self.bridge() {
+            Ok(bridge) => bridge,
+            Err(end) => return (end, None),
+        };
+        let (client, events) = AsyncClient::new(self.options(bridge.as_ref()), REQUESTS_MAX);
+        let session = Session {
+            client,
+            state: Mutex::default(),
+            held_changed: Notify::new(),
+            owed_changed: Notify::new(),
+        };
+        let through_tls = async {
+            match bridge {
+                Some(bridge) => End::Bridge(bridge.run(&self.config.host, self.config.port).await),
+                None => std::future::pending().await,
+            }
+        };
         let end = tokio::select! {
             end = self.poll(events, &session, address) => end,
             end = self.send(&session) => end,
             end = self.offer_held(&session) => end,
+            end = acknowledge(&session) => end,
+            end = through_tls => end,
         };
         let lasted = session.lock().connected_at.map(|at| at.elapsed());
         (end, lasted)
     }
 
-    fn options(&self) -> MqttOptions {
-        let mut options =
-            MqttOptions::new(self.client_id.clone(), self.config.host.clone(), self.config.port);
+    /// The way through TLS, if that is how the broker is spoken to.
+    fn bridge(&self) -> Result<Option<Bridge>, End> {
+        let Some(files) = &self.config.tls else { return Ok(None) };
+        Bridge::new(files.client_config()?).map(Some).map_err(End::Bridge)
+    }
+
+    fn options(&self, bridge: Option<&Bridge>) -> MqttOptions {
+        let host = bridge.map_or(&*self.config.host, Bridge::name).to_owned();
+        let mut options = MqttOptions::new(self.client_id.clone(), host, self.config.port);
+        if bridge.is_some() {
+            options.set_transport(Transport::Unix);
+        }
+        // The broker keeps the session, and in it what applications say while this process restarts.
         options
             .set_keep_alive(Duration::from_secs(30))
-            .set_clean_session(true)
+            .set_clean_session(false)
             .set_manual_acks(true)
             .set_inflight(20)
             .set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX);
@@ -193,14 +247,15 @@ impl Client {
             Packet::ConnAck(_) => {
                 tracing::info!(broker = address, "connected to the external MQTT broker");
                 session.lock().connected_at = Some(Instant::now());
+                let filters = self.filters.iter();
                 let filters =
-                    FILTERS.map(|filter| SubscribeFilter::new(filter.to_owned(), rumqttc::QoS::AtLeastOnce));
+                    filters.map(|filter| SubscribeFilter::new(filter.clone(), rumqttc::QoS::AtLeastOnce));
                 session.client.try_subscribe_many(filters).map_err(|_| End::Stuck)?;
                 self.changed.notify_one();
                 Ok(())
             }
             Packet::SubAck(answer) => {
-                for (filter, code) in FILTERS.iter().zip(answer.return_codes) {
+                for (filter, code) in self.filters.iter().zip(answer.return_codes) {
                     if code == SubscribeReasonCode::Failure {
                         tracing::warn!(broker = address, filter, "the MQTT broker refuses a subscription");
                     }
@@ -219,30 +274,41 @@ impl Client {
 
     /// Hands an application's message on, or holds it, unacknowledged, until its part has room.
     fn handle_publish(&self, publish: rumqttc::Publish, session: &Session) -> Result<(), End> {
-        let certain = publish.qos != rumqttc::QoS::AtMostOnce;
-        let mut state = session.lock();
-        let behind = certain && !state.held.is_empty();
-        if !behind && self.offer(&publish) != Offer::Full {
-            // A request that does not fit waits with the held ones; its message is then offered twice,
-            // which QoS 1 allows.
-            if session.client.try_ack(&publish).is_ok() {
-                return Ok(());
+        if publish.qos == rumqttc::QoS::AtMostOnce {
+            if matches!(self.offer(&publish), Offer::Full) {
+                tracing::debug!(topic = publish.topic, "no room for a message of QoS 0: it is dropped");
             }
-        } else if !certain {
-            tracing::debug!(topic = publish.topic, "no room for a message of QoS 0: it is dropped");
             return Ok(());
         }
-        if state.held.len() >= HELD_MAX {
+        let mut state = session.lock();
+        if state.held.len() + state.owed.len() >= HELD_MAX {
             return Err(End::Flooded);
         }
-        state.held.push_back(publish);
-        session.held_changed.notify_one();
+        if !state.held.is_empty() || !self.place(&publish, session, &mut state) {
+            state.held.push_back(publish);
+            session.held_changed.notify_one();
+        }
         Ok(())
     }
 
+    /// Gives a message to its part; false if there is no room for it.
+    fn place(&self, publish: &rumqttc::Publish, session: &Session, state: &mut SessionState) -> bool {
+        let receipt = match self.offer(publish) {
+            Offer::Full => return false,
+            Offer::NotMine | Offer::Taken => None,
+            Offer::Promised(receipt) => Some(receipt),
+        };
+        state.owed.push_back((publish.clone(), receipt));
+        session.owed_changed.notify_one();
+        true
+    }
+
     fn offer(&self, publish: &rumqttc::Publish) -> Offer {
-        let publish = Publish { topic: publish.topic.clone(), payload: publish.payload.clone() };
-        self.intake.offer(&publish)
+        let qos = match publish.qos {
+            rumqttc::QoS::AtMostOnce => QoS::AtMostOnce,
+            rumqttc::QoS::AtLeastOnce | rumqttc::QoS::ExactlyOnce => QoS::AtLeastOnce,
+        };
+        self.intake.offer(&publish.topic, &publish.payload, qos)
     }
 
     /// Sends what waits, as far as the window allows.
@@ -267,7 +333,7 @@ impl Client {
         Ok(())
     }
 
-    /// Offers held messages again, and acknowledges those that were taken.
+    /// Offers held messages again.
     async fn offer_held(&self, session: &Session) -> End {
         loop {
             if session.lock().held.is_empty() {
@@ -276,8 +342,7 @@ impl Client {
             sleep(OFFER_AGAIN).await;
             let mut state = session.lock();
             while let Some(publish) = state.held.pop_front() {
-                let taken = self.offer(&publish) != Offer::Full;
-                if !taken || session.client.try_ack(&publish).is_err() {
+                if !self.place(&publish, session, &mut state) {
                     state.held.push_front(publish);
                     break;
                 }
@@ -297,6 +362,37 @@ impl Session {
     }
 }
 
+/// Acknowledges messages in order, each when what was promised for it has come true.
+async fn acknowledge(session: &Session) -> End {
+    loop {
+        let receipt = session.lock().owed.front_mut().map(|(_, receipt)| receipt.take());
+        match receipt {
+            None => session.owed_changed.notified().await,
+            Some(receipt) => {
+                if let Some(receipt) = receipt
+                    && let Err(closed) = receipt.await
+                {
+                    return closed.into();
+                }
+                if !acknowledge_first(session) {
+                    // The library is busy; it takes the next request as soon as it is polled.
+                    sleep(OFFER_AGAIN).await;
+                }
+            }
+        }
+    }
+}
+
+/// Whether the library has taken the acknowledgement, so that there may be a next.
+fn acknowledge_first(session: &Session) -> bool {
+    let mut state = session.lock();
+    let taken = state.owed.front().is_none_or(|(publish, _)| session.client.try_ack(publish).is_ok());
+    if taken {
+        state.owed.pop_front();
+    }
+    taken
+}
+
 /// Between half of the pause and all of it, so that the clients of one broker do not come back at once.
 fn jittered(pause: Duration) -> Duration {
     let half = pause / 2;
@@ -304,6 +400,6 @@ fn jittered(pause: Duration) -> Duration {
 }
 
 /// The standard library seeds its hash maps at random; this is such a seed. Nothing secret hangs on it.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     RandomState::new().hash_one(Instant::now())
 }

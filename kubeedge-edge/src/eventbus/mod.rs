@@ -1,16 +1,20 @@
 //! EventBus: MQTT for the applications and mappers of the node.
 //!
 //! What applications publish for DeviceTwin (`$hw/events/device/…`, `$hw/events/node/…`) and for the cloud
-//! (`$hw/events/upload/…`, `SYS/dis/upload_records`, `<any>/user/…`) comes in; what DeviceTwin says goes out.
+//! ([`Uploads::topics`]) comes in; what DeviceTwin and the cloud say goes out.
 //! As in KubeEdge it does so with a broker of its own inside the process ([`broker`]), as a client of a broker
 //! that runs beside it, or both.
 //!
-//! A message of QoS 1 is acknowledged once the pipe to its part has taken it. While the pipe is full, its
-//! sender waits: that is where back-pressure meets the world.
+//! A message of QoS 1 or 2 is acknowledged once a power cut cannot lose it: one for DeviceTwin when DeviceTwin has
+//! committed what came of it, one for the cloud when it is in the node's store, where it stays until the cloud says
+//! that it has it. While there is no room, its sender waits: that is where back-pressure meets the world.
 //!
 //! Nobody may say `…/twin/cloud_updated` over MQTT: only the link to the cloud knows what the cloud desires.
 //!
 //! ```no_run
+//! use std::sync::Arc;
+//!
+//! use kubeedge_core::store::memory::MemoryStore;
 //! use kubeedge_edge::eventbus::{self, Config, EventBus, Mode};
 //! use tokio_util::sync::CancellationToken;
 //!
@@ -18,9 +22,12 @@
 //! let (inbox, outbox, mut outside) = eventbus::pipes();
 //! let config = Config { mode: Mode::Internal, ..Config::default() };
 //! let stop = CancellationToken::new();
-//! tokio::spawn(EventBus::new(config, inbox, outbox).run(stop));
+//! let store = Arc::new(MemoryStore::new());
+//! tokio::spawn(EventBus::new(config, store, inbox, outbox).run(stop));
 //! while let Some(publish) = outside.device_messages.recv().await {
 //!     println!("{}: {} bytes", publish.topic, publish.payload.len());
+//!     // Only with this does the application learn that its message has arrived.
+//!     outside.device_messages.settle();
 //! }
 //! # Ok(()) }
 //! ```
@@ -29,31 +36,38 @@ pub mod broker;
 mod config;
 mod driver;
 mod external;
-mod outbox;
+mod pending;
 mod route;
 #[cfg(test)]
 mod tests;
+mod tls;
 pub(crate) mod topic;
+mod uploads;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use kubeedge_core::{
-    message::{Publish, Upload},
-    pipe::{self, EventReceiver, EventSender},
+    message::{Publish, Response, Upload, UploadId},
+    pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
+    store::{MetaStore, StoreError},
+    tls::Error as TlsError,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 pub use broker::QoS;
-pub use config::{Config, External, Internal, Mode, Secret};
+pub use config::{Config, External, Internal, Mode, Secret, TlsFiles, Uploads};
+pub use uploads::Backlog;
 
 /// Carries messages between the node's applications and the parts of the edge.
 #[derive(Debug)]
 pub struct EventBus {
     config: Config,
+    store: Arc<dyn MetaStore>,
     inbox: Inbox,
     outbox: Outbox,
     listener: Option<TcpListener>,
+    backlog: watch::Sender<Backlog>,
 }
 
 /// What EventBus receives.
@@ -61,12 +75,16 @@ pub struct EventBus {
 pub struct Inbox {
     /// Messages of DeviceTwin for applications and mappers.
     pub publishes: EventReceiver<Publish>,
+    /// Messages of the cloud for applications; the answer says that the broker has it.
+    pub cloud_messages: Callee<Publish, Response>,
+    /// Which of `uploads` the cloud has.
+    pub uploaded: LatestReceiver<UploadId, UploadId>,
 }
 
 /// What EventBus sends.
 #[derive(Debug)]
 pub struct Outbox {
-    /// Messages on topics of devices and of the node, for DeviceTwin.
+    /// Messages on topics of devices and of the node, for DeviceTwin. Those of QoS 1 want a receipt.
     pub device_messages: EventSender<Publish>,
     /// Messages for the cloud.
     pub uploads: EventSender<Upload>,
@@ -77,6 +95,10 @@ pub struct Outbox {
 pub struct Outside {
     /// See [`Inbox::publishes`].
     pub publishes: EventSender<Publish>,
+    /// See [`Inbox::cloud_messages`].
+    pub cloud_messages: Caller<Publish, Response>,
+    /// See [`Inbox::uploaded`].
+    pub uploaded: LatestSender<UploadId, UploadId>,
     /// See [`Outbox::device_messages`].
     pub device_messages: EventReceiver<Publish>,
     /// See [`Outbox::uploads`].
@@ -95,6 +117,20 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+    /// The files for TLS with the broker beside the process are not what they should be.
+    #[error("TLS with the external MQTT broker: {0}")]
+    Tls(#[from] TlsError),
+    /// What waits for the cloud cannot be read or written, and trying again does not help.
+    #[error("messages for the cloud: {0}")]
+    Store(#[source] StoreError),
+    /// The store did not return from a call, so that nobody knows what it holds.
+    #[error("messages for the cloud: the store did not answer within {0:?}")]
+    Stuck(Duration),
+}
+
+/// Whether the text is a topic filter that MQTT clients may subscribe to (MQTT 3.1.1 §4.7).
+pub fn is_filter(text: &str) -> bool {
+    topic::is_filter(text)
 }
 
 /// Creates both sides of EventBus's pipes.
@@ -103,17 +139,31 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (publishes_tx, publishes) = pipe::events("publishes", 256);
     let (device_messages, device_messages_rx) = pipe::events("device_messages", 256);
     let (uploads, uploads_rx) = pipe::events("uploads", 256);
+    let (cloud_messages_tx, cloud_messages) = pipe::calls("cloud_messages", 16);
+    let (uploaded_tx, uploaded) = pipe::latest("uploaded", |id: &UploadId| *id);
     (
-        Inbox { publishes },
+        Inbox { publishes, cloud_messages, uploaded },
         Outbox { device_messages, uploads },
-        Outside { publishes: publishes_tx, device_messages: device_messages_rx, uploads: uploads_rx },
+        Outside {
+            publishes: publishes_tx,
+            cloud_messages: cloud_messages_tx,
+            uploaded: uploaded_tx,
+            device_messages: device_messages_rx,
+            uploads: uploads_rx,
+        },
     )
 }
 
 impl EventBus {
-    /// Creates the part.
-    pub fn new(config: Config, inbox: Inbox, outbox: Outbox) -> Self {
-        Self { config, inbox, outbox, listener: None }
+    /// Creates the part. `store` keeps what waits for the cloud.
+    pub fn new(config: Config, store: Arc<dyn MetaStore>, inbox: Inbox, outbox: Outbox) -> Self {
+        let (backlog, _) = watch::channel(Backlog::default());
+        Self { config, store, inbox, outbox, listener: None, backlog }
+    }
+
+    /// What waits for the cloud, at any time.
+    pub fn backlog(&self) -> watch::Receiver<Backlog> {
+        self.backlog.subscribe()
     }
 
     /// Lets the embedded broker accept from `listener` instead of listening on the configured address.
@@ -127,7 +177,7 @@ impl EventBus {
     /// An external broker that cannot be reached is no error: it is tried again and again, and the rest goes on.
     ///
     /// # Errors
-    /// If the embedded broker cannot listen on its address.
+    /// If the embedded broker cannot listen on its address, the files for TLS are wrong, or the store fails for good.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
         driver::run(self, stop).await
     }

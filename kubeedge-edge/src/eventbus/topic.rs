@@ -41,6 +41,23 @@ pub(crate) fn matches(filter: &str, topic: &str) -> bool {
     }
 }
 
+/// Whether every topic that the filter `wanted` matches is one that the filter `allowed` matches.
+pub(crate) fn covers(allowed: &str, wanted: &str) -> bool {
+    if wanted.starts_with('$') && allowed.starts_with(['+', '#']) {
+        return false;
+    }
+    let mut may = allowed.split('/');
+    let mut levels = wanted.split('/');
+    loop {
+        match (may.next(), levels.next()) {
+            (Some("#"), _) | (None, None) => return true,
+            (Some("+"), Some(level)) if level != "#" => {}
+            (Some(text), Some(level)) if text == level => {}
+            (Some(_) | None, Some(_)) | (Some(_), None) => return false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +91,31 @@ mod tests {
         }
         for (filter, topic) in no {
             assert!(!matches(filter, topic), "{filter} {topic}");
+        }
+    }
+
+    #[test]
+    fn a_filter_covers_another_when_it_matches_all_that_the_other_matches() {
+        for (allowed, wanted) in [
+            ("#", "a/+/#"),
+            ("a/#", "a"),
+            ("a/#", "a/#"),
+            ("a/+", "a/+"),
+            ("+/b", "a/b"),
+            ("$hw/#", "$hw/+/x"),
+        ] {
+            assert!(covers(allowed, wanted), "{allowed} {wanted}");
+        }
+        for (allowed, wanted) in [
+            ("a/+", "a/#"),
+            ("+", "#"),
+            ("#", "$hw/#"),
+            ("a/b", "a/+"),
+            ("a/#", "#"),
+            ("a/#", "+/b"),
+            ("a", "a/b"),
+        ] {
+            assert!(!covers(allowed, wanted), "{allowed} {wanted}");
         }
     }
 

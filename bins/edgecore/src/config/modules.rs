@@ -2,20 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
 
 use anyhow::{Result, ensure};
 use kubeedge_core::id::NodeName;
-use kubeedge_edge::{
-    eventbus::{self, Mode, QoS},
-    servicebus::{self, Allowed},
-};
+use kubeedge_edge::servicebus::{self, Allowed};
 
 use super::{
-    hub::Server,
     tree::Node,
     upkeep::{self, Upkeep},
 };
@@ -184,72 +180,6 @@ fn runtime(ours: &Node<'_>, endpoint: &Node<'_>) -> Result<Runtime> {
         }
         other => Err(runtime.wrong(format!("{other:?} is neither containerd nor process"))),
     }
-}
-
-pub(super) fn event_bus(node: &Node<'_>, warnings: &mut Vec<String>) -> Result<Option<eventbus::Config>> {
-    let enabled = node.at("enable").bool()?;
-    let mut config = eventbus::Config {
-        mode: match node.at("mqttMode").number(0, 2)? {
-            0 => Mode::Internal,
-            1 => Mode::Both,
-            _ => Mode::External,
-        },
-        ..eventbus::Config::default()
-    };
-    config.internal.listen = broker_to_be(&node.at("mqttServerInternal"))?;
-    config.internal.qos = quality(&node.at("mqttQOS"), warnings)?;
-    config.internal.retain = node.at("mqttRetain").bool()?;
-    config.internal.broker.queue_max = node.at("mqttSessionQueueSize").number(1, 1_000_000)?;
-    let external = broker(&node.at("mqttServerExternal"))?;
-    config.external.host = external.host;
-    config.external.port = external.port;
-    // One connection does what KubeEdge has two for.
-    let client_ids = [node.at("mqttSubClientID").filled()?, node.at("mqttPubClientID").filled()?];
-    config.external.client_id = client_ids.into_iter().flatten().next().map(str::to_owned);
-    config.external.username = node.at("mqttUsername").filled()?.map(str::to_owned);
-    config.external.password = node.at("mqttPassword").filled()?.map(eventbus::Secret::new);
-    if !enabled {
-        return Ok(None);
-    }
-    let tls = node.at("eventBusTLS.enable");
-    ensure!(!tls.bool()?, tls.wrong("MQTT with TLS is not available in this edge"));
-    if config.mode.internal() && !config.internal.listen.ip().is_loopback() {
-        let path = node.at("mqttServerInternal");
-        warnings
-            .push(format!("{}: the broker asks for no password, and is open to the network", path.path()));
-    }
-    Ok(Some(config))
-}
-
-fn quality(node: &Node<'_>, warnings: &mut Vec<String>) -> Result<QoS> {
-    let level = node.number(0u8, 2)?;
-    Ok(QoS::try_from(level).unwrap_or_else(|error| {
-        warnings.push(format!("{}: {error}; 1 is used", node.path()));
-        QoS::AtLeastOnce
-    }))
-}
-
-/// Reads `tcp://host:port`.
-fn broker(node: &Node<'_>) -> Result<Server> {
-    let text = node.text()?;
-    let rest = match text.split_once("://") {
-        Some(("tcp" | "mqtt", rest)) => rest.trim_end_matches('/'),
-        Some(("ssl" | "tls" | "mqtts" | "tcps", _)) => {
-            return Err(node.wrong("MQTT with TLS is not available in this edge"));
-        }
-        Some(_) | None => return Err(node.wrong(format!("{text:?} must be tcp://host:port"))),
-    };
-    rest.parse().map_err(|error| node.wrong(format!("{text:?}: {error}")))
-}
-
-/// Reads the address that the embedded broker listens on.
-fn broker_to_be(node: &Node<'_>) -> Result<SocketAddr> {
-    let Server { host, port } = broker(node)?;
-    if host == "localhost" {
-        return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-    }
-    let address: IpAddr = host.parse().map_err(|_| node.wrong(format!("{host:?} is not an IP address")))?;
-    Ok(SocketAddr::new(address, port))
 }
 
 pub(super) fn service_bus(root: &Node<'_>) -> Result<Option<servicebus::Config>> {

@@ -153,7 +153,8 @@ fn what_has_no_effect_or_is_not_known_is_named() {
     }
     let open = "modules: {eventBus: {mqttMode: 0, mqttServerInternal: \"tcp://0.0.0.0:1884\"}}";
     assert!(
-        warnings(open)[0].starts_with("modules.eventBus.mqttServerInternal: the broker asks for no password")
+        warnings(open)[0]
+            .starts_with("modules.eventBus.mqttServerInternal: the broker is open to the network")
     );
 }
 
@@ -198,7 +199,6 @@ fn a_value_that_cannot_be_is_an_error_that_begins_with_its_path() {
         ("modules.eventBus.mqttServerExternal", "127.0.0.1:1883"),
         ("modules.eventBus.mqttServerExternal", "ssl://127.0.0.1:8883"),
         ("modules.eventBus.mqttServerInternal", "tcp://broker:1884"),
-        ("modules.eventBus.eventBusTLS.enable", "true"),
         ("modules.metaManager.metaServer.server", "here"),
         ("modules.serviceBus.port", "65536"),
         ("modules.deviceTwin.dmiSockPath", "dmi"),
@@ -275,4 +275,35 @@ fn an_error_names_the_file_and_the_place_in_it() {
     assert!(broken.contains("edgecore.yaml") && broken.contains("line"), "{broken}");
     std::fs::write(&path, "modules: {edgeHub: {heartbeat: 5}}").unwrap();
     assert_eq!(Config::load(&path, "edge-1").unwrap().0.hub.heartbeat, Duration::from_secs(5));
+}
+
+#[test]
+fn the_brokers_users_are_read_and_a_slip_of_the_pen_opens_nothing() {
+    let text = "kubeedgeRs: {eventBus: {users: [{name: app, password: hunter2, publish: [a/#]}]}}";
+    let (config, _) = Config::parse(text, "edge-1").unwrap();
+    let access = config.event_bus.unwrap().internal.broker.access;
+    assert_eq!((access.anonymous, access.anonymous_remote), (None, None));
+    assert_eq!(access.users[0].rights.publish, ["a/#"]);
+    assert!(access.users[0].rights.subscribe.contains(&"#".to_owned()));
+    for wrong in [
+        "[{name: app, password: x, publishes: [a]}]",
+        "[{name: app}]",
+        "[{name: app, password: \"\"}]",
+        "[{name: app, password: x, publish: [a/#/b]}]",
+    ] {
+        let text = format!("kubeedgeRs: {{eventBus: {{users: {wrong}}}}}");
+        let error = Config::parse(&text, "edge-1").unwrap_err();
+        assert!(format!("{error:#}").contains("kubeedgeRs.eventBus.users"), "{error:#}");
+    }
+}
+
+#[test]
+fn mqtt_with_tls_names_whom_to_believe() {
+    let text = "modules: {eventBus: {mqttServerExternal: \"ssl://broker:8883\", eventBusTLS: {enable: true, \
+                tlsMqttCAFile: /ca.crt, tlsMqttCertFile: \"\", tlsMqttPrivateKeyFile: \"\"}}}";
+    let (config, _) = Config::parse(text, "edge-1").unwrap();
+    let external = config.event_bus.unwrap().external;
+    assert_eq!((external.host.as_str(), external.port), ("broker", 8883));
+    let tls = external.tls.unwrap();
+    assert_eq!((tls.ca.as_path(), tls.identity), (Path::new("/ca.crt"), None));
 }

@@ -3,7 +3,7 @@
 //! Lengths are checked before anything is allocated, and every rule of the standard whose breach ends a
 //! connection has its own sentence in [`Malformed`].
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -45,10 +45,22 @@ pub(super) enum Malformed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Incoming {
     Connect(Connect),
-    Publish { message: Message, id: u16 },
+    /// The id is 0 for QoS 0; `exactly_once` says QoS 2.
+    Publish {
+        message: Message,
+        id: u16,
+        exactly_once: bool,
+    },
     PubAck(u16),
-    Subscribe { id: u16, filters: Vec<(String, QoS)> },
-    Unsubscribe { id: u16, filters: Vec<String> },
+    PubRel(u16),
+    Subscribe {
+        id: u16,
+        filters: Vec<(String, QoS)>,
+    },
+    Unsubscribe {
+        id: u16,
+        filters: Vec<String>,
+    },
     PingReq,
     Disconnect,
 }
@@ -59,13 +71,15 @@ pub(super) enum Outgoing {
     ConnAck { session_present: bool, code: u8 },
     Publish { message: Message, id: u16, duplicate: bool },
     PubAck(u16),
+    PubRec(u16),
+    PubComp(u16),
     SubAck { id: u16, codes: Vec<u8> },
     UnsubAck(u16),
     PingResp,
 }
 
 /// The first packet of a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Connect {
     /// 4 is MQTT 3.1.1.
     pub(super) level: u8,
@@ -73,7 +87,20 @@ pub(super) struct Connect {
     /// Seconds; zero switches the check off.
     pub(super) keep_alive: u16,
     pub(super) client: String,
+    pub(super) user: Option<String>,
+    pub(super) password: Option<Bytes>,
     pub(super) will: Option<Message>,
+}
+
+impl fmt::Debug for Connect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The password stays out.
+        f.debug_struct("Connect")
+            .field("level", &self.level)
+            .field("client", &self.client)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A message as the broker keeps it: one allocation, however many clients get it.
@@ -127,12 +154,12 @@ fn packet(kind: u8, flags: u8, body: &mut Body) -> Result<Incoming, Malformed> {
         1 => ("CONNECT", Some(0)),
         3 => ("PUBLISH", None),
         4 => ("PUBACK", Some(0)),
+        6 => ("PUBREL", Some(2)),
         8 => ("SUBSCRIBE", Some(2)),
         10 => ("UNSUBSCRIBE", Some(2)),
         12 => ("PINGREQ", Some(0)),
         14 => ("DISCONNECT", Some(0)),
-        // PUBREC, PUBREL and PUBCOMP belong to QoS 2.
-        5..=7 => return Err(Malformed::QoS(2)),
+        // PUBREC and PUBCOMP answer messages of QoS 2, and no client is sent one.
         other => return Err(Malformed::Type(other)),
     };
     if expected.is_some_and(|expected| expected != flags) {
@@ -143,6 +170,7 @@ fn packet(kind: u8, flags: u8, body: &mut Body) -> Result<Incoming, Malformed> {
         1 => connect(body)?,
         3 => publish(flags, body)?,
         4 => Incoming::PubAck(body.identifier()?),
+        6 => Incoming::PubRel(body.identifier()?),
         8 => subscribe(body)?,
         10 => unsubscribe(body)?,
         12 => Incoming::PingReq,
@@ -157,6 +185,11 @@ fn connect(body: &mut Body) -> Result<Incoming, Malformed> {
         return Err(Malformed::Protocol);
     }
     let level = body.byte()?;
+    if level != 4 {
+        // What follows may look different; the client is told that its version is not spoken (§3.1.2.2).
+        body.0.clear();
+        return Ok(Incoming::Connect(Connect { level, ..Connect::default() }));
+    }
     let flags = body.byte()?;
     let keep_alive = body.word()?;
     let [reserved, clean, will, retain, password, user] =
@@ -167,14 +200,9 @@ fn connect(body: &mut Body) -> Result<Incoming, Malformed> {
     }
     let client = body.text()?;
     let will = if will { Some(read_will(will_qos, retain, body)?) } else { None };
-    // The broker asks for no credentials: who reaches the loopback address is on the node already.
-    if user {
-        body.text()?;
-    }
-    if password {
-        body.binary()?;
-    }
-    Ok(Incoming::Connect(Connect { level, clean, keep_alive, client, will }))
+    let user = if user { Some(body.text()?) } else { None };
+    let password = if password { Some(body.binary()?) } else { None };
+    Ok(Incoming::Connect(Connect { level, clean, keep_alive, client, user, password, will }))
 }
 
 fn read_will(qos: u8, retain: bool, body: &mut Body) -> Result<Message, Malformed> {
@@ -188,9 +216,11 @@ fn read_will(qos: u8, retain: bool, body: &mut Body) -> Result<Message, Malforme
 }
 
 fn publish(flags: u8, body: &mut Body) -> Result<Incoming, Malformed> {
-    let qos = match (flags >> 1) & 3 {
-        0 => QoS::AtMostOnce,
-        1 => QoS::AtLeastOnce,
+    // A message of QoS 2 is taken exactly once, and given to subscribers with QoS 1, the most that they are granted.
+    let (qos, exactly_once) = match (flags >> 1) & 3 {
+        0 => (QoS::AtMostOnce, false),
+        1 => (QoS::AtLeastOnce, false),
+        2 => (QoS::AtLeastOnce, true),
         other => return Err(Malformed::QoS(other)),
     };
     if flags & 0x08 != 0 && qos == QoS::AtMostOnce {
@@ -199,7 +229,8 @@ fn publish(flags: u8, body: &mut Body) -> Result<Incoming, Malformed> {
     let topic = body.topic()?;
     let id = if qos == QoS::AtLeastOnce { body.identifier()? } else { 0 };
     let payload = body.0.split_to(body.0.len());
-    Ok(Incoming::Publish { message: Message { topic, payload, qos, retain: flags & 1 != 0 }, id })
+    let message = Message { topic, payload, qos, retain: flags & 1 != 0 };
+    Ok(Incoming::Publish { message, id, exactly_once })
 }
 
 fn subscribe(body: &mut Body) -> Result<Incoming, Malformed> {
@@ -279,22 +310,23 @@ pub(super) fn encode(packet: &Outgoing, buffer: &mut BytesMut) {
             buffer.put_slice(&[0x20, 2, u8::from(*session_present), *code]);
         }
         Outgoing::Publish { message, id, duplicate } => put_publish(message, *id, *duplicate, buffer),
-        Outgoing::PubAck(id) => {
-            buffer.put_slice(&[0x40, 2]);
-            buffer.put_u16(*id);
-        }
+        Outgoing::PubAck(id) => put_answer(0x40, *id, buffer),
+        Outgoing::PubRec(id) => put_answer(0x50, *id, buffer),
+        Outgoing::PubComp(id) => put_answer(0x70, *id, buffer),
         Outgoing::SubAck { id, codes } => {
             buffer.put_u8(0x90);
             put_length(2 + codes.len(), buffer);
             buffer.put_u16(*id);
             buffer.put_slice(codes);
         }
-        Outgoing::UnsubAck(id) => {
-            buffer.put_slice(&[0xb0, 2]);
-            buffer.put_u16(*id);
-        }
+        Outgoing::UnsubAck(id) => put_answer(0xb0, *id, buffer),
         Outgoing::PingResp => buffer.put_slice(&[0xd0, 0]),
     }
+}
+
+fn put_answer(first: u8, id: u16, buffer: &mut BytesMut) {
+    buffer.put_slice(&[first, 2]);
+    buffer.put_u16(id);
 }
 
 fn put_publish(message: &Message, id: u16, duplicate: bool, buffer: &mut BytesMut) {

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     BadTopic, Config, Intake, Offer, QoS, Stats,
+    access::Gate,
     codec::Message,
     state::{ConnectionId, Limits, State},
 };
@@ -28,6 +29,9 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) config: Config,
+    pub(super) gate: Gate,
+    /// Told when a reader who was behind has caught up.
+    pub(super) room: Notify,
     intake: Option<Arc<dyn Intake>>,
     inner: Mutex<Inner>,
 }
@@ -61,7 +65,8 @@ impl Shared {
             retained_bytes_max: config.retained_bytes_max,
         };
         let inner = Inner { state: State::new(limits), lines: BTreeMap::new(), last_id: 0 };
-        Self { config, intake, inner: Mutex::new(inner) }
+        let gate = Gate::new(config.access.clone());
+        Self { config, gate, room: Notify::new(), intake, inner: Mutex::new(inner) }
     }
 
     pub(super) fn publish(&self, publish: &Publish, qos: QoS, retain: bool) -> Result<(), BadTopic> {
@@ -70,7 +75,7 @@ impl Shared {
         }
         let topic = publish.topic.as_str().into();
         let message = Message { topic, payload: publish.payload.clone(), qos, retain };
-        self.with(|state| state.handle_publish(message));
+        self.with(|state| state.handle_publish(message, None));
         Ok(())
     }
 
@@ -100,21 +105,19 @@ impl Shared {
 
     /// Takes a message of QoS 0, for which nobody waits.
     pub(super) fn take_uncertain(&self, message: Message) {
-        let lost = self.offer(&message) == Offer::Full;
+        let lost = matches!(self.offer(&message), Offer::Full);
         self.with(|state| {
             if lost {
                 state.count_dropped();
             }
-            state.handle_publish(message);
+            state.handle_publish(message, None);
         });
     }
 
     pub(super) fn offer(&self, message: &Message) -> Offer {
         match &self.intake {
             None => Offer::NotMine,
-            Some(intake) => {
-                intake.offer(&Publish { topic: message.topic.to_string(), payload: message.payload.clone() })
-            }
+            Some(intake) => intake.offer(&message.topic, &message.payload, message.qos),
         }
     }
 
@@ -135,6 +138,9 @@ impl Shared {
         }
         while let Some(id) = inner.state.poll_close() {
             inner.lines.get(&id).into_iter().for_each(|line| line.close.cancel());
+        }
+        if inner.state.poll_relieved() {
+            self.room.notify_waiters();
         }
         result
     }

@@ -1,14 +1,16 @@
 //! A small MQTT 3.1.1 broker in the process, for applications and mappers of one node.
 //!
-//! It speaks QoS 0 and 1, retained messages, wills, keep-alive, and sessions that are clean or kept in memory.
-//! It keeps nothing on disk and asks for no password: it is meant for a loopback address.
+//! It speaks QoS 0 and 1, takes messages of QoS 2, and has retained messages, wills, keep-alive, and sessions that are
+//! clean or kept in memory. It keeps nothing on disk. Who may what is in [`Access`].
 //!
 //! | The standard leaves open, or we bend | Here |
 //! |---|---|
 //! | a subscription of QoS 2 | is granted QoS 1 (§3.8.4 allows it) |
-//! | a publish of QoS 2 | MQTT 3.1.1 has no way to refuse it, so the connection ends |
-//! | a client that reads slowly, or never acknowledges | at most [`Config::queue_max`] messages wait for it; then the oldest of QoS 0, or if there is none the oldest of all, is dropped and counted |
-//! | a publish on a topic in [`Config::denied`] | is acknowledged, not delivered, and logged, since there is no way to refuse it |
+//! | a publish of QoS 2 | is taken exactly once, and delivered with QoS 1 |
+//! | a client that reads slowly, or never acknowledges | at most [`Config::queue_max`] messages wait for it; then those who write to it with QoS 1 wait for a second, and then the oldest of QoS 0, or if there is none the oldest of all, is dropped and counted |
+//! | a publish that its client has no right to | is acknowledged, not delivered, and logged, since there is no way to refuse it (§3.3.5) |
+//! | a subscription that its client has no right to | fails in SUBACK |
+//! | a kept session of another user | is not given to whoever has its client id; a new one begins |
 //! | an absent client with a kept session | messages of QoS 1 wait for it, those of QoS 0 do not |
 //! | more absent clients than [`Config::sessions_max`] | the session unused for longest is forgotten |
 //!
@@ -23,6 +25,7 @@
 //! # Ok(()) }
 //! ```
 
+mod access;
 mod codec;
 mod connection;
 mod driver;
@@ -33,10 +36,13 @@ mod tests;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use kubeedge_core::message::Publish;
+use bytes::Bytes;
+use kubeedge_core::{message::Publish, pipe::Receipt};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+pub use access::{Access, Rights, User};
 
 /// The broker; clones are the same broker.
 #[derive(Debug, Clone)]
@@ -44,7 +50,7 @@ pub struct Broker {
     shared: Arc<driver::Shared>,
 }
 
-/// How sure a message's arrival is. QoS 2 is not offered.
+/// How sure a message's arrival is. The third of MQTT, exactly once, is taken from clients and not given to them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub enum QoS {
@@ -111,7 +117,9 @@ pub struct Config {
     pub connect_deadline: Duration,
     /// How long a write may take; a client that does not read for so long is disconnected.
     pub write_deadline: Duration,
-    /// Topic filters on which clients may not publish.
+    /// Who may connect, publish and subscribe.
+    pub access: Access,
+    /// Topic filters on which no client may publish, whatever its rights.
     pub denied: Vec<String>,
 }
 
@@ -131,6 +139,7 @@ impl Default for Config {
             retained_bytes_max: 8 << 20,
             connect_deadline: Duration::from_secs(10),
             write_deadline: Duration::from_secs(30),
+            access: Access::default(),
             denied: Vec::new(),
         }
     }
@@ -153,18 +162,21 @@ pub struct Stats {
 pub trait Intake: fmt::Debug + Send + Sync + 'static {
     /// Offers a message. Must not wait, since the broker offers it again after [`Offer::Full`].
     ///
-    /// A message of QoS 1 is acknowledged to its client once the offer is not `Full`, so that a slow process
-    /// slows its clients and loses nothing. One of QoS 0 is dropped and counted when the offer is `Full`.
-    fn offer(&self, publish: &Publish) -> Offer;
+    /// A message of QoS 1 is acknowledged to its client once the offer is not `Full`, and what was promised has come
+    /// true, so that a slow process slows its clients and loses nothing. One of QoS 0 is dropped and counted when the
+    /// offer is `Full`.
+    fn offer(&self, topic: &str, payload: &Bytes, qos: QoS) -> Offer;
 }
 
 /// What became of an offer to an [`Intake`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Offer {
     /// It is for others.
     NotMine,
     /// It was taken.
     Taken,
+    /// It is taken once the receipt says so.
+    Promised(Receipt),
     /// There is no room for it at the moment.
     Full,
 }

@@ -1,11 +1,14 @@
 //! What the broker keeps of one client: its subscriptions and the messages on their way to it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Instant,
+};
 
 use super::{
     QoS,
     codec::{Message, Outgoing},
-    state::{ConnectionId, Limits},
+    state::{ConnectionId, Limits, PATIENCE},
 };
 use crate::eventbus::topic;
 
@@ -14,6 +17,9 @@ use crate::eventbus::topic;
 pub(super) struct Session {
     pub(super) connection: Option<ConnectionId>,
     pub(super) clean: bool,
+    pub(super) user: Option<String>,
+    /// Packet identifiers of messages of QoS 2 that were taken and are not released yet.
+    pub(super) received: BTreeSet<u16>,
     pub(super) will: Option<Message>,
     /// Grows with each connect and disconnect, so that the session unused for longest can be found.
     pub(super) used: u64,
@@ -22,6 +28,8 @@ pub(super) struct Session {
     answers: VecDeque<Outgoing>,
     queue: VecDeque<Message>,
     queue_bytes: usize,
+    /// Since when the queue has been longer than it should be; it is forgotten once half of it is gone.
+    crowded_since: Option<Instant>,
     inflight: VecDeque<Inflight>,
     last_id: u16,
 }
@@ -33,6 +41,15 @@ struct Inflight {
     /// Whether it is on this connection; a later connection sends it again as a duplicate.
     sent: bool,
     duplicate: bool,
+}
+
+/// What putting a message in line came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Pushed {
+    /// Messages that had to go.
+    pub(super) dropped: u64,
+    /// None had to go yet, but the senders should pause.
+    pub(super) crowded: bool,
 }
 
 impl Session {
@@ -63,29 +80,46 @@ impl Session {
         self.answers.len() <= limits.answers_max
     }
 
-    /// Puts a message in line and returns how many had to go for it: of QoS 0 the oldest, else the oldest.
-    pub(super) fn push(&mut self, message: Message, limits: &Limits) -> u64 {
-        if self.connection.is_none() && message.qos == QoS::AtMostOnce {
+    /// Puts a message in line. A queue that is too long loses of QoS 0 the oldest, else the oldest; but a certain
+    /// message for a connected client waits for [`PATIENCE`] first, if its sender can be held up, as `now` says.
+    pub(super) fn push(&mut self, message: Message, limits: &Limits, now: Option<Instant>) -> Pushed {
+        let certain = message.qos == QoS::AtLeastOnce;
+        if self.connection.is_none() && !certain {
             // Nobody listens, and the standard leaves QoS 0 for absent clients to the server (§3.1.2.4).
-            return 0;
+            return Pushed::default();
         }
         self.queue_bytes += message.size();
         self.queue.push_back(message);
+        if !self.is_longer_than(limits) {
+            return Pushed::default();
+        }
+        if let Some(now) = now.filter(|_| certain && self.connection.is_some()) {
+            let since = *self.crowded_since.get_or_insert(now);
+            if now < since + PATIENCE {
+                return Pushed { dropped: 0, crowded: true };
+            }
+        }
         let mut dropped = 0;
-        while self.queue.len() > 1
-            && (self.queue.len() > limits.queue_max || self.queue_bytes > limits.queue_bytes_max)
-        {
-            let newest = self.queue.len() - 1;
-            let victim = self
-                .queue
-                .iter()
-                .take(newest)
-                .position(|message| message.qos == QoS::AtMostOnce)
-                .unwrap_or(0);
+        while self.queue.len() > 1 && self.is_longer_than(limits) {
+            // A certain message does not go for one that is not.
+            let others = if certain { self.queue.len() - 1 } else { self.queue.len() };
+            let uncertain = |message: &Message| message.qos == QoS::AtMostOnce;
+            let victim = self.queue.iter().take(others).position(uncertain).unwrap_or(0);
             self.queue_bytes -= self.queue.remove(victim).map_or(0, |message| message.size());
             dropped += 1;
         }
-        dropped
+        Pushed { dropped, crowded: false }
+    }
+
+    fn is_longer_than(&self, limits: &Limits) -> bool {
+        self.queue.len() > limits.queue_max || self.queue_bytes > limits.queue_bytes_max
+    }
+
+    /// Whether the queue was crowded and half of it is gone, or all of it.
+    pub(super) fn is_relieved(&mut self, limits: &Limits) -> bool {
+        let short =
+            self.queue.len() <= limits.queue_max / 2 && self.queue_bytes <= limits.queue_bytes_max / 2;
+        (short || self.queue.is_empty()) && self.crowded_since.take().is_some()
     }
 
     /// The next packet for the client's connection.
@@ -124,6 +158,7 @@ impl Session {
         self.connection = None;
         self.will = None;
         self.answers.clear();
+        self.crowded_since = None;
         for inflight in &mut self.inflight {
             inflight.sent = false;
             inflight.duplicate = true;

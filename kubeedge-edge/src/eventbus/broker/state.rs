@@ -1,6 +1,9 @@
 //! The broker's decisions: who gets what, in which order, and what has to go when there is no room.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
 
 use super::{
     QoS, Stats,
@@ -11,6 +14,9 @@ use crate::eventbus::topic;
 
 /// Numbers the connections; never used twice.
 pub(super) type ConnectionId = u64;
+
+/// How long a reader may be behind before messages for it are dropped; until then its writers are held up.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the broker keeps at most.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +42,10 @@ pub(super) enum Refusal {
     Identifier,
     #[error("there are as many clients as may be")]
     Full,
+    #[error("the user name is unknown, or the password is wrong")]
+    Credentials,
+    #[error("the client says no user name, or has no right to its will")]
+    Unauthorized,
 }
 
 impl Refusal {
@@ -44,6 +54,8 @@ impl Refusal {
             Self::Version => 1,
             Self::Identifier => 2,
             Self::Full => 3,
+            Self::Credentials => 4,
+            Self::Unauthorized => 5,
         }
     }
 }
@@ -59,6 +71,16 @@ pub(super) enum Violation {
     TakenOver,
 }
 
+/// How a message was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// There is room for more.
+    Delivered,
+    /// It was taken as well, but somebody is behind with reading: its sender should pause for [`PATIENCE`], or until
+    /// [`State::poll_relieved`].
+    Crowded,
+}
+
 /// All clients, their sessions, and the retained messages.
 #[derive(Debug)]
 pub(super) struct State {
@@ -68,6 +90,7 @@ pub(super) struct State {
     retained: BTreeMap<String, Message>,
     retained_bytes: usize,
     woken: BTreeSet<ConnectionId>,
+    relieved: bool,
     closing: VecDeque<ConnectionId>,
     /// Counts connects and disconnects.
     turns: u64,
@@ -83,6 +106,7 @@ impl State {
             retained: BTreeMap::new(),
             retained_bytes: 0,
             woken: BTreeSet::new(),
+            relieved: false,
             closing: VecDeque::new(),
             turns: 0,
             dropped: 0,
@@ -101,12 +125,14 @@ impl State {
         if let Some(old) = kept.as_mut().and_then(|session| session.connection.take()) {
             will = self.detach(old, kept.as_mut());
         }
-        let kept = kept.filter(|session| !connect.clean && !session.clean);
+        // Whoever only knows another's client id does not get the messages for it.
+        let kept = kept.filter(|session| !connect.clean && !session.clean && session.user == connect.user);
         let session_present = kept.is_some();
         let mut session = kept.unwrap_or_default();
         self.turns += 1;
         session.connection = Some(id);
         session.clean = connect.clean;
+        session.user = connect.user;
         session.will = connect.will;
         session.used = self.turns;
         session.answer(Outgoing::ConnAck { session_present, code: 0 }, &self.limits);
@@ -141,6 +167,7 @@ impl State {
         let session = session?;
         let will = session.will.take();
         session.detach();
+        self.relieved = true;
         will
     }
 
@@ -160,11 +187,17 @@ impl State {
         }
     }
 
-    /// Takes a client's packet. A publish is not taken here, see [`State::handle_publish`].
+    /// Takes a client's packet, but for those that need a decision before: [`State::handle_publish`] and
+    /// [`State::handle_subscribe`].
     pub(super) fn handle_packet(&mut self, id: ConnectionId, packet: Incoming) -> Result<(), Violation> {
         match packet {
             Incoming::Connect(_) => Err(Violation::SecondConnect),
-            Incoming::Subscribe { id: packet, filters } => self.subscribe(id, packet, &filters),
+            Incoming::PubRel(packet) => {
+                if let Some(session) = self.session(id) {
+                    session.received.remove(&packet);
+                }
+                self.answer(id, Outgoing::PubComp(packet))
+            }
             Incoming::Unsubscribe { id: packet, filters } => {
                 if let Some(session) = self.session(id) {
                     filters.iter().for_each(|filter| session.unsubscribe(filter));
@@ -179,25 +212,42 @@ impl State {
                 Ok(())
             }
             Incoming::PingReq => self.answer(id, Outgoing::PingResp),
-            Incoming::Publish { .. } | Incoming::Disconnect => Ok(()),
+            Incoming::Publish { .. } | Incoming::Subscribe { .. } | Incoming::Disconnect => Ok(()),
         }
     }
 
     /// Tells the client that its message was taken.
-    pub(super) fn handle_taken(&mut self, id: ConnectionId, packet: u16) -> Result<(), Violation> {
-        self.answer(id, Outgoing::PubAck(packet))
-    }
-
-    fn subscribe(
+    pub(super) fn handle_taken(
         &mut self,
         id: ConnectionId,
         packet: u16,
-        filters: &[(String, QoS)],
+        exactly_once: bool,
+    ) -> Result<(), Violation> {
+        if !exactly_once {
+            return self.answer(id, Outgoing::PubAck(packet));
+        }
+        if let Some(session) = self.session(id) {
+            session.received.insert(packet);
+        }
+        self.answer(id, Outgoing::PubRec(packet))
+    }
+
+    /// Whether the client's message of QoS 2 with this packet identifier has been taken, and is not released yet.
+    pub(super) fn has_received(&mut self, id: ConnectionId, packet: u16) -> bool {
+        self.session(id).is_some_and(|session| session.received.contains(&packet))
+    }
+
+    /// Subscribes to filters; one without a QoS is refused.
+    pub(super) fn handle_subscribe(
+        &mut self,
+        id: ConnectionId,
+        packet: u16,
+        filters: &[(String, Option<QoS>)],
     ) -> Result<(), Violation> {
         let limits = self.limits;
         let Some(session) = self.session(id) else { return Ok(()) };
         let granted: Vec<_> =
-            filters.iter().map(|(filter, qos)| session.subscribe(filter, *qos, &limits)).collect();
+            filters.iter().map(|(filter, qos)| session.subscribe(filter, (*qos)?, &limits)).collect();
         // 0x80 says that a subscription failed (§3.9.3).
         let codes = granted.iter().map(|granted| granted.map_or(0x80, QoS::level)).collect();
         self.answer(id, Outgoing::SubAck { id: packet, codes })?;
@@ -219,13 +269,19 @@ impl State {
         let limits = self.limits;
         let mut dropped = 0;
         if let Some(session) = self.session(id) {
-            dropped = matching.into_iter().map(|message| session.push(message, &limits)).sum();
+            dropped = matching.into_iter().map(|message| session.push(message, &limits, None).dropped).sum();
         }
         self.dropped += dropped;
     }
 
-    /// Delivers a message to all who want it, and keeps it if it is to be retained.
-    pub(super) fn handle_publish(&mut self, message: Message) {
+    /// Delivers a message to all who want it, and keeps it if it is to be retained. `from` is who can be held up for
+    /// it, and the time.
+    pub(super) fn handle_publish(
+        &mut self,
+        message: Message,
+        from: Option<(ConnectionId, Instant)>,
+    ) -> Taken {
+        let mut taken = Taken::Delivered;
         if message.retain {
             self.retain(message.clone());
         }
@@ -233,13 +289,19 @@ impl State {
         for (client, session) in &mut self.sessions {
             let Some(wanted) = session.wants(&name) else { continue };
             let copy = Message { qos: message.qos.min(wanted), retain: false, ..message.clone() };
-            let dropped = session.push(copy, &self.limits);
-            if dropped > 0 {
+            // Who reads what it writes would wait for itself.
+            let patience = from.filter(|(from, _)| session.connection != Some(*from)).map(|(_, now)| now);
+            let pushed = session.push(copy, &self.limits, patience);
+            if pushed.crowded {
+                taken = Taken::Crowded;
+            }
+            if pushed.dropped > 0 {
                 tracing::debug!(client, topic = %name, "client is slow: older messages were dropped");
             }
-            self.dropped += dropped;
+            self.dropped += pushed.dropped;
             self.woken.extend(session.connection);
         }
+        taken
     }
 
     fn retain(&mut self, message: Message) {
@@ -265,6 +327,7 @@ impl State {
     pub(super) fn handle_end(&mut self, id: ConnectionId, leave: bool) -> Option<Message> {
         self.woken.remove(&id);
         let name = self.connections.remove(&id)?;
+        self.relieved = true;
         let session = self.sessions.get_mut(&name)?;
         let will = session.will.take();
         session.detach();
@@ -280,7 +343,16 @@ impl State {
     /// The next packet for a connection.
     pub(super) fn poll_packet(&mut self, id: ConnectionId) -> Option<Outgoing> {
         let limits = self.limits;
-        self.session(id)?.poll_packet(&limits)
+        let session = self.session(id)?;
+        let packet = session.poll_packet(&limits);
+        let relieved = session.is_relieved(&limits);
+        self.relieved |= relieved;
+        packet
+    }
+
+    /// Whether somebody who was behind has caught up since this was asked last.
+    pub(super) fn poll_relieved(&mut self) -> bool {
+        std::mem::take(&mut self.relieved)
     }
 
     /// A connection that may have packets to send.

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::{
     Config, QoS,
     codec::{self, Connect, Incoming, Malformed, Message, Outgoing},
-    state::{ConnectionId, Limits, Refusal, State, Violation},
+    state::{ConnectionId, Limits, PATIENCE, Refusal, State, Taken, Violation},
 };
 
 // ----------------------------------------------------------------------------------------------------- stories
@@ -27,7 +27,7 @@ fn limits() -> Limits {
 }
 
 fn client(name: &str, clean: bool) -> Connect {
-    Connect { level: 4, clean, keep_alive: 0, client: name.to_owned(), will: None }
+    Connect { level: 4, clean, client: name.to_owned(), ..Connect::default() }
 }
 
 fn message(topic: &str, text: &str, qos: QoS) -> Message {
@@ -48,8 +48,7 @@ fn connect(state: &mut State, id: ConnectionId, connect: Connect) -> bool {
 }
 
 fn subscribe(state: &mut State, id: ConnectionId, filter: &str, qos: QoS) -> u8 {
-    let filters = vec![(filter.to_owned(), qos)];
-    state.handle_packet(id, Incoming::Subscribe { id: 1, filters }).unwrap();
+    state.handle_subscribe(id, 1, &[(filter.to_owned(), Some(qos))]).unwrap();
     match state.poll_packet(id) {
         Some(Outgoing::SubAck { id: 1, codes }) => codes[0],
         other => panic!("no SUBACK: {other:?}"),
@@ -79,7 +78,7 @@ fn a_message_goes_to_those_who_subscribed_and_once_for_overlapping_filters() {
     assert_eq!(subscribe(&mut state, 1, "room/+", QoS::AtMostOnce), 0);
     assert_eq!(subscribe(&mut state, 1, "room/#", QoS::AtLeastOnce), 1);
     subscribe(&mut state, 2, "other", QoS::AtMostOnce);
-    state.handle_publish(message("room/t", "21", QoS::AtLeastOnce));
+    state.handle_publish(message("room/t", "21", QoS::AtLeastOnce), None);
     assert_eq!(received(&mut state, 1), [("21".to_owned(), 1, false, false)]);
     assert_eq!(received(&mut state, 2), []);
 }
@@ -89,7 +88,7 @@ fn a_message_is_sent_with_the_lower_of_its_own_and_the_granted_qos() {
     let mut state = State::new(limits());
     connect(&mut state, 1, client("a", true));
     subscribe(&mut state, 1, "t", QoS::AtMostOnce);
-    state.handle_publish(message("t", "x", QoS::AtLeastOnce));
+    state.handle_publish(message("t", "x", QoS::AtLeastOnce), None);
     assert_eq!(received(&mut state, 1)[0].1, 0);
 }
 
@@ -99,11 +98,11 @@ fn a_window_of_unacknowledged_messages_holds_back_the_rest_in_order() {
     connect(&mut state, 1, client("a", true));
     subscribe(&mut state, 1, "t", QoS::AtLeastOnce);
     for text in ["1", "2"] {
-        state.handle_publish(message("t", text, QoS::AtLeastOnce));
+        state.handle_publish(message("t", text, QoS::AtLeastOnce), None);
     }
     assert_eq!(texts(&mut state, 1), ["1", "2"]);
-    state.handle_publish(message("t", "3", QoS::AtLeastOnce));
-    state.handle_publish(message("t", "4", QoS::AtMostOnce));
+    state.handle_publish(message("t", "3", QoS::AtLeastOnce), None);
+    state.handle_publish(message("t", "4", QoS::AtMostOnce), None);
     assert_eq!(texts(&mut state, 1), Vec::<String>::new());
     state.handle_packet(1, Incoming::PubAck(1)).unwrap();
     assert_eq!(texts(&mut state, 1), ["3", "4"]);
@@ -120,7 +119,7 @@ fn a_full_queue_drops_the_oldest_of_qos_0_first_and_counts() {
         ("second", QoS::AtMostOnce),
         ("third", QoS::AtMostOnce),
     ] {
-        state.handle_publish(message("t", text, qos));
+        state.handle_publish(message("t", text, qos), None);
     }
     assert_eq!(state.stats().dropped, 1);
     assert_eq!(texts(&mut state, 1), ["certain", "second", "third"]);
@@ -132,7 +131,7 @@ fn a_client_that_never_acknowledges_costs_bounded_memory() {
     connect(&mut state, 1, client("a", true));
     subscribe(&mut state, 1, "t", QoS::AtLeastOnce);
     for number in 0..100 {
-        state.handle_publish(message("t", &number.to_string(), QoS::AtLeastOnce));
+        state.handle_publish(message("t", &number.to_string(), QoS::AtLeastOnce), None);
         texts(&mut state, 1);
     }
     // Two are in flight and three wait.
@@ -146,9 +145,9 @@ fn bytes_in_line_are_bounded_too_and_one_message_may_always_wait() {
     let mut state = State::new(limits());
     connect(&mut state, 1, client("a", true));
     subscribe(&mut state, 1, "t", QoS::AtMostOnce);
-    state.handle_publish(message("t", &"a".repeat(600), QoS::AtMostOnce));
-    state.handle_publish(message("t", &"b".repeat(600), QoS::AtMostOnce));
-    state.handle_publish(message("t", &"c".repeat(2000), QoS::AtMostOnce));
+    state.handle_publish(message("t", &"a".repeat(600), QoS::AtMostOnce), None);
+    state.handle_publish(message("t", &"b".repeat(600), QoS::AtMostOnce), None);
+    state.handle_publish(message("t", &"c".repeat(2000), QoS::AtMostOnce), None);
     assert_eq!(state.stats().dropped, 2);
     assert_eq!(texts(&mut state, 1), ["c".repeat(2000)]);
 }
@@ -158,22 +157,22 @@ fn a_retained_message_greets_later_subscribers_and_an_empty_one_removes_it() {
     let mut state = State::new(limits());
     connect(&mut state, 1, client("a", true));
     subscribe(&mut state, 1, "t", QoS::AtMostOnce);
-    state.handle_publish(retained("t", "21"));
+    state.handle_publish(retained("t", "21"), None);
     assert_eq!(received(&mut state, 1), [("21".to_owned(), 0, false, false)]);
     subscribe(&mut state, 1, "#", QoS::AtMostOnce);
     assert_eq!(received(&mut state, 1), [("21".to_owned(), 0, false, true)]);
-    state.handle_publish(retained("t", ""));
+    state.handle_publish(retained("t", ""), None);
     assert_eq!(state.stats().retained, 0);
 }
 
 #[test]
 fn retained_messages_are_bounded_by_number_and_bytes() {
     let mut state = State::new(limits());
-    state.handle_publish(retained("a", "1"));
-    state.handle_publish(retained("b", &"x".repeat(2000)));
-    state.handle_publish(retained("c", "3"));
-    state.handle_publish(retained("d", "4"));
-    state.handle_publish(retained("a", "5"));
+    state.handle_publish(retained("a", "1"), None);
+    state.handle_publish(retained("b", &"x".repeat(2000)), None);
+    state.handle_publish(retained("c", "3"), None);
+    state.handle_publish(retained("d", "4"), None);
+    state.handle_publish(retained("a", "5"), None);
     assert_eq!((state.stats().retained, state.stats().dropped), (2, 2));
     connect(&mut state, 1, client("a", true));
     subscribe(&mut state, 1, "+", QoS::AtMostOnce);
@@ -197,7 +196,7 @@ fn a_session_is_taken_over_with_the_old_connection_closed_and_its_will_published
     let will = Some(message("gone", "a", QoS::AtMostOnce));
     connect(&mut state, 1, Connect { will: will.clone(), ..client("a", false) });
     subscribe(&mut state, 1, "t", QoS::AtLeastOnce);
-    state.handle_publish(message("t", "x", QoS::AtLeastOnce));
+    state.handle_publish(message("t", "x", QoS::AtLeastOnce), None);
     assert_eq!(received(&mut state, 1), [("x".to_owned(), 1, false, false)]);
     assert_eq!(state.handle_connect(2, client("a", false)), Ok(will));
     assert_eq!(state.poll_close(), Some(1));
@@ -215,8 +214,8 @@ fn a_kept_session_collects_certain_messages_while_its_client_is_away() {
     connect(&mut state, 1, client("a", false));
     subscribe(&mut state, 1, "t", QoS::AtLeastOnce);
     state.handle_end(1, true);
-    state.handle_publish(message("t", "uncertain", QoS::AtMostOnce));
-    state.handle_publish(message("t", "certain", QoS::AtLeastOnce));
+    state.handle_publish(message("t", "uncertain", QoS::AtMostOnce), None);
+    state.handle_publish(message("t", "certain", QoS::AtLeastOnce), None);
     assert!(connect(&mut state, 2, client("a", false)));
     assert_eq!(texts(&mut state, 2), ["certain"]);
     state.handle_end(2, true);
@@ -263,7 +262,7 @@ fn a_subscription_too_many_or_without_sense_fails_alone() {
     assert_eq!(subscribe(&mut state, 1, "a", QoS::AtLeastOnce), 1);
     state.handle_packet(1, Incoming::Unsubscribe { id: 9, filters: vec!["a".into()] }).unwrap();
     assert_eq!(state.poll_packet(1), Some(Outgoing::UnsubAck(9)));
-    state.handle_publish(message("a", "x", QoS::AtMostOnce));
+    state.handle_publish(message("a", "x", QoS::AtMostOnce), None);
     assert_eq!(state.poll_packet(1), None);
 }
 
@@ -284,8 +283,78 @@ fn all_who_have_something_to_read_are_woken() {
     connect(&mut state, 2, client("b", true));
     subscribe(&mut state, 2, "t", QoS::AtMostOnce);
     while state.poll_wake().is_some() {}
-    state.handle_publish(message("t", "x", QoS::AtMostOnce));
+    state.handle_publish(message("t", "x", QoS::AtMostOnce), None);
     assert_eq!((state.poll_wake(), state.poll_wake()), (Some(2), None));
+}
+
+#[test]
+fn a_message_of_qos_2_is_taken_once_until_it_is_released() {
+    let mut state = State::new(limits());
+    connect(&mut state, 1, client("a", false));
+    assert!(!state.has_received(1, 7));
+    state.handle_taken(1, 7, true).unwrap();
+    assert_eq!(state.poll_packet(1), Some(Outgoing::PubRec(7)));
+    // The session remembers it over connections.
+    state.handle_end(1, false);
+    connect(&mut state, 2, client("a", false));
+    assert!(state.has_received(2, 7));
+    state.handle_packet(2, Incoming::PubRel(7)).unwrap();
+    assert_eq!(state.poll_packet(2), Some(Outgoing::PubComp(7)));
+    assert!(!state.has_received(2, 7));
+}
+
+#[test]
+fn a_kept_session_is_not_given_to_another_user() {
+    let mut state = State::new(limits());
+    let user = |name: &str| Connect { user: Some(name.to_owned()), ..client("a", false) };
+    connect(&mut state, 1, user("ann"));
+    state.handle_end(1, true);
+    assert!(!connect(&mut state, 2, user("bob")));
+    state.handle_end(2, true);
+    assert!(connect(&mut state, 3, user("bob")));
+}
+
+#[test]
+fn a_writer_waits_for_a_reader_who_is_behind_and_only_for_so_long() {
+    let mut state = State::new(limits());
+    connect(&mut state, 1, client("reader", true));
+    subscribe(&mut state, 1, "t", QoS::AtLeastOnce);
+    let start = Instant::now();
+    let publish =
+        |state: &mut State, at| state.handle_publish(message("t", "x", QoS::AtLeastOnce), Some((9, at)));
+    for _ in 0..3 {
+        assert_eq!(publish(&mut state, start), Taken::Delivered);
+    }
+    assert_eq!(publish(&mut state, start), Taken::Crowded);
+    assert_eq!(state.stats().dropped, 0);
+    state.poll_relieved();
+    // The reader takes two, and one is left.
+    texts(&mut state, 1);
+    assert!(!state.poll_relieved());
+    state.handle_packet(1, Incoming::PubAck(1)).unwrap();
+    texts(&mut state, 1);
+    assert!(state.poll_relieved());
+    for _ in 0..2 {
+        assert_eq!(publish(&mut state, start), Taken::Delivered);
+    }
+    assert_eq!(publish(&mut state, start), Taken::Crowded);
+    // It does not catch up within the time that it has.
+    assert_eq!(publish(&mut state, start + PATIENCE), Taken::Delivered);
+    assert_eq!(state.stats().dropped, 2);
+    assert_eq!(texts(&mut state, 1).len(), 0);
+}
+
+#[test]
+fn a_message_of_qos_0_takes_no_certain_ones_place() {
+    let mut state = State::new(limits());
+    connect(&mut state, 1, client("a", true));
+    subscribe(&mut state, 1, "t", QoS::AtLeastOnce);
+    for text in ["1", "2", "3"] {
+        state.handle_publish(message("t", text, QoS::AtLeastOnce), None);
+    }
+    state.handle_publish(message("t", "uncertain", QoS::AtMostOnce), None);
+    assert_eq!(state.stats().dropped, 1);
+    assert_eq!(texts(&mut state, 1), ["1", "2"]);
 }
 
 // ------------------------------------------------------------------------------------------------------- codec
@@ -301,13 +370,14 @@ fn encoded(packet: &Outgoing) -> BytesMut {
 }
 
 #[test]
-fn a_connect_is_read_with_its_will_and_its_credentials_are_skipped() {
+fn a_connect_is_read_with_its_will_and_its_credentials() {
     let mut bytes =
         b"\x10\x26\x00\x04MQTT\x04\xee\x00\x3c\x00\x01a\x00\x04gone\x00\x02hi\x00\x04user\x00\x06secret"
             .to_vec();
     bytes[1] = u8::try_from(bytes.len() - 2).unwrap();
     let will = Message { retain: true, ..message("gone", "hi", QoS::AtLeastOnce) };
-    let expected = Connect { keep_alive: 60, will: Some(will), ..client("a", true) };
+    let (user, password) = (Some("user".to_owned()), Some("secret".into()));
+    let expected = Connect { keep_alive: 60, will: Some(will), user, password, ..client("a", true) };
     assert_eq!(decode(&bytes), Ok(Some(Incoming::Connect(expected))));
 }
 
@@ -316,8 +386,9 @@ fn what_is_wrong_with_a_packet_is_said() {
     let cases: &[(&[u8], Malformed)] = &[
         (b"\x00\x00", Malformed::Type(0)),
         (b"\x20\x00", Malformed::Type(2)),
-        (b"\x62\x02\x00\x01", Malformed::QoS(2)),
-        (b"\x34\x05\x00\x01a\x00\x01", Malformed::QoS(2)),
+        (b"\x50\x02\x00\x01", Malformed::Type(5)),
+        (b"\x60\x02\x00\x01", Malformed::Flags("PUBREL")),
+        (b"\x34\x05\x00\x01a\x00\x00", Malformed::Identifier("PUBLISH")),
         (b"\x36\x05\x00\x01a\x00\x01", Malformed::QoS(3)),
         (b"\x38\x03\x00\x01a", Malformed::Flags("PUBLISH")),
         (b"\x30\x03\x00\x01#", Malformed::Topic("PUBLISH")),
@@ -350,7 +421,10 @@ fn a_packet_is_taken_only_when_it_is_all_there() {
     }
     let mut buffer = BytesMut::from(&whole[..]);
     let first = codec::decode(&mut buffer, 100).unwrap();
-    assert_eq!(first, Some(Incoming::Publish { message: message("a", "hi", QoS::AtLeastOnce), id: 9 }));
+    assert_eq!(
+        first,
+        Some(Incoming::Publish { message: message("a", "hi", QoS::AtLeastOnce), id: 9, exactly_once: false })
+    );
     assert_eq!(codec::decode(&mut buffer, 100), Ok(Some(Incoming::PingReq)));
     assert_eq!(codec::decode(&mut buffer, 100), Ok(None));
 }
@@ -389,7 +463,7 @@ proptest! {
         let message = Message { topic: Arc::from(topic), payload: payload.into(), qos, retain };
         let (id, duplicate) = if certain { (id, duplicate) } else { (0, false) };
         let bytes = encoded(&Outgoing::Publish { message: message.clone(), id, duplicate });
-        prop_assert_eq!(decode(&bytes), Ok(Some(Incoming::Publish { message, id })));
+        prop_assert_eq!(decode(&bytes), Ok(Some(Incoming::Publish { message, id, exactly_once: false })));
     }
 
     #[test]
@@ -402,9 +476,9 @@ proptest! {
             match action {
                 0 => { let _ = state.handle_connect(id + 100 * u64::from(which), client(&format!("c{id}"), which % 2 == 0)); }
                 1 => { state.handle_end(id, which == 0); }
-                2 => { let _ = state.handle_packet(id, Incoming::Subscribe { id: 1, filters: vec![(topic, QoS::AtLeastOnce)] }); }
-                3 => state.handle_publish(message(&topic, "x", QoS::AtLeastOnce)),
-                4 => state.handle_publish(retained(&topic, "x")),
+                2 => { let _ = state.handle_subscribe(id, 1, &[(topic, Some(QoS::AtLeastOnce))]); }
+                3 => { state.handle_publish(message(&topic, "x", QoS::AtLeastOnce), None); }
+                4 => { state.handle_publish(retained(&topic, "x"), None); }
                 5 => { let _ = state.handle_packet(id, Incoming::PubAck(which.into())); }
                 6 => { state.poll_packet(id); }
                 _ => { let _ = state.handle_packet(id, Incoming::PingReq); }

@@ -1,10 +1,10 @@
 //! Messages on their way to the external broker: kept until it has acknowledged them.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, fmt};
 
-use kubeedge_core::message::Publish;
+use kubeedge_core::message::{Publish, Response};
 
-use super::topic;
+use super::{driver::Asker, topic};
 
 /// Messages sent and not acknowledged. Below the client library's own window, so that the library never
 /// stops taking requests, of which the acknowledgements of what came in are some.
@@ -30,13 +30,23 @@ pub(super) struct Pending {
     dropped: u64,
 }
 
-#[derive(Debug)]
 struct Entry {
     publish: Publish,
+    /// Who is to be told when the broker has it.
+    asker: Option<Asker>,
     /// The packet identifier, once the client library has told it.
     packet: Option<u16>,
     /// How many connections ended while this was the first unacknowledged message.
     tries: u32,
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("publish", &self.publish)
+            .field("packet", &self.packet)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Entry {
@@ -62,13 +72,13 @@ impl Pending {
     }
 
     /// Takes a message. If there is no room, the oldest waiting one goes for it.
-    pub(super) fn push(&mut self, publish: Publish) {
+    pub(super) fn push(&mut self, publish: Publish, asker: Option<Asker>) {
         if !topic::is_name(&publish.topic) || size(&publish) > PACKET_BYTES_MAX {
             tracing::warn!(topic = %publish.topic, bytes = publish.payload.len(), "message cannot be published");
             self.dropped += 1;
-            return;
+            return give_up(asker, "the message is longer than the node's MQTT broker takes");
         }
-        let entry = Entry { publish, packet: None, tries: 0 };
+        let entry = Entry { publish, asker, packet: None, tries: 0 };
         self.bytes += entry.size();
         self.waiting.push_back(entry);
         while self.waiting.len() > 1
@@ -99,7 +109,9 @@ impl Pending {
     /// The broker has the message.
     pub(super) fn handle_acknowledged(&mut self, packet: u16) {
         if let Some(at) = self.sent.iter().position(|entry| entry.packet == Some(packet)) {
-            self.bytes -= self.sent.remove(at).map_or(0, |entry| entry.size());
+            let Some(entry) = self.sent.remove(at) else { return };
+            self.bytes -= entry.size();
+            entry.asker.into_iter().for_each(|asker| asker.answer(Response::Published));
         }
     }
 
@@ -111,7 +123,7 @@ impl Pending {
                 let topic = &first.publish.topic;
                 tracing::warn!(%topic, tries = first.tries, "the broker does not take a message: it is dropped");
                 self.dropped += 1;
-                self.bytes -= self.sent.pop_front().map_or(0, |entry| entry.size());
+                self.sent.pop_front().into_iter().for_each(|entry| self.drop_entry(entry));
             }
         }
         while let Some(mut entry) = self.sent.pop_back() {
@@ -132,8 +144,19 @@ impl Pending {
 
     fn drop_waiting(&mut self) {
         if let Some(entry) = self.waiting.pop_front() {
-            self.bytes -= entry.size();
             self.dropped += 1;
+            self.drop_entry(entry);
         }
     }
+
+    fn drop_entry(&mut self, entry: Entry) {
+        self.bytes -= entry.size();
+        give_up(entry.asker, "the node's MQTT broker does not take messages");
+    }
+}
+
+fn give_up(asker: Option<Asker>, why: &str) {
+    asker.into_iter().for_each(|asker| {
+        asker.answer(Response::Failed { code: 503, message: why.to_owned() });
+    });
 }
