@@ -164,6 +164,7 @@ impl State {
             }
             *newest = delivery;
         }
+        self.remind(&key.0, &wanted.report);
         // What the API says already needs no turn; a node says everything again whenever it connects.
         if self.placement.is_complete()
             && !self.statuses.is_busy(&key)
@@ -174,6 +175,20 @@ impl State {
         }
         let urgency = self.urgency(&wanted.report);
         self.want(key, wanted, urgency, now);
+    }
+
+    /// Tells a node that is behind what it has reported before: the object again, with the status. So a node that went
+    /// back to an older copy of its store goes on behind it, and is heard again.
+    fn remind(&mut self, node: &NodeName, report: &DeviceReport) {
+        let Some((device, placed)) = self.placement.root(&ObjectRef::device(&report.device)) else { return };
+        if placed != node || device.uid != report.uid {
+            return;
+        }
+        if status::told(device).is_some_and(|known| status::is_behind(report, &known)) {
+            tracing::info!(%node, device = %report.device, "a node is behind what it has reported");
+            let message = ObjectEvent::Applied(device.clone());
+            self.outputs.push_back(Output::Downstream(ToNode { node: node.clone(), message }));
+        }
     }
 
     fn want(&mut self, key: WriteKey, wanted: Wanted, urgency: Urgency, now: Instant) {

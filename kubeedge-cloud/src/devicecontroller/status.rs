@@ -102,7 +102,8 @@ pub(super) fn says(device: &Object, report: &DeviceReport) -> bool {
 
 /// What the device's status should say after `report`, if it says `known`: of each value the newer version.
 ///
-/// A node whose power was cut may report values older than what it reported before; it reads newer ones at once.
+/// A node whose power was cut may report values older than what it reported before; its drivers read newer ones at
+/// once.
 pub(super) fn merge(mut report: DeviceReport, known: &DeviceReport) -> DeviceReport {
     for twin in &mut report.twins {
         let Some(known) = known.twins.iter().find(|known| known.property == twin.property) else { continue };
@@ -115,13 +116,28 @@ pub(super) fn merge(mut report: DeviceReport, known: &DeviceReport) -> DeviceRep
     report
 }
 
-/// The version decides. Only a node that has gone back to an older copy of its store writes later under an older
-/// version, and then goes on from there.
+/// The version decides, and never the time: clocks jump.
 fn keep_newer(value: &mut Option<TwinValue>, known: Option<&TwinValue>) {
-    let (Some(reported), Some(known)) = (&value, known) else { return };
-    if reported.version < known.version && reported.timestamp_ms <= known.timestamp_ms {
+    if let Some(known) = known.filter(|known| is_older(value.as_ref(), known)) {
         *value = Some(known.clone());
     }
+}
+
+fn is_older(reported: Option<&TwinValue>, known: &TwinValue) -> bool {
+    reported.is_some_and(|reported| reported.version < known.version)
+}
+
+/// Whether the node reports a version that is older than what the status says.
+pub(super) fn is_behind(report: &DeviceReport, known: &DeviceReport) -> bool {
+    let older = |reported: &Option<TwinValue>, known: &Option<TwinValue>| {
+        known.as_ref().is_some_and(|known| is_older(reported.as_ref(), known))
+    };
+    report.twins.iter().any(|twin| {
+        let known = known.twins.iter().find(|known| known.property == twin.property);
+        known.is_some_and(|known| {
+            older(&twin.reported, &known.reported) || older(&twin.observed_desired, &known.observed_desired)
+        })
+    })
 }
 
 /// Whether people wait for it: the connection came or went, or something that is desired was done.
