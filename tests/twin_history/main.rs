@@ -22,7 +22,7 @@ use random::Random;
 use world::World;
 
 /// How many seeds an ordinary test run takes.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 200;
 
 /// How many things happen in one run.
 const EVENTS: usize = 60;

@@ -37,6 +37,8 @@ pub(crate) fn simulate(seed: Option<u64>, seeds: u64) -> Result<()> {
         "kubeedge-tests",
         "--test",
         "simulation",
+        "--test",
+        "twin_history",
         "--",
         "--nocapture",
     ]);
@@ -52,6 +54,7 @@ const REAL: [&str; 8] = [
     "end_to_end",
     "end_to_end_faults",
     "end_to_end_bad_input",
+    "twin_topics",
     "end_to_end_pod_faults",
 ];
 

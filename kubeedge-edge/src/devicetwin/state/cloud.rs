@@ -155,6 +155,7 @@ impl State {
         now: Now,
     ) -> Option<BeforeAndAfter> {
         self.mark_twin(id, property);
+        let last = self.devices.get(id)?.twins.get(property).and_then(Twin::shown);
         let twin = self.twin_or_new(id, property)?;
         twin.cloud.clone_from(&desired);
         // The cloud takes back only what it gave.
@@ -162,7 +163,6 @@ impl State {
         if twin.expected.value == desired || takes_back {
             return None;
         }
-        let last = twin.shown();
         twin.expect(desired, now.wall_ms, Source::Cloud);
         Some(before_and_after(last, twin))
     }
