@@ -20,7 +20,7 @@ use crate::{
 async fn every_documented_exchange_gives_the_documented_payloads_and_codes() {
     let rows = rows();
     assert!(rows.len() >= 60, "{} rows", rows.len());
-    let mut site = Site::start().await;
+    let mut site = Site::start();
     let mut wrong = Vec::new();
     for row in &rows {
         site.act(&row.act);

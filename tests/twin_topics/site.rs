@@ -73,7 +73,8 @@ impl Drop for Process {
 }
 
 impl Site {
-    pub(crate) async fn start() -> Self {
+    /// Starts all of it, on the runtime of the caller.
+    pub(crate) fn start() -> Self {
         let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port().expect("a port"));
         let config = folder.path().join("mosquitto.conf");
         let settings = format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n");
