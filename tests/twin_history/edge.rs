@@ -177,7 +177,8 @@ impl Edge {
             self.forget(checker, &device);
         }
         self.uids.insert(device.clone(), uid);
-        let version: u64 = body["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse().ok()).unwrap();
+        let version = body["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse::<u64>().ok());
+        let version = version.expect("the model counts its changes");
         for property in body["spec"]["properties"].as_array().into_iter().flatten() {
             let name = property["name"].as_str().expect("it has a name");
             let desired = property["desired"]["value"].as_str().map(str::to_owned);

@@ -46,7 +46,7 @@ pub(crate) fn simulate(seed: Option<u64>, seeds: u64) -> Result<()> {
 }
 
 /// The test binaries that need real parts, as nextest's filters name them.
-const REAL: [&str; 8] = [
+const REAL: [&str; 9] = [
     "containerd",
     "kubectl",
     "eventbus",
