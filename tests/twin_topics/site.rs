@@ -9,7 +9,7 @@ use std::{
 
 use kubeedge_core::{
     device::{DeviceAssignment, Reading},
-    message::{Connectivity, ObjectEvent, ObjectRef, Publish, Report, Upload},
+    message::{Connectivity, ObjectEvent, ObjectRef, Publish, Report, Upload, UploadId},
     pipe::{self, LatestSender},
     store::memory::MemoryStore,
 };
@@ -107,9 +107,12 @@ impl Site {
         let (reports, _) = pipe::latest("reports", Report::key);
         let (assignments, _) = pipe::latest("assignments", DeviceAssignment::key);
         let (connectivity, connectivity_rx) = watch::channel(Connectivity::Offline);
+        let (_, cloud_messages) = pipe::calls("cloud_messages", 16);
+        let (_, uploaded) = pipe::latest("uploaded", |id: &UploadId| *id);
+        let store = Arc::new(MemoryStore::new());
         let twin = DeviceTwin::new(
             devicetwin::Config::new("edge-1".parse().expect("a name")),
-            Arc::new(MemoryStore::new()),
+            store.clone(),
             devicetwin::Inbox {
                 devices: devices_rx,
                 device_messages: messages_rx,
@@ -124,7 +127,8 @@ impl Site {
                 external: External { port, ..External::default() },
                 ..eventbus::Config::default()
             },
-            eventbus::Inbox { publishes: publishes_rx },
+            store.clone(),
+            eventbus::Inbox { publishes: publishes_rx, cloud_messages, uploaded },
             eventbus::Outbox { device_messages: messages, uploads },
         );
         let stop = CancellationToken::new();
