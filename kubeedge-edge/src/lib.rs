@@ -3,6 +3,9 @@
 #[cfg(feature = "devicetwin")]
 pub mod devicetwin;
 
+#[cfg(feature = "dmi")]
+pub mod dmi;
+
 #[cfg(feature = "edged")]
 pub mod edged;
 

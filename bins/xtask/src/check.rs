@@ -22,6 +22,7 @@ const FEATURES: [(&str, &[&str]); 4] = [
             "edgehub",
             "metamanager",
             "devicetwin",
+            "dmi",
             "edged",
             "edged-https",
             "edged-grpc",

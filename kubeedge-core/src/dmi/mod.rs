@@ -2,7 +2,7 @@
 //!
 //! [`proto`] has the messages and both services as KubeEdge numbers them; [`device`] and [`model`] make messages of
 //! Kubernetes' objects, and [`spec`] makes of them again what drivers are made for. [`Socket`] serves one of the
-//! services so that clients of every language can call, and [`channel`] calls the other.
+//! services so that clients of every language can call, and [`endpoint`] calls the other.
 
 mod authority;
 mod from_proto;
@@ -12,6 +12,8 @@ mod tests;
 mod to_proto;
 mod value;
 
+use sha2::{Digest, Sha256};
+
 #[expect(missing_docs, reason = "generated from proto/dmi.proto")]
 #[allow(clippy::all, clippy::use_self, clippy::wildcard_enum_match_arm, reason = "generated")]
 pub mod proto {
@@ -19,7 +21,7 @@ pub mod proto {
 }
 
 pub use from_proto::{device_id, spec};
-pub use socket::{Connection, FileId, PATH_MAX, Socket, SocketError, channel, check_path, file_id};
+pub use socket::{Connection, FileId, PATH_MAX, Socket, SocketError, check_path, endpoint, file_id};
 pub use to_proto::{device, model};
 
 /// Says what of a device cannot be told, or understood, and where.
@@ -30,4 +32,10 @@ pub struct ConvertError {
     pub path: String,
     /// What is wrong with it.
     pub why: String,
+}
+
+/// Tells whether two messages say the same, across restarts: the first half of the SHA-256 of their bytes.
+pub fn fingerprint(message: &impl prost::Message) -> u128 {
+    let digest = Sha256::digest(message.encode_to_vec());
+    digest.iter().take(16).fold(0, |half, byte| (half << 8) | u128::from(*byte))
 }

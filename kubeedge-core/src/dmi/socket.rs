@@ -17,7 +17,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tonic::transport::{
-    Channel, Endpoint,
+    Endpoint,
     server::{Connected, UdsConnectInfo},
 };
 
@@ -228,14 +228,14 @@ impl Connected for Connection {
     }
 }
 
-/// A channel to who serves at `path`. It connects at its first call, and again after each failure.
+/// Who serves at `path`, to be connected to.
 ///
 /// # Errors
 /// If the path cannot be a socket's.
-pub fn channel(path: &Path, deadline: Duration) -> Result<Channel, SocketError> {
+pub fn endpoint(path: &Path, deadline: Duration) -> Result<Endpoint, SocketError> {
     let text = check_path(path)?;
     let wrong =
         |error: tonic::transport::Error| SocketError::Path { path: path.to_owned(), why: error.to_string() };
     let endpoint = Endpoint::from_shared(format!("unix://{text}")).map_err(wrong)?;
-    Ok(endpoint.connect_timeout(deadline).timeout(deadline).connect_lazy())
+    Ok(endpoint.connect_timeout(deadline).timeout(deadline))
 }
