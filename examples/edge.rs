@@ -14,6 +14,7 @@ use kubeedge_core::{
 use kubeedge_device::mapper::{self, Mapper};
 use kubeedge_edge::{
     devicetwin::{self, DeviceTwin},
+    dmi::{self, Dmi},
     edged::{self, Edged},
     edgehub::{self, EdgeHub},
     eventbus::{self, EventBus},
@@ -43,6 +44,8 @@ pub struct EdgeConfig {
     pub edged: edged::Config,
     /// DeviceTwin's settings.
     pub devicetwin: devicetwin::Config,
+    /// Dmi's settings, for mappers outside the process; there is none without.
+    pub dmi: Option<dmi::Config>,
     /// EventBus' settings; there is none without.
     pub eventbus: Option<eventbus::Config>,
     /// ServiceBus' settings; there is none without.
@@ -86,6 +89,7 @@ impl Edge {
         let (publishes_tx, publishes_rx) =
             pipe::weighed_events("publishes", 1024, PIPE_BYTES_MAX, Publish::size);
         let (assignments_tx, assignments_rx) = pipe::latest("assignments", DeviceAssignment::key);
+        let (outside_tx, outside_rx) = pipe::latest("outside_assignments", DeviceAssignment::key);
         let (readings_tx, readings_rx) = pipe::latest("readings", Reading::key);
 
         // The parts: each takes the ends it uses.
@@ -132,9 +136,19 @@ impl Edge {
             devicetwin::Outbox {
                 reports: reports_tx.clone(),
                 publishes: publishes_tx,
-                assignments: assignments_tx,
+                assignments: pipe::tee(assignments_tx, outside_tx),
             },
         );
+        let dmi = config.dmi.map(|dmi| {
+            let reserved = [config.protocol.name().to_owned()].into();
+            Dmi::new(
+                // The protocol that is run here is not given to a mapper outside.
+                dmi::Config { reserved, ..dmi },
+                config.store,
+                dmi::Inbox { assignments: outside_rx },
+                dmi::Outbox { readings: readings_tx.clone() },
+            )
+        });
         let edged = Edged::new(
             config.edged,
             config.runtime,
@@ -174,6 +188,9 @@ impl Edge {
         group.spawn("edgehub", edgehub.run(stop.child_token()));
         group.spawn("metamanager", metamanager.run(stop.child_token()));
         group.spawn("devicetwin", devicetwin.run(stop.child_token()));
+        if let Some(dmi) = dmi {
+            group.spawn("dmi", dmi.run(stop.child_token()));
+        }
         group.spawn("edged", edged.run(stop.child_token()));
         if let Some(eventbus) = eventbus {
             group.spawn("eventbus", eventbus.run(stop.child_token()));

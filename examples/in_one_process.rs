@@ -53,6 +53,7 @@ async fn main() -> Result<()> {
             ..edged::Config::new(node.clone())
         },
         devicetwin: devicetwin::Config::new(node.clone()),
+        dmi: None,
         eventbus: None,
         servicebus: None,
     });

@@ -238,6 +238,11 @@ impl Edge {
         } else {
             format!("  eventBus: {{mqttMode: 0, mqttServerInternal: \"tcp://127.0.0.1:{}\"}}\n", self.mqtt)
         };
+        let device_twin = if modules.contains("deviceTwin:") {
+            String::new()
+        } else {
+            format!("  deviceTwin: {{dmiSockPath: {folder}}}\n")
+        };
         format!(
             "apiVersion: edgecore.config.kubeedge.io/v1alpha2
 kind: EdgeCore
@@ -252,7 +257,7 @@ modules:
   edged:
     hostnameOverride: {node}
     rootDirectory: {folder}/root
-{socket}{event_bus}{modules}kubeedgeRs:
+{socket}{event_bus}{device_twin}{modules}kubeedgeRs:
 {runtime}  mappers: [thermometer]
 "
         )

@@ -149,6 +149,7 @@ impl World {
                 ..edged::Config::new(node.clone())
             },
             devicetwin: devicetwin::Config::new(node),
+            dmi: None,
             eventbus: Some(eventbus::Config {
                 mode: eventbus::Mode::Internal,
                 internal: eventbus::Internal { listen: self.broker, ..eventbus::Internal::default() },

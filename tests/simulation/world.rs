@@ -82,6 +82,7 @@ impl World {
                 ..edged::Config::new(self.node.clone())
             },
             devicetwin: devicetwin::Config::new(self.node.clone()),
+            dmi: None,
             eventbus: None,
             servicebus: None,
         }));

@@ -40,8 +40,8 @@ pub(crate) struct Config {
     pub(crate) edged: Option<Edged>,
     /// Whether there are devices.
     pub(crate) device_twin: bool,
-    /// Where the socket for mappers outside the process is.
-    pub(crate) dmi_socket_directory: PathBuf,
+    /// The socket for mappers outside the process.
+    pub(crate) dmi_socket: PathBuf,
     /// MQTT; `None` if it is switched off.
     pub(crate) event_bus: Option<eventbus::Config>,
     /// Calls of the cloud to servers of the node; `None` if it is switched off.
@@ -98,7 +98,7 @@ impl Config {
             meta,
             edged: modules::edged(root)?,
             device_twin: modules.at("deviceTwin.enable").bool()?,
-            dmi_socket_directory: modules.at("deviceTwin.dmiSockPath").file()?,
+            dmi_socket: modules::dmi_socket(&modules.at("deviceTwin"))?,
             event_bus: event_bus::read(root, warnings)?,
             service_bus: modules::service_bus(root)?,
             mappers: modules::mappers(&root.at("kubeedgeRs.mappers"))?,

@@ -41,6 +41,7 @@ use kubeedge_device::{
 };
 use kubeedge_edge::{
     devicetwin::{self, DeviceTwin},
+    dmi::{self, Dmi},
     edged::{self, Edged},
     edgehub::{self, EdgeHub},
     eventbus::{self, EventBus},
@@ -148,6 +149,7 @@ async fn run(file: &Path) -> Result<()> {
         pipe::weighed_events("device_messages", 1024, PIPE_BYTES_MAX, Publish::size);
     let (publishes_tx, publishes_rx) = pipe::weighed_events("publishes", 1024, PIPE_BYTES_MAX, Publish::size);
     let (assignments_tx, assignments_rx) = pipe::latest("assignments", DeviceAssignment::key);
+    let (outside_tx, outside_rx) = pipe::latest("outside_assignments", DeviceAssignment::key);
     let (readings_tx, readings_rx) = pipe::latest("readings", Reading::key);
 
     // The parts: each takes the ends it uses. The ends of a part that is switched off are dropped, so that
@@ -222,12 +224,24 @@ async fn run(file: &Path) -> Result<()> {
             devicetwin::Outbox {
                 reports: reports_tx.clone(),
                 publishes: publishes_tx,
-                assignments: assignments_tx,
+                assignments: pipe::tee(assignments_tx, outside_tx),
             },
         );
         group.spawn("devicetwin", devicetwin.run(stop.child_token()));
+        let dmi = Dmi::new(
+            dmi::Config {
+                // A protocol that is run here is not given to a mapper outside.
+                reserved: config.mappers.iter().cloned().collect(),
+                ..dmi::Config::new(config.dmi_socket.clone())
+            },
+            store,
+            dmi::Inbox { assignments: outside_rx },
+            dmi::Outbox { readings: readings_tx.clone() },
+        );
+        group.spawn("dmi", dmi.run(stop.child_token()));
     } else {
         drop((devices_rx, device_messages_rx, readings_rx, publishes_tx, assignments_tx));
+        drop((outside_tx, outside_rx));
     }
     if let (Some(edged), Some(runtime)) = (&config.edged, runtime) {
         let edged = Edged::new(

@@ -182,6 +182,21 @@ fn runtime(ours: &Node<'_>, endpoint: &Node<'_>) -> Result<Runtime> {
     }
 }
 
+/// The socket for mappers: the file is always `dmi.sock`, in the folder that is named or in that of the file.
+pub(super) fn dmi_socket(device_twin: &Node<'_>) -> Result<PathBuf> {
+    let node = device_twin.at("dmiSockPath");
+    let named = node.file()?;
+    let is_file = named.extension().is_some_and(|extension| extension == "sock");
+    let socket = match named.parent().filter(|_| is_file) {
+        Some(folder) => folder.join("dmi.sock"),
+        None => named.join("dmi.sock"),
+    };
+    if device_twin.at("enable").bool()? {
+        kubeedge_core::dmi::check_path(&socket).map_err(|error| node.wrong(error.to_string()))?;
+    }
+    Ok(socket)
+}
+
 pub(super) fn service_bus(root: &Node<'_>) -> Result<Option<servicebus::Config>> {
     let (theirs, ours) = (root.at("modules.serviceBus"), root.at("kubeedgeRs.serviceBus"));
     theirs.at("server").parsed::<IpAddr>()?;

@@ -220,6 +220,18 @@ fn a_value_that_cannot_be_is_an_error_that_begins_with_its_path() {
 }
 
 #[test]
+fn the_socket_for_mappers_is_in_the_folder_that_is_named() {
+    for (named, socket) in [
+        ("/etc/kubeedge/", "/etc/kubeedge/dmi.sock"),
+        ("/run/ke", "/run/ke/dmi.sock"),
+        ("/run/ke/other.sock", "/run/ke/dmi.sock"),
+    ] {
+        let config = parse(&format!("modules: {{deviceTwin: {{dmiSockPath: {named}}}}}"));
+        assert_eq!(config.dmi_socket.to_str(), Some(socket));
+    }
+}
+
+#[test]
 fn the_kubelets_thresholds_are_laid_over_its_defaults() {
     use kubeedge_edge::edged::{Amount, Signal};
     let config = parse(
