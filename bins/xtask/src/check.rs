@@ -35,7 +35,7 @@ const FEATURES: [(&str, &[&str]); 4] = [
         "kubeedge-cloud",
         &["", "cloudhub", "edgecontroller", "devicecontroller", "standalone", "pki", "simulation"],
     ),
-    ("kubeedge-device", &["", "mapper", "keeper", "modbus", "mqtt", "http", "local", "thermometer"]),
+    ("kubeedge-device", &["", "dmi", "mapper", "keeper", "modbus", "mqtt", "http", "local", "thermometer"]),
 ];
 
 /// Runs all checks; the cheapest first.
