@@ -5,6 +5,7 @@ pub mod dmi;
 
 #[cfg(feature = "keeper")]
 pub mod keeper;
+
 #[cfg(feature = "mapper")]
 pub mod mapper;
 

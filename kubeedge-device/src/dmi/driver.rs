@@ -162,8 +162,7 @@ async fn tell(channel: Channel, report: Report, limits: Limits) -> (Report, Outc
 }
 
 async fn try_tell(channel: Channel, report: &Report, limits: &Limits) -> Result<(), Status> {
-    let mut client =
-        DeviceManagerServiceClient::new(channel).max_encoding_message_size(limits.message_bytes);
+    let mut client = DeviceManagerServiceClient::new(channel).max_encoding_message_size(limits.message_bytes);
     let (name, namespace) = (report.device.name(), report.device.namespace());
     if let Some(state) = &report.state {
         let request = ReportDeviceStatesRequest {

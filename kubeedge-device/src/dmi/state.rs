@@ -198,7 +198,8 @@ impl State {
                 return Ok(());
             }
         } else if self.devices.len() >= self.config.limits.devices {
-            let why = format!("device {id}: the mapper has {} devices, which is its limit", self.devices.len());
+            let why =
+                format!("device {id}: the mapper has {} devices, which is its limit", self.devices.len());
             return Err(Refusal { code: Code::ResourceExhausted, why });
         }
         let model = self.models.get(&model_of(&message));
@@ -233,7 +234,12 @@ impl State {
         let id = (model.namespace.clone(), model.name.clone());
         let same = self.models.get(&id) == Some(&model);
         if !self.models.contains_key(&id) && self.models.len() >= self.config.limits.devices {
-            let why = format!("device model {}/{}: the mapper has {} models, which is its limit", id.0, id.1, self.models.len());
+            let why = format!(
+                "device model {}/{}: the mapper has {} models, which is its limit",
+                id.0,
+                id.1,
+                self.models.len()
+            );
             return Err(Refusal { code: Code::ResourceExhausted, why });
         }
         self.models.insert(id.clone(), model);
@@ -247,7 +253,10 @@ impl State {
             .collect();
         for device in users {
             if let Err(refusal) = self.take_device(device) {
-                tracing::warn!(why = refusal.why, "the device does not fit its changed model, and runs on as it was");
+                tracing::warn!(
+                    why = refusal.why,
+                    "the device does not fit its changed model, and runs on as it was"
+                );
             }
         }
         Ok(())
@@ -334,9 +343,13 @@ impl State {
 
     /// Lets devices go that edgecore has not mentioned for too long.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
-        let orphans = self.devices.iter().filter(|(_, device)| device.orphan_until.is_some_and(|at| at <= now));
+        if self.link != Link::Registered {
+            return;
+        }
+        let orphans =
+            self.devices.iter().filter(|(_, device)| device.orphan_until.is_some_and(|at| at <= now));
         let orphans: Vec<_> = orphans.map(|(id, _)| id.clone()).collect();
-        for id in orphans.iter().filter(|_| self.link == Link::Registered) {
+        for id in &orphans {
             tracing::info!(device = %id, "edgecore has no such device any more");
             self.remove(id);
         }
@@ -348,7 +361,8 @@ impl State {
             Link::Unknown { register_at } => Some(register_at),
             Link::Asked => None,
             Link::Registered => {
-                let retries = self.devices.values().filter(|device| !device.due.busy && !device.due.is_empty());
+                let retries =
+                    self.devices.values().filter(|device| !device.due.busy && !device.due.is_empty());
                 let retries = retries.filter_map(|device| device.due.retry_at);
                 let orphans = self.devices.values().filter_map(|device| device.orphan_until);
                 retries.chain(orphans).min()

@@ -83,7 +83,8 @@ impl Clocked {
     /// The values of the next report, about which it is said `outcome`.
     fn reported(&mut self, outcome: Outcome) -> Vec<String> {
         let Some(report) = self.report() else { return Vec::new() };
-        let value = |twin: &proto::Twin| format!("{}={}", twin.property_name, twin.reported.clone().unwrap().value);
+        let value =
+            |twin: &proto::Twin| format!("{}={}", twin.property_name, twin.reported.clone().unwrap().value);
         let values = report.state.iter().cloned().chain(report.twins.iter().map(value)).collect();
         self.state.handle_outcome(report, outcome, self.now());
         values
