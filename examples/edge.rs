@@ -144,7 +144,7 @@ impl Edge {
             Dmi::new(
                 // The protocol that is run here is not given to a mapper outside.
                 dmi::Config { reserved, ..dmi },
-                config.store,
+                config.store.clone(),
                 dmi::Inbox { assignments: outside_rx },
                 dmi::Outbox { readings: readings_tx.clone() },
             )
