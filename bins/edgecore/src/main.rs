@@ -234,7 +234,7 @@ async fn run(file: &Path) -> Result<()> {
                 reserved: config.mappers.iter().cloned().collect(),
                 ..dmi::Config::new(config.dmi_socket.clone())
             },
-            store,
+            store.clone(),
             dmi::Inbox { assignments: outside_rx },
             dmi::Outbox { readings: readings_tx.clone() },
         );
