@@ -5,6 +5,7 @@ use kubeedge_cloud::{
     cloudhub::{self, CloudHub},
     devicecontroller::{self, DeviceController},
     edgecontroller::{self, EdgeController},
+    router::{self, Router},
 };
 use kubeedge_core::{
     group::{self, Group},
@@ -16,6 +17,7 @@ use kubeedge_core::{
     pipe::{self, Caller},
     transport::Listener,
 };
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// What a cloud is made of.
@@ -30,6 +32,8 @@ pub struct CloudConfig {
     pub edgecontroller: edgecontroller::Config,
     /// DeviceController's settings.
     pub devicecontroller: devicecontroller::Config,
+    /// Where applications in the cloud reach nodes by rules; `None` leaves the rules from nodes.
+    pub rules: Option<TcpListener>,
 }
 
 /// A running cloud.
@@ -56,9 +60,8 @@ impl Cloud {
         let (sessions_tx, sessions_rx) = pipe::latest("sessions", session_of_node);
         let (queries_tx, queries_rx) = pipe::calls("queries", 1024);
         let (events_tx, events_rx) = pipe::events("events", 1024);
-        // Without a router there are no rules, and what applications on nodes send up ends here.
-        let (messages_tx, _) = pipe::events("messages", 1024);
-        let (_, taken_rx) =
+        let (messages_tx, messages_rx) = pipe::events("messages", 1024);
+        let (taken_tx, taken_rx) =
             pipe::latest("taken", |taken: &ToNode<Delivery>| (taken.node.clone(), taken.message));
         let (requests_tx, requests_rx) = requests;
 
@@ -96,9 +99,17 @@ impl Cloud {
         );
         let devicecontroller = DeviceController::new(
             config.devicecontroller,
-            config.client,
+            config.client.clone(),
             devicecontroller::Inbox { reports: device_reports_rx, snapshots: device_snapshots_rx },
             devicecontroller::Outbox { downstream: downstream_tx, acked: acked_tx },
+        );
+
+        let router = Router::new(
+            router::Config::default(),
+            config.client,
+            config.rules,
+            router::Inbox { messages: messages_rx },
+            router::Outbox { taken: taken_tx, requests: requests_tx.clone() },
         );
 
         let stop = CancellationToken::new();
@@ -106,6 +117,7 @@ impl Cloud {
         group.spawn("cloudhub", cloudhub.run(stop.child_token()));
         group.spawn("edgecontroller", edgecontroller.run(stop.child_token()));
         group.spawn("devicecontroller", devicecontroller.run(stop.child_token()));
+        group.spawn("router", router.run(stop.child_token()));
         Self { requests: requests_tx, stop, group }
     }
 

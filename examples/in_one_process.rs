@@ -37,6 +37,7 @@ async fn main() -> Result<()> {
             cloudhub: cloudhub::Config::default(),
             edgecontroller: edgecontroller::Config::default(),
             devicecontroller: devicecontroller::Config::default(),
+            rules: None,
         },
         pipe::calls("requests", 64),
     );

@@ -109,6 +109,7 @@ impl World {
                 },
                 edgecontroller: edgecontroller::Config::default(),
                 devicecontroller: devicecontroller::Config::default(),
+                rules: None,
             },
             requests,
         );

@@ -3,7 +3,7 @@
 #[cfg(feature = "cloudhub")]
 pub mod cloudhub;
 
-#[cfg(any(feature = "devicecontroller", feature = "edgecontroller"))]
+#[cfg(any(feature = "devicecontroller", feature = "edgecontroller", feature = "router"))]
 mod controller;
 
 #[cfg(feature = "devicecontroller")]
@@ -14,6 +14,9 @@ pub mod edgecontroller;
 
 #[cfg(feature = "pki")]
 pub mod pki;
+
+#[cfg(feature = "router")]
+pub mod router;
 
 #[cfg(feature = "standalone")]
 pub mod standalone;

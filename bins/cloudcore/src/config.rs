@@ -37,6 +37,17 @@ pub(crate) struct Config {
     pub(crate) edge_controller: Option<Duration>,
     /// Whether devices go to nodes.
     pub(crate) device_controller: bool,
+    /// Messages by rules; `None` if they are switched off.
+    pub(crate) router: Option<Router>,
+}
+
+/// Messages between applications in the cloud and on nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Router {
+    /// Where requests of applications in the cloud are taken.
+    pub(crate) listen: SocketAddr,
+    /// How long a node may take to answer one.
+    pub(crate) rest_timeout: Duration,
 }
 
 /// How the API server is reached.
@@ -93,8 +104,14 @@ impl Config {
             hub: hub::read(&root.at("modules.cloudHub"))?,
             edge_controller: controller.at("enable").bool()?.then_some(frequency),
             device_controller: root.at("modules.deviceController.enable").bool()?,
+            router: router(&root.at("modules.router"))?,
         })
     }
+}
+
+fn router(node: &Node<'_>) -> Result<Option<Router>> {
+    let rest_timeout = node.at("restTimeout").seconds()?;
+    Ok(node.listener()?.map(|listen| Router { listen, rest_timeout }))
 }
 
 fn api(node: &Node<'_>) -> Result<Api> {
@@ -113,7 +130,6 @@ fn check_what_is_not_used(root: &Node<'_>) -> Result<()> {
     let modules = root.at("modules");
     modules.at("cloudStream.tunnelPort").port()?;
     modules.at("cloudStream.streamPort").port()?;
-    modules.at("router").listener()?;
     let mode = modules.at("iptablesManager.mode");
     let known = ["internal", "external"].contains(&mode.text()?);
     ensure!(known, mode.wrong(format!("{:?} is neither internal nor external", mode.text()?)));
@@ -122,7 +138,7 @@ fn check_what_is_not_used(root: &Node<'_>) -> Result<()> {
 
 /// Names what is switched on and is not there.
 fn warn_of_what_has_no_effect(root: &Node<'_>, warnings: &mut Vec<String>) -> Result<()> {
-    for key in ["taskManager", "dynamicController", "cloudStream", "router", "cloudHub.authorization"] {
+    for key in ["taskManager", "dynamicController", "cloudStream", "cloudHub.authorization"] {
         let node = root.at("modules").at(key).at("enable");
         if node.bool()? {
             warnings.push(format!("{}: not available in this cloudcore; it has no effect", node.path()));

@@ -16,6 +16,7 @@ use kubeedge_cloud::{
     cloudhub::{self, CloudHub},
     devicecontroller::{self, DeviceController},
     edgecontroller::{self, EdgeController},
+    router::{self, Router},
     standalone::{self, ApiServer, Standalone},
 };
 use kubeedge_core::{
@@ -23,7 +24,8 @@ use kubeedge_core::{
     hub::NodeConfig,
     id::NodeName,
     message::{
-        Acked, Delivered, Delivery, FromNode, ObjectEvent, ObjectRef, Report, ReportKey, SessionState, ToNode,
+        Acked, Delivered, Delivery, FromNode, ObjectEvent, ObjectRef, Report, ReportKey, SessionState,
+        ToNode, UploadedPublish,
     },
     pipe,
     transport::{
@@ -78,6 +80,9 @@ struct Serve {
     #[arg(long)]
     defaultconfig: bool,
 }
+
+/// 16 MiB: what nodes send up waits in a pipe, a message of which may have 1 MiB; then it waits at the nodes.
+const PIPE_BYTES_MAX: usize = 16 << 20;
 
 /// 10 s: what waits here are writes to the API.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
@@ -135,7 +140,7 @@ async fn run(serve: &Serve) -> Result<()> {
                 .with_context(|| format!("--api-address {}", serve.api_address))?;
             let listener = identity.api_listener(socket, folder)?;
             let client = api.client();
-            let outbox = standalone::Outbox { requests: requests_tx };
+            let outbox = standalone::Outbox { requests: requests_tx.clone() };
             group.spawn("standalone", Standalone::new(api, Some(listener), outbox).run(stop.child_token()));
             client
         }
@@ -152,9 +157,9 @@ async fn run(serve: &Serve) -> Result<()> {
     let (sessions_tx, sessions_rx) = pipe::latest("sessions", session_of_node);
     let (queries_tx, queries_rx) = pipe::calls("queries", 1024);
     let (events_tx, events_rx) = pipe::events("events", 1024);
-    // Without a router there are no rules, and what applications on nodes send up ends here.
-    let (messages_tx, _) = pipe::events("messages", 1024);
-    let (_, taken_rx) = pipe::latest("taken", |taken: &ToNode<Delivery>| (taken.node.clone(), taken.message));
+    let (messages_tx, messages_rx) = pipe::weighed_events("messages", 1024, PIPE_BYTES_MAX, size_of_message);
+    let (taken_tx, taken_rx) =
+        pipe::latest("taken", |taken: &ToNode<Delivery>| (taken.node.clone(), taken.message));
 
     // The parts: each takes the ends it uses.
     let mut snapshots = Vec::new();
@@ -178,11 +183,28 @@ async fn run(serve: &Serve) -> Result<()> {
         snapshots.push(device_snapshots_tx);
         let devicecontroller = DeviceController::new(
             devicecontroller::Config::default(),
-            client,
+            client.clone(),
             devicecontroller::Inbox { reports: device_reports_rx, snapshots: device_snapshots_rx },
             devicecontroller::Outbox { downstream: downstream_tx, acked: acked_tx },
         );
         group.spawn("devicecontroller", devicecontroller.run(stop.child_token()));
+    }
+    if let Some(rules) = &config.router {
+        let listener = TcpListener::bind(rules.listen)
+            .await
+            .with_context(|| format!("modules.router: {}", rules.listen))?;
+        tracing::info!(address = %rules.listen, "taking requests for nodes, without asking who they are from");
+        let router = Router::new(
+            router::Config { rest_timeout: rules.rest_timeout, ..router::Config::default() },
+            client,
+            Some(listener),
+            router::Inbox { messages: messages_rx },
+            router::Outbox { taken: taken_tx, requests: requests_tx },
+        );
+        group.spawn("router", router.run(stop.child_token()));
+    } else {
+        // Without rules, what applications on nodes send up ends at CloudHub.
+        drop((messages_rx, taken_tx, requests_tx));
     }
     let cloudhub = CloudHub::new(
         hub_config(&config),
@@ -285,6 +307,10 @@ fn report_of_node(report: &FromNode<Delivered<Report>>) -> (NodeName, ReportKey)
 
 fn acked_to_node(acked: &ToNode<Acked<ReportKey>>) -> (NodeName, ReportKey) {
     (acked.node.clone(), acked.message.key.clone())
+}
+
+fn size_of_message(message: &FromNode<Delivered<UploadedPublish>>) -> usize {
+    message.message.message.publish.size()
 }
 
 fn session_of_node(session: &FromNode<SessionState>) -> NodeName {

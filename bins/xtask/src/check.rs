@@ -33,7 +33,7 @@ const FEATURES: [(&str, &[&str]); 4] = [
     ),
     (
         "kubeedge-cloud",
-        &["", "cloudhub", "edgecontroller", "devicecontroller", "standalone", "pki", "simulation"],
+        &["", "cloudhub", "edgecontroller", "devicecontroller", "router", "standalone", "pki", "simulation"],
     ),
     ("kubeedge-device", &["", "dmi", "mapper", "keeper", "modbus", "mqtt", "http", "local", "thermometer"]),
 ];

@@ -8,6 +8,9 @@ use super::table::{self, Columns};
 /// The group of KubeEdge's devices.
 pub(crate) const DEVICES: &str = "devices.kubeedge.io";
 
+/// The group of KubeEdge's rules for messages.
+pub(crate) const RULES: &str = "rules.kubeedge.io";
+
 /// Reads an object by its type and writes it again.
 pub(crate) type Retype = fn(&Value) -> Result<Value, serde_json::Error>;
 
@@ -227,6 +230,25 @@ pub(crate) static RESOURCES: &[Resource] = &[
         singular: "devicemodel",
         generation: true,
         columns: table::DEVICE_MODEL,
+        ..CORE
+    },
+    Resource {
+        group: RULES,
+        version: "v1",
+        kind: "Rule",
+        plural: "rules",
+        singular: "rule",
+        generation: true,
+        ..CORE
+    },
+    Resource {
+        group: RULES,
+        version: "v1",
+        kind: "RuleEndpoint",
+        plural: "ruleendpoints",
+        singular: "ruleendpoint",
+        short: &["re"],
+        generation: true,
         ..CORE
     },
     Resource {

@@ -1,0 +1,181 @@
+use std::sync::Arc;
+
+use futures::{
+    FutureExt, StreamExt,
+    future::BoxFuture,
+    stream::{BoxStream, FuturesUnordered, SelectAll},
+};
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Config, Inbox, Outbox, Router,
+    deliver::deliver,
+    rest::{Ended, Rest},
+    rules::{ENDPOINTS, Name, RULES, Rules},
+    state::{Job, Outcome as Delivery, State},
+};
+use crate::controller::{
+    Backoff, Change, Outcome, Timing, Writes,
+    api::{Api, Place},
+    now, sleep_until, watch as watch_kind,
+};
+
+/// Writes of rules' statuses at once.
+const WRITES_AT_ONCE: usize = 8;
+
+/// Ends of requests that wait to be counted.
+const ENDED_MAX: usize = 1024;
+
+/// The loop that performs what the state asks.
+pub(super) struct Driver {
+    config: Arc<Config>,
+    api: Api,
+    inbox: Inbox,
+    outbox: Outbox,
+    state: State,
+    changes: SelectAll<BoxStream<'static, Change>>,
+    delivering: FuturesUnordered<BoxFuture<'static, (Job, Delivery)>>,
+    /// Rules whose counters have changed.
+    writes: Writes<Name, ()>,
+    writing: FuturesUnordered<BoxFuture<'static, (Name, Outcome)>>,
+    rules: watch::Sender<Arc<Rules>>,
+    ended: mpsc::Receiver<Ended>,
+    rest: BoxFuture<'static, ()>,
+}
+
+impl Driver {
+    pub(super) fn new(part: Router) -> Self {
+        let Router { config, client, listener, inbox, outbox } = part;
+        let config = Arc::new(config);
+        let kinds = [RULES, ENDPOINTS];
+        let changes = kinds.map(|kind| watch_kind(client.clone(), kind, Timing::default()).boxed());
+        let (rules, rules_rx) = watch::channel(Arc::default());
+        let (ended_tx, ended) = mpsc::channel(ENDED_MAX);
+        let requests = outbox.requests.clone();
+        let rest = Rest { config: config.clone(), rules: rules_rx, requests, ended: ended_tx };
+        let rest = match listener {
+            Some(listener) => rest.run(listener).boxed(),
+            // It is kept all the same, so that the pipe of the ends stays open.
+            None => async move {
+                let _rest = rest;
+                std::future::pending().await
+            }
+            .boxed(),
+        };
+        let limits = crate::controller::Limits {
+            at_once: WRITES_AT_ONCE,
+            interval: config.status_interval,
+            per_second: None,
+            backoff: Backoff { first: config.limits.retry_first, max: config.limits.retry_max },
+        };
+        Self {
+            state: State::new(config.limits, kinds.len()),
+            api: Api::new(client),
+            inbox,
+            outbox,
+            changes: SelectAll::from_iter(changes),
+            delivering: FuturesUnordered::new(),
+            writes: Writes::new(limits),
+            writing: FuturesUnordered::new(),
+            rules,
+            ended,
+            rest,
+            config,
+        }
+    }
+
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        loop {
+            self.perform();
+            let next = [self.state.poll_timeout(), self.writes.poll_timeout()].into_iter().flatten().min();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(change) = self.changes.next() => {
+                    self.state.handle_change(change);
+                    self.rules.send_replace(Arc::new(self.state.rules().clone()));
+                }
+                Some(message) = self.inbox.messages.recv(), if self.state.takes_messages() => {
+                    self.state.handle_message(message);
+                }
+                Some((job, outcome)) = self.delivering.next() => {
+                    let retried = matches!(outcome, Delivery::Retry(_));
+                    self.state.handle_outcome(&job, outcome, now());
+                    if !retried || self.state.counters(&job.lane.1).is_some() {
+                        self.writes.put(job.lane.1, (), now());
+                    }
+                }
+                Some((rule, failure)) = self.ended.recv() => {
+                    self.state.count(&rule, failure);
+                    self.writes.put(rule, (), now());
+                }
+                Some((rule, outcome)) = self.writing.next() => self.handle_written(&rule, outcome),
+                () = &mut self.rest => {}
+                () = sleep_until(next) => {}
+            }
+        }
+    }
+
+    fn perform(&mut self) {
+        while let Some(job) = self.state.poll_job(now()) {
+            let deadline = self.config.target_timeout;
+            self.delivering.push(
+                async move {
+                    let outcome = deliver(&job, deadline).await;
+                    (job, outcome)
+                }
+                .boxed(),
+            );
+        }
+        while let Some(taken) = self.state.poll_taken() {
+            // Without CloudHub there is no node that waits for it.
+            let _ = self.outbox.taken.send(taken);
+        }
+        while let Some((rule, ())) = self.writes.poll_write(now()) {
+            self.write(rule);
+        }
+    }
+
+    fn write(&mut self, rule: Name) {
+        let Some(counters) = self.state.counters(&rule) else { return self.writes.succeeded(&rule) };
+        // The resource has no path of its own for its status.
+        let patch = json!({ "status": {
+            "successMessages": counters.success_messages,
+            "failMessages": counters.fail_messages,
+            "errors": counters.errors,
+        }});
+        let api = self.api.clone();
+        self.writing.push(
+            async move {
+                let place = Place { kind: RULES, namespace: &rule.0, name: &rule.1 };
+                let outcome = match api.merge(place, "", &patch).await {
+                    Ok(_) => Outcome::Done,
+                    Err(error) if error.is_missing() => Outcome::Done,
+                    Err(error) => error.into(),
+                };
+                (rule, outcome)
+            }
+            .boxed(),
+        );
+    }
+
+    fn handle_written(&mut self, rule: &Name, outcome: Outcome) {
+        match outcome {
+            Outcome::Done => self.writes.succeeded(rule),
+            Outcome::Refused(why) => {
+                tracing::warn!(namespace = rule.0, rule = rule.1, why, "the status of a rule is refused");
+                self.writes.succeeded(rule);
+            }
+            Outcome::Retry(why) => {
+                tracing::debug!(
+                    namespace = rule.0,
+                    rule = rule.1,
+                    why,
+                    "the status of a rule could not be written"
+                );
+                self.writes.failed(rule, (), now());
+            }
+        }
+    }
+}
