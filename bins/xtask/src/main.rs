@@ -4,6 +4,7 @@
 mod check;
 mod generate;
 mod measure;
+mod python;
 mod real_parts;
 mod run;
 #[path = "../../../tests/site.rs"]

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::run::{on_path, step};
 
 /// What is needed, how one sees that it is there, and the Debian package that has it.
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     Part { file: "containerd", package: "containerd" },
     Part { file: "runc", package: "runc" },
     Part { file: "/usr/lib/cni/bridge", package: "containernetworking-plugins" },
@@ -17,6 +17,8 @@ const PARTS: [Part; 9] = [
     Part { file: "mosquitto_pub", package: "mosquitto-clients" },
     Part { file: "kubectl", package: "kubernetes-client" },
     Part { file: "/usr/lib/python3/dist-packages/paho/mqtt/client.py", package: "python3-paho-mqtt" },
+    // With it comes the python3 that it is for.
+    Part { file: "python3", package: "python3-venv" },
 ];
 
 struct Part {
@@ -27,6 +29,11 @@ struct Part {
 
 impl Part {
     fn is_here(&self) -> bool {
+        if self.file == "python3" {
+            // Debian's python3 cannot make virtual environments without the package.
+            let ensurepip = Command::new("python3").args(["-c", "import ensurepip"]).status();
+            return ensurepip.is_ok_and(|status| status.success());
+        }
         if self.file.starts_with('/') { Path::new(self.file).exists() } else { on_path(self.file) }
     }
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::{
-    real_parts,
+    python, real_parts,
     run::{cargo, on_path, step},
 };
 
@@ -13,6 +13,7 @@ use crate::{
 pub(crate) fn run(filter: Option<&str>, real_parts: bool) -> Result<()> {
     if real_parts {
         real_parts::install()?;
+        python::install()?;
     }
     // The end-to-end tests run the binaries and examples that a user would.
     step(cargo().args(["build", "--workspace", "--bins", "--examples"]))?;
@@ -46,8 +47,9 @@ pub(crate) fn simulate(seed: Option<u64>, seeds: u64) -> Result<()> {
 }
 
 /// The test binaries that need real parts, as nextest's filters name them.
-const REAL: [&str; 9] = [
+const REAL: [&str; 10] = [
     "containerd",
+    "devices",
     "kubectl",
     "eventbus",
     "mqtt_standard",
