@@ -1,5 +1,6 @@
 //! KubeEdge's `edgecore.yaml` to values that the parts take.
 
+pub(crate) mod devices;
 mod event_bus;
 pub(crate) mod hub;
 mod kubelet;
@@ -15,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 use kubeedge_core::id::NodeName;
 use kubeedge_edge::{eventbus, servicebus};
 
+use devices::Devices;
 use hub::Hub;
 use modules::{Edged, Meta};
 use tree::Node;
@@ -46,8 +48,8 @@ pub(crate) struct Config {
     pub(crate) event_bus: Option<eventbus::Config>,
     /// Calls of the cloud to servers of the node; `None` if it is switched off.
     pub(crate) service_bus: Option<servicebus::Config>,
-    /// The mappers inside the process.
-    pub(crate) mappers: Vec<String>,
+    /// The devices that are driven inside the process.
+    pub(crate) devices: Devices,
 }
 
 impl Config {
@@ -101,7 +103,7 @@ impl Config {
             dmi_socket: modules::dmi_socket(&modules.at("deviceTwin"))?,
             event_bus: event_bus::read(root, warnings)?,
             service_bus: modules::service_bus(root)?,
-            mappers: modules::mappers(&root.at("kubeedgeRs.mappers"))?,
+            devices: devices::read(root)?,
         })
     }
 }

@@ -17,10 +17,11 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use config::{Config, hub::Hub, modules::Runtime};
 use kubeedge_core::{
-    device::{DeviceAssignment, Reading},
+    device::{DeviceAssignment, DeviceProtocol, Reading, Sample},
     group::Group,
+    id::DeviceId,
     message::{Acked, Connectivity, Delivered, ObjectEvent, ObjectRef, Publish, Report, Upload, UploadId},
-    pipe,
+    pipe::{self, LatestReceiver, LatestSender},
     runtime::{
         ContainerRuntime,
         containerd::{self, Containerd},
@@ -36,8 +37,9 @@ use kubeedge_core::{
     },
 };
 use kubeedge_device::{
+    keeper::{self, Keeper},
     mapper::{self, Mapper},
-    protocols::thermometer::SimulatedThermometer,
+    protocols::{http::Http, local::Local, modbus::Modbus, mqtt::Mqtt, thermometer::SimulatedThermometer},
 };
 use kubeedge_edge::{
     devicetwin::{self, DeviceTwin},
@@ -125,7 +127,6 @@ async fn run(file: &Path) -> Result<()> {
     let transport = transport(&config.hub, config.database.with_extension("link"))?;
     let store = Arc::new(RedbStore::open(&config.database, RedbConfig::default())?);
     let runtime = config.edged.as_ref().map(|edged| runtime(&edged.runtime)).transpose()?;
-    let protocol = Arc::new(SimulatedThermometer::default());
 
     // The arrows of ARCHITECTURE.md: one line per pipe.
     let (objects_tx, objects_rx) = pipe::latest("objects", key_of_delivered);
@@ -148,9 +149,13 @@ async fn run(file: &Path) -> Result<()> {
     let (device_messages_tx, device_messages_rx) =
         pipe::weighed_events("device_messages", 1024, PIPE_BYTES_MAX, Publish::size);
     let (publishes_tx, publishes_rx) = pipe::weighed_events("publishes", 1024, PIPE_BYTES_MAX, Publish::size);
-    let (assignments_tx, assignments_rx) = pipe::latest("assignments", DeviceAssignment::key);
+    let (assignments_tx, assignments_rx) = assignments(config.devices.mappers.len());
     let (outside_tx, outside_rx) = pipe::latest("outside_assignments", DeviceAssignment::key);
     let (readings_tx, readings_rx) = pipe::latest("readings", Reading::key);
+    let (samples_tx, samples_rx) = pipe::weighed_events("samples", 4096, PIPE_BYTES_MAX, Sample::size);
+    // Who asks for what is kept will ask here.
+    let (_history_tx, history_rx) = pipe::calls("history", 8);
+    let (kept_tx, _) = watch::channel(keeper::Stats::default());
 
     // The parts: each takes the ends it uses. The ends of a part that is switched off are dropped, so that
     // whoever talks to it learns that nobody is there.
@@ -231,7 +236,7 @@ async fn run(file: &Path) -> Result<()> {
         let dmi = Dmi::new(
             dmi::Config {
                 // A protocol that is run here is not given to a mapper outside.
-                reserved: config.mappers.iter().cloned().collect(),
+                reserved: config.devices.mappers.iter().map(|mapper| mapper.name().to_owned()).collect(),
                 ..dmi::Config::new(config.dmi_socket.clone())
             },
             store.clone(),
@@ -280,21 +285,65 @@ async fn run(file: &Path) -> Result<()> {
     } else {
         drop(services_rx);
     }
-    if config.mappers.iter().any(|mapper| mapper == "thermometer") {
+    if config.devices.mappers.is_empty() {
+        drop((samples_rx, history_rx, kept_tx));
+    } else {
+        // A file of its own: it is written to all the time.
+        let file = config.database.with_extension("readings");
+        let readings = RedbStore::open(file, RedbConfig { cache_bytes: 256 << 10, ..RedbConfig::default() })?;
+        let keeper = Keeper::new(
+            config.devices.keeper.clone(),
+            Arc::new(readings),
+            keeper::Inbox { samples: samples_rx, queries: history_rx },
+            keeper::Outbox { stats: kept_tx },
+        );
+        group.spawn("keeper", keeper.run(stop.child_token()));
+    }
+    for (mapper, assignments) in config.devices.mappers.iter().zip(assignments_rx) {
+        let (name, protocol) = protocol(*mapper, &config.devices);
         let mapper = Mapper::new(
             mapper::Config::default(),
             protocol,
-            mapper::Inbox { assignments: assignments_rx },
-            mapper::Outbox { readings: readings_tx, samples: None },
+            mapper::Inbox { assignments },
+            mapper::Outbox { readings: readings_tx.clone(), samples: Some(samples_tx.clone()) },
         );
-        group.spawn("mapper", mapper.run(stop.child_token()));
-    } else {
-        drop((assignments_rx, readings_tx));
+        group.spawn(name, mapper.run(stop.child_token()));
     }
+    drop((readings_tx, samples_tx));
 
     // Run until a signal, or until the first part fails; then stop together.
     group.spawn("signals", until_signal(stop));
     Ok(group.join(SHUTDOWN_GRACE).await?)
+}
+
+/// The pipe of assignments, joined of one for each mapper.
+fn assignments(
+    mappers: usize,
+) -> (LatestSender<DeviceId, DeviceAssignment>, Vec<LatestReceiver<DeviceId, DeviceAssignment>>) {
+    // The first is nobody's, so that there is a pipe without mappers too.
+    let (mut joined, _) = pipe::latest("assignments", DeviceAssignment::key);
+    let mut receivers = Vec::new();
+    for _ in 0..mappers {
+        let (sender, receiver) = pipe::latest("assignments", DeviceAssignment::key);
+        joined = pipe::tee(joined, sender);
+        receivers.push(receiver);
+    }
+    (joined, receivers)
+}
+
+/// The driver of a mapper's devices, and the name of the part that runs it.
+fn protocol(
+    mapper: config::devices::Mapper,
+    devices: &config::devices::Devices,
+) -> (&'static str, Arc<dyn DeviceProtocol>) {
+    use config::devices::Mapper;
+    match mapper {
+        Mapper::Http => ("mapper http", Arc::new(Http::default())),
+        Mapper::Local => ("mapper local", Arc::new(Local::new(devices.local.clone()))),
+        Mapper::Modbus => ("mapper modbus", Arc::new(Modbus::default())),
+        Mapper::Mqtt => ("mapper mqtt", Arc::new(Mqtt::default())),
+        Mapper::Thermometer => ("mapper thermometer", Arc::new(SimulatedThermometer::default())),
+    }
 }
 
 fn key_of_delivered(object: &Delivered<ObjectEvent>) -> ObjectRef {

@@ -221,11 +221,3 @@ fn allowed(node: &Node<'_>) -> Result<Allowed> {
     ensure!(text.starts_with('/'), path.wrong(format!("{text:?} does not begin with /")));
     Ok(Allowed { port: node.at("port").port()?, path: text.to_owned() })
 }
-
-pub(super) fn mappers(node: &Node<'_>) -> Result<Vec<String>> {
-    let mapper = |node: &Node<'_>| match node.text()? {
-        known @ "thermometer" => Ok(known.to_owned()),
-        other => Err(node.wrong(format!("{other:?} is not a mapper of this edge; it has thermometer"))),
-    };
-    node.list()?.iter().map(mapper).collect()
-}

@@ -1,11 +1,13 @@
 use std::{net::SocketAddr, time::Duration};
 
+use kubeedge_device::keeper::{Format, Overflow};
 use kubeedge_edge::{
     eventbus::{Mode, QoS},
     servicebus::Allowed,
 };
 
 use super::{
+    devices::Mapper,
     modules::{Runtime, Taint},
     *,
 };
@@ -101,7 +103,9 @@ modules:
   metaManager: {remoteQueryTimeout: 5}
 kubeedgeRs:
   runtime: process
-  mappers: [thermometer]
+  mappers: [thermometer, modbus]
+  localDevices: {files: [/sys], commands: {up: [/usr/bin/uptime, -s]}}
+  readings: {history: {count: 10}, outbox: {overflow: dropNewest}, format: json}
   serviceBus: {allow: [{port: 80, path: /api}, {port: 81}]}
 "#
         .replace("Edge-Node", "edge-node")
@@ -125,7 +129,11 @@ kubeedgeRs:
     assert_eq!(bus.external.client_id.as_deref(), Some("me"));
     let allow = config.service_bus.unwrap().allow;
     assert_eq!(allow, [Allowed { port: 80, path: "/api".into() }, Allowed { port: 81, path: "/".into() },]);
-    assert_eq!(config.mappers, ["thermometer"]);
+    assert_eq!(config.devices.mappers, [Mapper::Thermometer, Mapper::Modbus]);
+    assert_eq!(config.devices.local.commands["up"], ["/usr/bin/uptime", "-s"]);
+    let keeper = config.devices.keeper;
+    assert_eq!((keeper.history.count_max, keeper.history.bytes_max), (10, 8 << 20));
+    assert_eq!((keeper.outgoing.overflow, keeper.format), (Overflow::DropNewest, Format::Json));
 }
 
 #[test]
@@ -204,6 +212,13 @@ fn a_value_that_cannot_be_is_an_error_that_begins_with_its_path() {
         ("modules.deviceTwin.dmiSockPath", "dmi"),
         ("kubeedgeRs.runtime", "docker"),
         ("kubeedgeRs.mappers", "[teapot]"),
+        ("kubeedgeRs.mappers", "[modbus, modbus]"),
+        ("kubeedgeRs.localDevices.files", "[sys]"),
+        ("kubeedgeRs.localDevices.commands", "{up: [uptime]}"),
+        ("kubeedgeRs.readings.commitWithin", "1ns"),
+        ("kubeedgeRs.readings.history.count", "-1"),
+        ("kubeedgeRs.readings.outbox.overflow", "panic"),
+        ("kubeedgeRs.readings.format", "xml"),
         ("kubeedgeRs.serviceBus.allow", "[{port: 0}]"),
         ("kubeedgeRs.serviceBus.allow", "[{port: 1, pth: /a}]"),
         ("kubeedgeRs.serviceBus.allow", "[{port: 1, path: a}]"),
