@@ -86,7 +86,8 @@ impl Site {
             .with_context(|| edge.log())?;
         let _ = rustls::crypto::ring::default_provider().install_default();
         let kubeconfig = Kubeconfig::read_from(cloud.kubeconfig())?;
-        let client = Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?)?;
+        let client =
+            Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?)?;
         let socket = prepare_host(&folder.path().join("host"))?;
         Ok(Self { client, edge, _cloud: cloud, _containerd: containerd, _socket: socket, folder })
     }

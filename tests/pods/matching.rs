@@ -57,5 +57,7 @@ fn a_value_is_compared_by_what_is_named() {
     assert!(!same(&json!({ "phase": "Failed" })));
     assert!(!same(&json!({ "list": [{ "name": "c" }] })));
     assert!(!same(&json!({ "list": [{ "name": "b", "n": 1 }] })));
-    assert!(has_line("a=1\nb", "a=1") && !has_line("a=11", "a=1") && has_line("a", "!b") && !has_line("b", "!b"));
+    assert!(
+        has_line("a=1\nb", "a=1") && !has_line("a=11", "a=1") && has_line("a", "!b") && !has_line("b", "!b")
+    );
 }

@@ -56,13 +56,15 @@ impl Row {
     /// All rows of the table.
     pub(crate) fn all(host: &Path, image: &str) -> Result<Vec<Self>> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("pods/table");
-        let mut files: Vec<_> = fs::read_dir(&folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+        let mut files: Vec<_> =
+            fs::read_dir(&folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
         files.sort();
         let mut rows = Vec::new();
         for file in files {
             let text = fs::read_to_string(&file)?;
             let text = text.replace("${HOST}", &host.to_string_lossy()).replace("${IMAGE}", image);
-            let read: Vec<Self> = serde_saphyr::from_str(&text).with_context(|| file.display().to_string())?;
+            let read: Vec<Self> =
+                serde_saphyr::from_str(&text).with_context(|| file.display().to_string())?;
             rows.extend(read.into_iter().map(|row| row.filled(image)));
         }
         Ok(rows)

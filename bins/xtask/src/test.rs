@@ -47,7 +47,7 @@ pub(crate) fn simulate(seed: Option<u64>, seeds: u64) -> Result<()> {
 }
 
 /// The test binaries that need real parts, as nextest's filters name them.
-const REAL: [&str; 10] = [
+const REAL: [&str; 11] = [
     "containerd",
     "devices",
     "kubectl",
@@ -58,6 +58,7 @@ const REAL: [&str; 10] = [
     "end_to_end_bad_input",
     "twin_topics",
     "end_to_end_pod_faults",
+    "end_to_end_pods",
 ];
 
 fn tests(filter: Option<&str>, real_parts: bool) -> Command {
