@@ -3,6 +3,8 @@
 //! A driver is two small traits: `DeviceProtocol` opens a device, `DeviceHandle` reads and writes its properties.
 //! The mapper does the rest: schedules, checks by the device model, desired values, reconnecting. This sensor is
 //! the machine's own load average, with a label that can be written.
+//!
+//! Given the path of a socket, it is a mapper of its own beside edgecore: `my_sensor /etc/kubeedge/my-sensor.sock`.
 #![expect(clippy::print_stdout, reason = "an example speaks to people")]
 
 use std::{sync::Arc, time::Duration};
@@ -12,7 +14,10 @@ use async_trait::async_trait;
 use kubeedge_core::device::{
     DeviceAssignment, DeviceError, DeviceHandle, DeviceProtocol, DeviceSpec, PropertySpec, ReadingContent,
 };
-use kubeedge_device::mapper::{self, Mapper};
+use kubeedge_device::{
+    dmi::{self, Dmi},
+    mapper::{self, Mapper},
+};
 use tokio_util::sync::CancellationToken;
 
 /// Drives load averages.
@@ -71,11 +76,18 @@ const DEVICE: &str = r#"{"metadata":{"namespace":"default","name":"host"},
 async fn main() -> Result<()> {
     let stop = CancellationToken::new();
     let (inbox, outbox, mut outside) = mapper::pipes();
-    let running = tokio::spawn(
-        Mapper::new(mapper::Config::default(), Arc::new(LoadAverage), inbox, outbox).run(stop.clone()),
-    );
+    let mapper = Mapper::new(mapper::Config::default(), Arc::new(LoadAverage), inbox, outbox);
+    let running = tokio::spawn(mapper.run(stop.clone()));
+    if let Some(socket) = std::env::args().nth(1) {
+        // The one line that makes it a process of its own: its pipes lead to DMI, and not to DeviceTwin.
+        let (inbox, outbox) =
+            (dmi::Inbox { readings: outside.readings }, dmi::Outbox { assignments: outside.assignments });
+        return Ok(Dmi::new(dmi::Config::new("my-sensor", "load-average", socket), inbox, outbox)
+            .run(stop)
+            .await?);
+    }
 
-    // In edgecore the assignment comes from DeviceTwin, and the readings go there.
+    // Inside edgecore the assignment comes from DeviceTwin, and the readings go there.
     let spec = DeviceSpec::from_json(DEVICE.as_bytes(), MODEL.as_bytes())?;
     outside.assignments.send(DeviceAssignment { device: spec.device.clone(), spec: Some(spec) })?;
     let (mut load, mut label) = (false, false);

@@ -32,6 +32,13 @@ fn ones_own_sensor_is_driven() {
 }
 
 #[test]
+fn readings_are_kept_while_nobody_takes_them() {
+    let text = run("keep_readings", &[]);
+    assert!(text.contains(" wait, the oldest since Some"), "{text}");
+    assert!(text.contains(" temperature = "), "{text}");
+}
+
+#[test]
 fn edge_hub_runs_over_ones_own_connection() {
     assert!(run("my_connection", &[]).contains("buoy-1 is"));
 }

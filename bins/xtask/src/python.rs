@@ -16,7 +16,7 @@ pub(crate) fn install() -> Result<()> {
     let installed = Command::new(&python).args(["-m", "pip", "freeze"]).stderr(Stdio::null()).output();
     let installed = installed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
     let has = |package: &&str| installed.as_ref().is_ok_and(|all| all.lines().any(|line| line == *package));
-    if PACKAGES.iter().all(|package| has(package)) {
+    if PACKAGES.iter().all(has) {
         return Ok(());
     }
     println!("python's parts: installing {}", PACKAGES.join(", "));
