@@ -25,6 +25,7 @@ const FEATURES: [(&str, &[&str]); 4] = [
             "dmi",
             "edged",
             "edged-https",
+            "edged-api",
             "edged-grpc",
             "eventbus",
             "servicebus",

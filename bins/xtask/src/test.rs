@@ -47,9 +47,10 @@ pub(crate) fn simulate(seed: Option<u64>, seeds: u64) -> Result<()> {
 }
 
 /// The test binaries that need real parts, as nextest's filters name them.
-const REAL: [&str; 11] = [
+const REAL: [&str; 12] = [
     "containerd",
     "devices",
+    "kubelet_api",
     "kubectl",
     "eventbus",
     "mqtt_standard",

@@ -155,6 +155,7 @@ impl Driver {
                     let released = self.state.handle_release(&call.question);
                     call.answer(released);
                 }
+                Some(call) = self.edged.inbox.pods.recv() => call.answer(self.state.known_pods()),
                 Ok(()) = self.edged.inbox.connectivity.changed() => {
                     let connectivity = *self.edged.inbox.connectivity.borrow_and_update();
                     self.connectivity(connectivity);

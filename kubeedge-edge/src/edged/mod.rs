@@ -40,6 +40,8 @@
 mod action;
 #[allow(dead_code, unused_imports, reason = "the state does not decide by it yet")]
 mod admission;
+#[cfg(feature = "edged-api")]
+pub mod api;
 mod driver;
 mod events;
 #[allow(dead_code, unused_imports, reason = "the state does not decide by it yet")]
@@ -74,6 +76,7 @@ mod words;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use kubeedge_core::{
     id::{NodeName, Uid},
     message::{
@@ -330,8 +333,19 @@ pub struct Inbox {
     /// Pods that wait for it, by the annotation `edge.kubeedge.io/hold-upgrade`, and may start. The answer says
     /// whether there was such a pod.
     pub releases: Callee<ObjectRef, bool>,
+    /// Questions for the pods of this node.
+    pub pods: Callee<(), Vec<KnownPod>>,
     /// Whether there is a session.
     pub connectivity: watch::Receiver<Connectivity>,
+}
+
+/// A pod of this node, as Edged knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownPod {
+    /// The pod's JSON, as the API has it; its `status` may be old, or that of another node's clock.
+    pub json: Bytes,
+    /// Its `status` in JSON, as Edged has reported it last; `None` if it has not yet.
+    pub status: Option<Bytes>,
 }
 
 /// What Edged sends.
@@ -354,6 +368,8 @@ pub struct Outside {
     pub logs: Caller<LogRequest, Response>,
     /// To [`Inbox::releases`].
     pub releases: Caller<ObjectRef, bool>,
+    /// To [`Inbox::pods`].
+    pub pods: Caller<(), Vec<KnownPod>>,
     /// To [`Inbox::connectivity`].
     pub connectivity: watch::Sender<Connectivity>,
     /// From [`Outbox::reports`].
@@ -369,6 +385,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (workloads, workloads_rx) = pipe::latest("workloads", |event: &ObjectEvent| event.key().clone());
     let (logs, logs_rx) = pipe::calls("logs", 16);
     let (releases, releases_rx) = pipe::calls("releases", 4);
+    let (pods, pods_rx) = pipe::calls("pods", 16);
     let (connectivity, connectivity_rx) = watch::channel(Connectivity::Offline);
     let (reports_tx, reports) = pipe::latest("reports", Report::key);
     let (tokens_tx, tokens) = pipe::calls("tokens", 64);
@@ -378,10 +395,11 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
             workloads: workloads_rx,
             logs: logs_rx,
             releases: releases_rx,
+            pods: pods_rx,
             connectivity: connectivity_rx,
         },
         Outbox { reports: reports_tx, uploads: uploads_tx, tokens: tokens_tx },
-        Outside { workloads, logs, releases, connectivity, reports, uploads, tokens },
+        Outside { workloads, logs, releases, pods, connectivity, reports, uploads, tokens },
     )
 }
 

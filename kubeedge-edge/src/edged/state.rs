@@ -34,7 +34,7 @@ pub(crate) use self::{
     probes::{ProbeKey, ProbeKind, ProbeResult},
 };
 use super::{
-    Config,
+    Config, KnownPod,
     action::{Action, Outcome, Slot, Task},
     events::{About, Note, Recorder},
     host::HostFiles,
@@ -603,6 +603,15 @@ impl State {
     }
 
     /// The pod of this name, newest UID first, and its sandboxes.
+    /// The pods of the node, those that are on their way out too.
+    pub(crate) fn known_pods(&self) -> Vec<KnownPod> {
+        let entries = self.pods.values().filter(|entry| entry.stage == Stage::Wanted && !entry.deleted);
+        let known = entries.filter_map(|entry| {
+            Some(KnownPod { json: entry.wanted()?.json.clone(), status: entry.shown.status.clone() })
+        });
+        known.collect()
+    }
+
     pub(crate) fn find(&self, reference: &ObjectRef) -> Option<(&Entry, &[ObservedSandbox])> {
         let of_name = self.pods.values().filter(|entry| entry.reference == *reference);
         let entry = of_name.min_by_key(|entry| (entry.deleted, entry.stage == Stage::Gone))?;

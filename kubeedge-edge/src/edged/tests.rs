@@ -577,11 +577,11 @@ async fn closed_pipes_do_not_keep_it_busy_nor_stop_it() {
     let runtime = MemoryRuntime::new();
     let node = Node::start(directory.path(), Arc::new(runtime.clone()));
     let Node { outside, stop, running } = node;
-    let Outside { workloads, logs, releases, connectivity, reports, uploads, tokens } = outside;
+    let Outside { workloads, logs, releases, pods, connectivity, reports, uploads, tokens } = outside;
     drop(tokens);
     send(&workloads, &pod("web", &json!({})));
     tokio::time::sleep(Duration::from_secs(3)).await;
-    drop((workloads, logs, releases, connectivity, reports, uploads));
+    drop((workloads, logs, releases, pods, connectivity, reports, uploads));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(runtime.starts("web/app"), 1);
     assert!(!running.is_finished());

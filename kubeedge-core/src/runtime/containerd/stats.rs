@@ -44,7 +44,7 @@ impl Containerd {
         self.of_containers().await
     }
 
-    /// Without sums and network: put together from what each container uses.
+    /// Without network, and without what the sandbox's own process uses: put together from its containers.
     async fn of_containers(&self) -> Result<Vec<SandboxStats>, RuntimeError> {
         let what = || "read what containers use".to_owned();
         let request = Request::new(cri::ListPodSandboxRequest { filter: None });
@@ -65,11 +65,49 @@ impl Containerd {
         let stats = sandboxes.into_iter().filter(ready).filter_map(|one| {
             let (name, namespace, uid) = pod_of(&one)?;
             let containers = of_sandbox.remove(&one.id).unwrap_or_default();
-            let (id, uid) = (SandboxId(one.id), Uid::new(uid));
-            Some(SandboxStats { id, name, namespace, uid, containers, ..SandboxStats::default() })
+            Some(SandboxStats {
+                id: SandboxId(one.id),
+                name,
+                namespace,
+                uid: Uid::new(uid),
+                cpu: sum(containers.iter().map(|one| one.cpu), add_cpu),
+                memory: sum(containers.iter().map(|one| one.memory), add_memory),
+                containers,
+                ..SandboxStats::default()
+            })
         });
         Ok(stats.collect())
     }
+}
+
+/// The sum of all; none if one of them is not known, or there are none.
+fn sum<T>(mut all: impl Iterator<Item = Option<T>>, add: fn(T, T) -> T) -> Option<T> {
+    let first = all.next()??;
+    all.try_fold(first, |sum, next| Some(add(sum, next?)))
+}
+
+fn add_cpu(a: CpuUsage, b: CpuUsage) -> CpuUsage {
+    CpuUsage {
+        at_ms: a.at_ms.max(b.at_ms),
+        total_ns: a.total_ns.saturating_add(b.total_ns),
+        nano_cores: both(a.nano_cores, b.nano_cores),
+    }
+}
+
+fn add_memory(a: MemoryUsage, b: MemoryUsage) -> MemoryUsage {
+    MemoryUsage {
+        at_ms: a.at_ms.max(b.at_ms),
+        working_set_bytes: a.working_set_bytes.saturating_add(b.working_set_bytes),
+        usage_bytes: both(a.usage_bytes, b.usage_bytes),
+        rss_bytes: both(a.rss_bytes, b.rss_bytes),
+        available_bytes: both(a.available_bytes, b.available_bytes),
+        page_faults: both(a.page_faults, b.page_faults),
+        major_page_faults: both(a.major_page_faults, b.major_page_faults),
+    }
+}
+
+fn both(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    Some(a?.saturating_add(b?))
 }
 
 fn sandbox(from: cri::PodSandboxStats) -> Option<SandboxStats> {
@@ -120,7 +158,8 @@ fn memory(from: cri::MemoryUsage) -> Option<MemoryUsage> {
         working_set_bytes: value(from.working_set_bytes)?,
         usage_bytes: value(from.usage_bytes),
         rss_bytes: value(from.rss_bytes),
-        available_bytes: value(from.available_bytes),
+        // A container without a limit has no bytes left below it, which containerd says as zero.
+        available_bytes: value(from.available_bytes).filter(|bytes| *bytes > 0),
         page_faults: value(from.page_faults),
         major_page_faults: value(from.major_page_faults),
     })

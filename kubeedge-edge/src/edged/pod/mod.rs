@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use kubeedge_core::{
     id::{Uid, check_subdomain},
     message::{Object, ObjectRef},
@@ -46,6 +47,8 @@ pub(crate) struct Pod {
     pub(crate) metadata: Metadata,
     pub(crate) spec: PodSpec,
     pub(crate) status: OldStatus,
+    /// The whole of it, as the API has it.
+    pub(crate) json: Bytes,
 }
 
 /// Says why a Pod is not run at all.
@@ -117,6 +120,7 @@ impl Pod {
             metadata: whole.metadata,
             spec: whole.spec,
             status: whole.status,
+            json: object.json.clone(),
         })
     }
 
