@@ -81,6 +81,7 @@ impl Edge {
         let (connectivity_tx, connectivity_rx) = watch::channel(Connectivity::Offline);
         let (logs_tx, logs_rx) = pipe::calls("logs", 16);
         let (_releases_tx, releases_rx) = pipe::calls("releases", 4);
+        let (_pods_tx, pods_rx) = pipe::calls("pods", 4);
         let (services_tx, services_rx) = pipe::calls("services", 16);
         let (cloud_messages_tx, cloud_messages_rx) = pipe::calls("cloud_messages", 16);
         let (uploaded_tx, uploaded_rx) = pipe::latest("uploaded", |id: &UploadId| *id);
@@ -156,6 +157,7 @@ impl Edge {
                 workloads: workloads_rx,
                 logs: logs_rx,
                 releases: releases_rx,
+                pods: pods_rx,
                 connectivity: connectivity_rx.clone(),
             },
             edged::Outbox { tokens: tokens_tx, reports: reports_tx, uploads: uploads_tx.clone() },

@@ -23,7 +23,7 @@ use kubeedge_core::{
     message::{Acked, Connectivity, Delivered, ObjectEvent, ObjectRef, Publish, Report, Upload, UploadId},
     pipe::{self, LatestReceiver, LatestSender},
     runtime::{
-        ContainerRuntime,
+        ContainerRuntime, Streaming,
         containerd::{self, Containerd},
         process::{self, ProcessRuntime},
     },
@@ -44,7 +44,10 @@ use kubeedge_device::{
 use kubeedge_edge::{
     devicetwin::{self, DeviceTwin},
     dmi::{self, Dmi},
-    edged::{self, Edged},
+    edged::{
+        self, Edged,
+        api::{self, Api},
+    },
     edgehub::{self, EdgeHub},
     eventbus::{self, EventBus},
     metamanager::{self, MetaManager},
@@ -142,7 +145,9 @@ async fn run(file: &Path) -> Result<()> {
     let (uploads_tx, uploads_rx) = pipe::weighed_events("uploads", 1024, PIPE_BYTES_MAX, Upload::size);
     let (connectivity_tx, connectivity_rx) = watch::channel(Connectivity::Offline);
     let (logs_tx, logs_rx) = pipe::calls("logs", 16);
+    let api_logs_tx = logs_tx.clone();
     let (_releases_tx, releases_rx) = pipe::calls("releases", 4);
+    let (pods_tx, pods_rx) = pipe::calls("pods", 16);
     let (services_tx, services_rx) = pipe::calls("services", 16);
     let (cloud_messages_tx, cloud_messages_rx) = pipe::calls("cloud_messages", 16);
     let (uploaded_tx, uploaded_rx) = pipe::latest("uploaded", |id: &UploadId| *id);
@@ -248,7 +253,16 @@ async fn run(file: &Path) -> Result<()> {
         drop((devices_rx, device_messages_rx, readings_rx, publishes_tx, assignments_tx));
         drop((outside_tx, outside_rx));
     }
-    if let (Some(edged), Some(runtime)) = (&config.edged, runtime) {
+    if let (Some(edged), Some((runtime, streaming))) = (&config.edged, runtime) {
+        if let Some(address) = edged.api {
+            let outbox = api::Outbox { pods: pods_tx, logs: api_logs_tx };
+            let config = api::Config { address, ..api::Config::new(config.node.clone(), &edged.root) };
+            // Pods run on a node also if something else has the port.
+            match Api::bind(config, runtime.clone(), streaming, outbox).await {
+                Ok(api) => group.spawn("edged-api", api.run(stop.child_token())),
+                Err(error) => tracing::warn!("pods run, and nobody can look at them from this node: {error}"),
+            }
+        }
         let edged = Edged::new(
             edged_config(&config, edged),
             runtime,
@@ -256,6 +270,7 @@ async fn run(file: &Path) -> Result<()> {
                 workloads: workloads_rx,
                 logs: logs_rx,
                 releases: releases_rx,
+                pods: pods_rx,
                 connectivity: connectivity_rx,
             },
             edged::Outbox { tokens: tokens_tx, reports: reports_tx, uploads: uploads_tx.clone() },
@@ -383,14 +398,19 @@ fn transport(hub: &Hub, winner: PathBuf) -> Result<Option<Arc<dyn Transport>>> {
     }
 }
 
-fn runtime(runtime: &Runtime) -> Result<Arc<dyn ContainerRuntime>> {
+/// What runs containers, and what opens connections into them if there is such a thing.
+type Runtimes = (Arc<dyn ContainerRuntime>, Option<Arc<dyn Streaming>>);
+
+fn runtime(runtime: &Runtime) -> Result<Runtimes> {
     match runtime {
         Runtime::Containerd { socket } => {
             let config = containerd::Config { socket: socket.clone(), ..containerd::Config::default() };
-            Ok(Arc::new(Containerd::new(config)?))
+            let containerd = Arc::new(Containerd::new(config)?);
+            Ok((containerd.clone(), Some(containerd)))
         }
         Runtime::Process { directory } => {
-            Ok(Arc::new(ProcessRuntime::open(process::Config { directory: directory.clone() })?))
+            let config = process::Config { directory: directory.clone() };
+            Ok((Arc::new(ProcessRuntime::open(config)?), None))
         }
     }
 }

@@ -5,7 +5,6 @@ const PATH: &str = "modules.edged.tailoredKubeletConfig";
 
 /// The fields of `kubelet.config.k8s.io/v1beta1` KubeletConfiguration that have no effect here.
 const KEYS: &[&str] = &[
-    "address",
     "apiVersion",
     "authentication",
     "authorization",
@@ -66,7 +65,6 @@ const KEYS: &[&str] = &[
     "protectKernelDefaults",
     "providerID",
     "qosReserved",
-    "readOnlyPort",
     "registryBurst",
     "registryPullQPS",
     "reservedMemory",

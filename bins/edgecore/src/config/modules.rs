@@ -42,6 +42,8 @@ pub(crate) struct Edged {
     pub(crate) register_schedulable: bool,
     /// What runs the containers.
     pub(crate) runtime: Runtime,
+    /// Where the kubelet's interface is; `None` switches it off.
+    pub(crate) api: Option<SocketAddr>,
     /// The image of a pod's sandbox.
     pub(crate) sandbox_image: String,
     /// How many pods the node takes.
@@ -105,6 +107,17 @@ pub(super) fn meta(node: &Node<'_>) -> Result<Meta> {
     Ok(Meta { enable: node.at("enable").bool()?, query_deadline: node.at("remoteQueryTimeout").seconds()? })
 }
 
+fn api(kubelet: &Node<'_>) -> Result<Option<SocketAddr>> {
+    let address = kubelet.at("address");
+    let ip: IpAddr = address.parsed()?;
+    let port = kubelet.at("readOnlyPort").number(0, u16::MAX)?;
+    ensure!(
+        ip.is_loopback() || port == 0,
+        address.wrong(format!("{ip} can be reached by others, and whoever may run commands in pods is root"))
+    );
+    Ok((port != 0).then_some(SocketAddr::new(ip, port)))
+}
+
 pub(super) fn edged(root: &Node<'_>) -> Result<Option<Edged>> {
     let node = root.at("modules.edged");
     let kubelet = node.at("tailoredKubeletConfig");
@@ -121,6 +134,7 @@ pub(super) fn edged(root: &Node<'_>) -> Result<Option<Edged>> {
         register_node: kubelet.at("registerNode").bool()?,
         register_schedulable: node.at("registerSchedulable").bool()?,
         runtime: runtime(&root.at("kubeedgeRs"), &kubelet.at("containerRuntimeEndpoint"))?,
+        api: api(&kubelet)?,
         sandbox_image: node.at("podSandboxImage").text()?.to_owned(),
         max_pods: kubelet.at("maxPods").number(0, 10_000)?,
         cluster_dns: kubelet.at("clusterDNS").list()?.iter().map(Node::parsed).collect::<Result<_>>()?,

@@ -60,6 +60,7 @@ fn defaults_are_those_of_kubeedge() {
     assert_eq!((edged.max_pods, edged.lease_duration), (110, Duration::from_secs(40)));
     let socket = "/run/containerd/containerd.sock".into();
     assert_eq!(edged.runtime, Runtime::Containerd { socket });
+    assert_eq!(edged.api, Some("127.0.0.1:10350".parse().unwrap()));
 }
 
 #[test]
@@ -188,6 +189,8 @@ fn a_value_that_cannot_be_is_an_error_that_begins_with_its_path() {
         ("modules.edged.tailoredKubeletConfig.nodeStatusUpdateFrequency", "10"),
         ("modules.edged.tailoredKubeletConfig.nodeStatusUpdateFrequency", "10ms"),
         ("modules.edged.tailoredKubeletConfig.maxPods", "-1"),
+        ("modules.edged.tailoredKubeletConfig.address", "0.0.0.0"),
+        ("modules.edged.tailoredKubeletConfig.readOnlyPort", "65536"),
         ("modules.edged.tailoredKubeletConfig.clusterDNS", "[dns]"),
         ("modules.edged.tailoredKubeletConfig.registerWithTaints", "[{key: a, effect: No}]"),
         ("modules.edged.tailoredKubeletConfig.registerWithTaints", "[{effect: NoSchedule}]"),
