@@ -4,7 +4,10 @@ use std::{path::Path, process::Command};
 
 use anyhow::{Result, bail};
 
-use crate::run::{on_path, step};
+use crate::{
+    check::target_folder,
+    run::{on_path, step},
+};
 
 /// What is needed, how one sees that it is there, and the Debian package that has it.
 const PARTS: [Part; 10] = [
@@ -40,6 +43,27 @@ impl Part {
 
 /// Installs what is missing, where we may; otherwise names the packages and the command.
 pub(crate) fn install() -> Result<()> {
+    install_packages()?;
+    install_grpc_of_python()
+}
+
+/// gRPC for the mapper in Python, in a folder of its own below the target folder.
+fn install_grpc_of_python() -> Result<()> {
+    let folder = target_folder()?.join("python/grpc");
+    let python = folder.join("bin/python");
+    let has_grpc = |python: &Path| {
+        let output = Command::new(python).args(["-c", "import grpc"]).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    if has_grpc(&python) {
+        return Ok(());
+    }
+    step(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "grpcio"];
+    step(Command::new(&python).args(pip))
+}
+
+fn install_packages() -> Result<()> {
     let missing = missing();
     if missing.is_empty() {
         println!("real parts: all here");
@@ -64,7 +88,11 @@ pub(crate) fn install() -> Result<()> {
 }
 
 fn missing() -> Vec<&'static str> {
-    PARTS.iter().filter(|part| !part.is_here()).map(|part| part.package).collect()
+    let parts = PARTS.iter().filter(|part| !part.is_here()).map(|part| part.package);
+    // Debian's own python3 comes without what makes environments.
+    let venv = Command::new("python3").args(["-c", "import ensurepip, venv"]).output();
+    let venv = venv.is_ok_and(|output| output.status.success());
+    parts.chain((!venv).then_some("python3-venv")).collect()
 }
 
 fn apt() -> Command {

@@ -55,6 +55,7 @@ const REAL: [&str; 12] = [
     "eventbus",
     "mqtt_standard",
     "end_to_end",
+    "end_to_end_dmi",
     "end_to_end_faults",
     "end_to_end_bad_input",
     "twin_topics",
