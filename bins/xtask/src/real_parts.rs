@@ -88,11 +88,7 @@ fn install_packages() -> Result<()> {
 }
 
 fn missing() -> Vec<&'static str> {
-    let parts = PARTS.iter().filter(|part| !part.is_here()).map(|part| part.package);
-    // Debian's own python3 comes without what makes environments.
-    let venv = Command::new("python3").args(["-c", "import ensurepip, venv"]).output();
-    let venv = venv.is_ok_and(|output| output.status.success());
-    parts.chain((!venv).then_some("python3-venv")).collect()
+    PARTS.iter().filter(|part| !part.is_here()).map(|part| part.package).collect()
 }
 
 fn apt() -> Command {

@@ -78,8 +78,12 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
 
 /// Groups with their version, the core group first, each once.
 fn groups() -> Vec<(&'static str, &'static str)> {
-    let mut groups: Vec<_> = RESOURCES.iter().map(|resource| (resource.group, resource.version)).collect();
-    groups.dedup();
+    let mut groups = Vec::new();
+    for group in RESOURCES.iter().map(|resource| (resource.group, resource.version)) {
+        if !groups.contains(&group) {
+            groups.push(group);
+        }
+    }
     groups
 }
 
