@@ -86,7 +86,7 @@ class Mapper:
         self.log = open(arguments.log, "a", buffering=1)
 
     def note(self, what, **more):
-        self.log.write(json.dumps({"what": what, "pid": os.getpid(), **more}) + "\n")
+        self.log.write(json.dumps({"what": what, "pid": os.getpid(), "at": round(time.time(), 3), **more}) + "\n")
 
     # ------------------------------------------------------------------------------------ called by edgecore
 

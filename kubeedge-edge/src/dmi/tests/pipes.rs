@@ -266,6 +266,25 @@ async fn a_mapper_that_never_answers_holds_up_no_other_and_its_reports_are_taken
 }
 
 #[tokio::test]
+async fn a_mapper_that_was_killed_is_called_as_soon_as_it_is_back() {
+    let edge = Running::start();
+    // A process that was killed leaves its file.
+    drop(std::os::unix::net::UnixListener::bind(edge.path("m.sock")).unwrap());
+    edge.register("m", "rig").await;
+    edge.assign("a", "rig", "1");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mapper = RealMapper::default();
+    let server = mapper.serve(&edge.path("m.sock"));
+    let began = std::time::Instant::now();
+    assert_eq!(edge.register("m", "rig").await, ["a"]);
+    edge.assign("a", "rig", "2");
+    eventually("a to be updated", || mapper.limit_of("a").as_deref() == Some("2")).await;
+    assert!(began.elapsed() < Duration::from_millis(200), "{:?}", began.elapsed());
+    server.abort();
+    edge.stop().await;
+}
+
+#[tokio::test]
 async fn garbage_is_refused_and_everything_else_goes_on() {
     let mut edge = Running::start();
     edge.assign("a", "rig", "1");
