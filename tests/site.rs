@@ -310,10 +310,20 @@ impl Drop for Edge {
     fn drop(&mut self) {
         self.kill();
         self.kill_pods();
+        self.unmount();
     }
 }
 
 impl Edge {
+    /// Unmounts what pods had in memory, which outlives edgecore too.
+    fn unmount(&self) {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let below = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        for mount in below.filter(|mount| Path::new(mount).starts_with(&self.folder)) {
+            let _ = Command::new("umount").args(["-l", mount]).status();
+        }
+    }
+
     /// Ends the processes of pods, which outlive edgecore by design.
     fn kill_pods(&self) {
         let marker = self.folder.join("processes").to_string_lossy().into_owned();

@@ -63,6 +63,7 @@ impl Row {
         for file in files {
             let text = fs::read_to_string(&file)?;
             let text = text.replace("${HOST}", &host.to_string_lossy()).replace("${IMAGE}", image);
+            let text = text.replace("${IPC}", &fs::read_link("/proc/self/ns/ipc")?.to_string_lossy());
             let read: Vec<Self> =
                 serde_saphyr::from_str(&text).with_context(|| file.display().to_string())?;
             rows.extend(read.into_iter().map(|row| row.filled(image)));
