@@ -67,7 +67,7 @@ async fn pods_are_what_the_documentation_of_kubernetes_promises() -> Result<()> 
 /// A cloud and an edge on a real containerd.
 struct Site {
     client: Client,
-    edge: Edge,
+    _edge: Edge,
     _cloud: Cloud,
     _containerd: Containerd,
     _socket: UnixListener,
@@ -94,7 +94,7 @@ impl Site {
         let socket = prepare_host(&host)?;
         Ok(Self {
             client,
-            edge,
+            _edge: edge,
             host,
             _cloud: cloud,
             _containerd: containerd,
