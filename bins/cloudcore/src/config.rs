@@ -9,11 +9,13 @@ pub(crate) mod tree;
 
 use std::{
     net::SocketAddr,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
+use kubeedge_cloud::devicecontroller;
 
 use hub::Hub;
 use tree::Node;
@@ -35,8 +37,8 @@ pub(crate) struct Config {
     pub(crate) hub: Hub,
     /// Whether pods and their configuration go to nodes; the value is how often a node's state may be written.
     pub(crate) edge_controller: Option<Duration>,
-    /// Whether devices go to nodes.
-    pub(crate) device_controller: bool,
+    /// Whether devices go to nodes, and how often their statuses are written.
+    pub(crate) device_controller: Option<devicecontroller::Config>,
     /// Messages by rules; `None` if they are switched off.
     pub(crate) router: Option<Router>,
 }
@@ -103,7 +105,7 @@ impl Config {
             api: api(&root.at("kubeAPIConfig"))?,
             hub: hub::read(&root.at("modules.cloudHub"))?,
             edge_controller: controller.at("enable").bool()?.then_some(frequency),
-            device_controller: root.at("modules.deviceController.enable").bool()?,
+            device_controller: device_controller(root)?,
             router: router(&root.at("modules.router"))?,
         })
     }
@@ -112,6 +114,18 @@ impl Config {
 fn router(node: &Node<'_>) -> Result<Option<Router>> {
     let rest_timeout = node.at("restTimeout").seconds()?;
     Ok(node.listener()?.map(|listen| Router { listen, rest_timeout }))
+}
+
+fn device_controller(root: &Node<'_>) -> Result<Option<devicecontroller::Config>> {
+    let ours = root.at("kubeedgeRs.deviceController");
+    let config = devicecontroller::Config {
+        status_interval: ours.at("statusInterval").duration()?,
+        status_burst: ours.at("statusBurst").number(1, 1_000)?,
+        writes_per_second: NonZeroU32::new(ours.at("writesPerSecond").number(1, 100_000)?)
+            .context("it is at least one")?,
+        ..devicecontroller::Config::default()
+    };
+    Ok(root.at("modules.deviceController.enable").bool()?.then_some(config))
 }
 
 fn api(node: &Node<'_>) -> Result<Api> {

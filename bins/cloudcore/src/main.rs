@@ -179,10 +179,10 @@ async fn run(serve: &Serve) -> Result<()> {
         );
         group.spawn("edgecontroller", edgecontroller.run(stop.child_token()));
     }
-    if config.device_controller {
+    if let Some(pace) = &config.device_controller {
         snapshots.push(device_snapshots_tx);
         let devicecontroller = DeviceController::new(
-            devicecontroller::Config::default(),
+            pace.clone(),
             client.clone(),
             devicecontroller::Inbox { reports: device_reports_rx, snapshots: device_snapshots_rx },
             devicecontroller::Outbox { downstream: downstream_tx, acked: acked_tx },
@@ -289,7 +289,7 @@ fn hub_config(config: &Config) -> cloudhub::Config {
     // KubeEdge's keepaliveInterval is after how long a silent node is given up: two heartbeats.
     let heartbeat = config.hub.keepalive_interval / 2;
     let devices = ["Device", "DeviceModel"].map(str::to_owned);
-    let kinds_left_alone = if config.device_controller { Vec::new() } else { devices.into() };
+    let kinds_left_alone = if config.device_controller.is_some() { Vec::new() } else { devices.into() };
     cloudhub::Config {
         link: NodeConfig { heartbeat, kinds_left_alone, ..NodeConfig::default() },
         max_sessions: config.hub.node_limit,

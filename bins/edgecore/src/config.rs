@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use kubeedge_core::id::NodeName;
+use kubeedge_edge::devicetwin;
 use kubeedge_edge::{eventbus, servicebus};
 
 use devices::Devices;
@@ -42,6 +43,8 @@ pub(crate) struct Config {
     pub(crate) edged: Option<Edged>,
     /// Whether there are devices.
     pub(crate) device_twin: bool,
+    /// What bounds them, and how often devices are reported.
+    pub(crate) device_limits: devicetwin::Limits,
     /// The socket for mappers outside the process.
     pub(crate) dmi_socket: PathBuf,
     /// MQTT; `None` if it is switched off.
@@ -100,6 +103,7 @@ impl Config {
             meta,
             edged: modules::edged(root)?,
             device_twin: modules.at("deviceTwin.enable").bool()?,
+            device_limits: modules::device_limits(&root.at("kubeedgeRs.deviceTwin"))?,
             dmi_socket: modules::dmi_socket(&modules.at("deviceTwin"))?,
             event_bus: event_bus::read(root, warnings)?,
             service_bus: modules::service_bus(root)?,

@@ -223,7 +223,10 @@ async fn run(file: &Path) -> Result<()> {
     }
     if config.device_twin {
         let devicetwin = DeviceTwin::new(
-            devicetwin::Config::new(config.node.clone()),
+            devicetwin::Config {
+                limits: config.device_limits.clone(),
+                ..devicetwin::Config::new(config.node.clone())
+            },
             store.clone(),
             devicetwin::Inbox {
                 devices: devices_rx,

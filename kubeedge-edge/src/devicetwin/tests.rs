@@ -1,5 +1,6 @@
 //! Behaviour, told through the state first and through the pipes second.
 
+mod golden;
 mod pipes;
 mod random;
 mod stories;

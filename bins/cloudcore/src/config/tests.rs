@@ -66,7 +66,7 @@ modules:
     assert_eq!(config.hub.advertise_addresses.len(), 2);
     assert_eq!(config.hub.dns_names, ["cloud.example.com"]);
     assert_eq!((config.hub.quic, config.hub.https), (None, None));
-    assert!(!config.device_controller);
+    assert!(config.device_controller.is_none());
 }
 
 #[test]

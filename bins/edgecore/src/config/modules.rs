@@ -3,13 +3,17 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     path::PathBuf,
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use kubeedge_core::id::NodeName;
-use kubeedge_edge::servicebus::{self, Allowed};
+use kubeedge_edge::{
+    devicetwin,
+    servicebus::{self, Allowed},
+};
 
 use super::{
     tree::Node,
@@ -234,4 +238,15 @@ fn allowed(node: &Node<'_>) -> Result<Allowed> {
     let text = if path.is_absent() { "/" } else { path.text()? };
     ensure!(text.starts_with('/'), path.wrong(format!("{text:?} does not begin with /")));
     Ok(Allowed { port: node.at("port").port()?, path: text.to_owned() })
+}
+
+/// How often devices are reported to the cloud.
+pub(super) fn device_limits(node: &Node<'_>) -> Result<devicetwin::Limits> {
+    Ok(devicetwin::Limits {
+        report_interval: node.at("reportInterval").duration()?,
+        report_burst: node.at("reportBurst").number(1, 1_000)?,
+        reports_per_second: NonZeroU32::new(node.at("reportsPerSecond").number(1, 100_000)?)
+            .context("it is at least one")?,
+        ..devicetwin::Limits::default()
+    })
 }

@@ -214,6 +214,8 @@ fn a_value_that_cannot_be_is_an_error_that_begins_with_its_path() {
         ("modules.serviceBus.port", "65536"),
         ("modules.deviceTwin.dmiSockPath", "dmi"),
         ("kubeedgeRs.runtime", "docker"),
+        ("kubeedgeRs.deviceTwin.reportInterval", "often"),
+        ("kubeedgeRs.deviceTwin.reportsPerSecond", "0"),
         ("kubeedgeRs.mappers", "[teapot]"),
         ("kubeedgeRs.mappers", "[modbus, modbus]"),
         ("kubeedgeRs.localDevices.files", "[sys]"),
