@@ -14,8 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use kubeedge_core::id::NodeName;
-use kubeedge_edge::devicetwin;
-use kubeedge_edge::{eventbus, servicebus};
+use kubeedge_edge::{devicetwin, eventbus, servicebus};
 
 use devices::Devices;
 use hub::Hub;
