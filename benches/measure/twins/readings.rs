@@ -144,12 +144,12 @@ impl Site {
             let mut number = 0;
             loop {
                 tokio::select! {
-                    Some(event) = cloud.downstream.recv() => drop(devices.send(event.message)),
+                    Some(event) = cloud.downstream.recv() => { let _ = devices.send(event.message); }
                     Some(message) = reports_rx.recv() => {
                         number += 1;
                         let message = Delivered { delivery: Delivery { session: 1, number }, message };
                         let node = "edge-1".parse().expect("it is a name");
-                        drop(cloud.reports.send(FromNode { node, message }));
+                        let _ = cloud.reports.send(FromNode { node, message });
                     }
                     Some(_) = cloud.acked.recv() => {}
                     Some(_) = publishes_rx.recv() => {}
