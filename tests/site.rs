@@ -69,10 +69,20 @@ impl Cloud {
 
     /// Starts a standalone cloudcore whose sessions have a heartbeat of so many seconds.
     pub fn start_with_heartbeat(binaries: &Binaries, folder: &Path, heartbeat: u64) -> Result<Self> {
+        Self::start_with_modules(binaries, folder, heartbeat, "")
+    }
+
+    /// As [`Cloud::start_with_heartbeat`], with more lines for its configuration file, under `modules:`.
+    pub fn start_with_modules(
+        binaries: &Binaries,
+        folder: &Path,
+        heartbeat: u64,
+        modules: &str,
+    ) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let ports = Ports { quic: free_port()?, websocket: free_port()?, api: free_port()? };
         let mut cloud = Self { binaries: binaries.clone(), folder: folder.to_owned(), ports, process: None };
-        fs::write(cloud.folder.join("cloudcore.yaml"), cloud.config(heartbeat))?;
+        fs::write(cloud.folder.join("cloudcore.yaml"), cloud.config(heartbeat) + modules)?;
         cloud.spawn()?;
         Ok(cloud)
     }

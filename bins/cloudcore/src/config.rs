@@ -50,6 +50,8 @@ pub(crate) struct Router {
     pub(crate) listen: SocketAddr,
     /// How long a node may take to answer one.
     pub(crate) rest_timeout: Duration,
+    /// The authorities of `https` servers that messages are posted to.
+    pub(crate) target_ca: Option<PathBuf>,
 }
 
 /// How the API server is reached.
@@ -106,14 +108,17 @@ impl Config {
             hub: hub::read(&root.at("modules.cloudHub"))?,
             edge_controller: controller.at("enable").bool()?.then_some(frequency),
             device_controller: device_controller(root)?,
-            router: router(&root.at("modules.router"))?,
+            router: router(root)?,
         })
     }
 }
 
-fn router(node: &Node<'_>) -> Result<Option<Router>> {
+fn router(root: &Node<'_>) -> Result<Option<Router>> {
+    let node = root.at("modules.router");
     let rest_timeout = node.at("restTimeout").seconds()?;
-    Ok(node.listener()?.map(|listen| Router { listen, rest_timeout }))
+    let ca = root.at("kubeedgeRs.router.targetCAFile");
+    let target_ca = ca.filled()?.map(|_| ca.file()).transpose()?;
+    Ok(node.listener()?.map(|listen| Router { listen, rest_timeout, target_ca }))
 }
 
 fn device_controller(root: &Node<'_>) -> Result<Option<devicecontroller::Config>> {

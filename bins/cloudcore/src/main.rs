@@ -5,7 +5,14 @@
 mod config;
 mod identity;
 
-use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::IsTerminal,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
@@ -27,7 +34,7 @@ use kubeedge_core::{
         Acked, Delivered, Delivery, FromNode, ObjectEvent, ObjectRef, Report, ReportKey, SessionState,
         ToNode, UploadedPublish,
     },
-    pipe,
+    pipe, tls,
     transport::{
         Listener,
         quic::{QuicListener, QuicListenerConfig},
@@ -194,8 +201,9 @@ async fn run(serve: &Serve) -> Result<()> {
             .await
             .with_context(|| format!("modules.router: {}", rules.listen))?;
         tracing::info!(address = %rules.listen, "taking requests for nodes, without asking who they are from");
+        let target_tls = rules.target_ca.as_deref().map(target_tls).transpose()?;
         let router = Router::new(
-            router::Config { rest_timeout: rules.rest_timeout, ..router::Config::default() },
+            router::Config { rest_timeout: rules.rest_timeout, target_tls, ..router::Config::default() },
             client,
             Some(listener),
             router::Inbox { messages: messages_rx },
@@ -283,6 +291,12 @@ fn listeners(config: &Config, identity: &CloudIdentity) -> Result<Vec<Box<dyn Li
         bail!("modules.cloudHub: neither quic nor websocket is enabled");
     }
     Ok(listeners)
+}
+
+/// How servers that messages are posted to are spoken to by `https`.
+fn target_tls(ca: &Path) -> Result<Arc<rustls::ClientConfig>> {
+    let roots = tls::roots_from_file(ca).context("kubeedgeRs.router.targetCAFile")?;
+    Ok(Arc::new(tls::other_client_config(None, roots)?))
 }
 
 fn hub_config(config: &Config) -> cloudhub::Config {

@@ -47,7 +47,7 @@ pub(crate) fn simulate(seed: Option<u64>, seeds: u64) -> Result<()> {
 }
 
 /// The test binaries that need real parts, as nextest's filters name them.
-const REAL: [&str; 13] = [
+const REAL: [&str; 14] = [
     "containerd",
     "devices",
     "kubelet_api",
@@ -58,6 +58,7 @@ const REAL: [&str; 13] = [
     "end_to_end_dmi",
     "end_to_end_faults",
     "end_to_end_bad_input",
+    "end_to_end_messages",
     "twin_topics",
     "end_to_end_pod_faults",
     "end_to_end_pods",

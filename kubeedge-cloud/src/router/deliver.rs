@@ -1,27 +1,44 @@
 //! Posts one message to an HTTP server.
 
-use std::time::Duration;
+use std::{pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{ClientConfig, pki_types::ServerName},
+};
 
-use super::state::{Job, Outcome};
+use super::{
+    Config,
+    state::{Job, Outcome},
+};
 
 /// How much of a failure's body is told in the status of the rule.
 const TOLD: usize = 256;
 
 /// Posts the message, as KubeEdge does: the payload as it is, and the node in a header.
-pub(super) async fn deliver(job: &Job, deadline: Duration) -> Outcome {
+pub(super) async fn deliver(job: &Job, config: &Config) -> Outcome {
+    let deadline = config.target_timeout;
     let Ok(uri) = job.url.parse::<Uri>() else {
         return Outcome::Refused(format!("{:?} is not a URL", job.url));
     };
-    if uri.scheme_str() != Some("http") {
-        return Outcome::Refused(format!("{}: only http is spoken to targets", job.url));
-    }
-    match timeout(deadline, post(&uri, job)).await {
+    let tls = match (uri.scheme_str(), &config.target_tls) {
+        (Some("http"), _) => None,
+        (Some("https"), Some(tls)) => Some(tls.clone()),
+        (Some("https"), None) => {
+            return Outcome::Refused(format!("{}: no authority is configured for https", job.url));
+        }
+        (Some(_) | None, _) => return Outcome::Refused(format!("{} is neither http nor https", job.url)),
+    };
+    match timeout(deadline, post(&uri, job, tls)).await {
         Err(_) => Outcome::Retry(format!("{}: no answer within {deadline:?}", job.url)),
         Ok(Err(error)) => Outcome::Retry(format!("{}: {error}", job.url)),
         Ok(Ok((status, _))) if status.is_success() => Outcome::Delivered,
@@ -36,10 +53,28 @@ pub(super) async fn deliver(job: &Job, deadline: Duration) -> Outcome {
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-async fn post(uri: &Uri, job: &Job) -> Result<(StatusCode, String), BoxError> {
+async fn post(
+    uri: &Uri,
+    job: &Job,
+    tls: Option<Arc<ClientConfig>>,
+) -> Result<(StatusCode, String), BoxError> {
     let host = uri.host().ok_or("the URL has no host")?.trim_matches(['[', ']']);
-    let port = uri.port_u16().unwrap_or(80);
+    let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
     let socket = TcpStream::connect((host, port)).await?;
+    match tls {
+        None => post_over(socket, uri, job).await,
+        Some(tls) => {
+            let name = ServerName::try_from(host.to_owned())?;
+            post_over(TlsConnector::from(tls).connect(name, socket).await?, uri, job).await
+        }
+    }
+}
+
+async fn post_over(
+    socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    uri: &Uri,
+    job: &Job,
+) -> Result<(StatusCode, String), BoxError> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
     let answered = async {
         let authority = uri.authority().map_or("", |authority| authority.as_str());
@@ -56,10 +91,11 @@ async fn post(uri: &Uri, job: &Job) -> Result<(StatusCode, String), BoxError> {
         let body = body.map_or(Bytes::new(), |body| body.to_bytes());
         Ok((status, String::from_utf8_lossy(&body).trim().to_owned()))
     };
+    let mut answered = pin!(answered);
     tokio::select! {
-        answered = answered => answered,
-        // The connection has to be driven; that it ends before the answer is told by the answer.
-        error = async { connection.await.err().map_or_else(|| "the connection ended".into(), BoxError::from) } => Err(error),
+        answered = &mut answered => answered,
+        // The connection has to be driven. It may end with the answer, before that has been looked at.
+        _ = connection => answered.await,
     }
 }
 

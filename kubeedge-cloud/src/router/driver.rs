@@ -119,10 +119,10 @@ impl Driver {
 
     fn perform(&mut self) {
         while let Some(job) = self.state.poll_job(now()) {
-            let deadline = self.config.target_timeout;
+            let config = self.config.clone();
             self.delivering.push(
                 async move {
-                    let outcome = deliver(&job, deadline).await;
+                    let outcome = deliver(&job, &config).await;
                     (job, outcome)
                 }
                 .boxed(),

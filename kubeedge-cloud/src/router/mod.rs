@@ -28,7 +28,7 @@
 //! # }
 //! ```
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use kube::Client;
 use kubeedge_core::{
@@ -37,6 +37,7 @@ use kubeedge_core::{
     pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
 };
 use tokio::net::TcpListener;
+use tokio_rustls::rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 
 mod deliver;
@@ -68,6 +69,8 @@ pub struct Config {
     pub requests_max: usize,
     /// How long an HTTP server may take for one message.
     pub target_timeout: Duration,
+    /// How servers are spoken to by `https`; without it such a server is refused.
+    pub target_tls: Option<Arc<ClientConfig>>,
     /// How a message that a server does not take is tried again.
     pub limits: Limits,
     /// How often the `status` of a rule is written at most.
@@ -79,13 +82,16 @@ pub struct Config {
 pub struct Limits {
     /// Messages that were received and not delivered; further ones wait on their nodes.
     pub messages_max: usize,
+    /// And bytes of them.
+    pub bytes_max: usize,
     /// Attempts at once.
     pub at_once: usize,
     /// The pause after the first failure; it doubles.
     pub retry_first: Duration,
     /// The longest pause.
     pub retry_max: Duration,
-    /// After how long a message that its server does not take is given up, and counted as failed.
+    /// After how long without success a message is given up and counted as failed. From then on each is tried once, until
+    /// its server takes one.
     pub give_up_after: Duration,
 }
 
@@ -96,8 +102,10 @@ impl Default for Config {
             body_bytes_max: 3 << 20,
             requests_max: 256,
             target_timeout: Duration::from_secs(10),
+            target_tls: None,
             limits: Limits {
-                messages_max: 4096,
+                messages_max: 16_384,
+                bytes_max: 64 << 20,
                 at_once: 64,
                 retry_first: Duration::from_millis(500),
                 retry_max: Duration::from_secs(30),

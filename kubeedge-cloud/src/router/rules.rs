@@ -1,6 +1,6 @@
 //! What Rules and RuleEndpoints say, and which rule is meant. Nothing here waits or writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kubeedge_core::{id::NodeName, message::Object};
 use serde::Deserialize;
@@ -110,6 +110,8 @@ pub(super) struct Rules {
     endpoints: BTreeMap<Name, EndpointSpec>,
     up: Vec<Up>,
     down: Vec<Down>,
+    /// What has not been told again since all of its kind began to be.
+    untold: BTreeSet<(&'static str, Name)>,
 }
 
 /// What a request to the router is for.
@@ -133,8 +135,10 @@ impl Rules {
     /// Takes an object as it is. Returns what is wrong with it.
     pub(super) fn apply(&mut self, object: &Object) -> Result<(), String> {
         let name = name(object);
+        let kind = if object.reference.kind() == RULES.kind { RULES } else { ENDPOINTS };
+        self.untold.remove(&(kind.kind, name.clone()));
         let wrong = |error: serde_json::Error| format!("{}: {error}", object.reference);
-        let outcome = if object.reference.kind() == RULES.kind {
+        let outcome = if kind == RULES {
             match serde_json::from_slice(&object.json) {
                 Ok(rule) => {
                     self.rules.insert(name, rule);
@@ -172,9 +176,28 @@ impl Rules {
         self.resolve();
     }
 
-    /// All objects of a kind are told again.
+    /// All objects of a kind are about to be told again. Until [`Rules::finish`] those that are known stay in force.
     pub(super) fn begin(&mut self, kind: Kind) {
-        if kind == RULES { self.rules.clear() } else { self.endpoints.clear() }
+        let names: Vec<_> = if kind == RULES {
+            self.rules.keys().cloned().collect()
+        } else {
+            self.endpoints.keys().cloned().collect()
+        };
+        self.untold.extend(names.into_iter().map(|name| (kind.kind, name)));
+    }
+
+    /// All objects of the kind have been told: the others are gone.
+    pub(super) fn finish(&mut self, kind: Kind) {
+        for (of, name) in std::mem::take(&mut self.untold) {
+            if of != kind.kind {
+                self.untold.insert((of, name));
+            } else if kind == RULES {
+                self.rules.remove(&name);
+            } else {
+                self.endpoints.remove(&name);
+            }
+        }
+        self.resolve();
     }
 
     /// The counters as the API has them.

@@ -34,6 +34,7 @@ pub(super) struct State {
     kinds: usize,
     seen: Seen,
     messages: BTreeMap<MessageKey, Message>,
+    bytes: usize,
     lanes: BTreeMap<LaneKey, Lane>,
     busy: usize,
     taken: VecDeque<ToNode<Delivery>>,
@@ -56,7 +57,7 @@ struct Lane {
     busy: bool,
     failures: u32,
     not_before: Option<Instant>,
-    /// When the first message is given up, if it goes on failing.
+    /// Since the last success no message was taken: when this is over, each is tried once and given up.
     give_up_at: Option<Instant>,
 }
 
@@ -94,6 +95,7 @@ impl State {
             kinds,
             seen: Seen::default(),
             messages: BTreeMap::new(),
+            bytes: 0,
             lanes: BTreeMap::new(),
             busy: 0,
             taken: VecDeque::new(),
@@ -104,7 +106,8 @@ impl State {
 
     /// Whether all rules are known, so that a message without one is one without.
     pub(super) fn takes_messages(&self) -> bool {
-        self.listed.len() == self.kinds && self.messages.len() < self.limits.messages_max
+        let room = self.messages.len() < self.limits.messages_max && self.bytes < self.limits.bytes_max;
+        self.listed.len() == self.kinds && room
     }
 
     pub(super) fn rules(&self) -> &Rules {
@@ -120,8 +123,15 @@ impl State {
                     tracing::warn!(why, "a rule cannot be read");
                 }
             }
-            Change::Deleted(object) => self.rules.delete(&object),
+            Change::Deleted(object) => {
+                self.rules.delete(&object);
+                let rules = &self.rules;
+                self.lanes.retain(|(_, rule), lane| {
+                    lane.busy || !lane.waiting.is_empty() || rules.counters(rule).is_some()
+                });
+            }
             Change::Listed(kind) => {
+                self.rules.finish(kind);
                 self.listed.insert(kind);
             }
         }
@@ -144,6 +154,7 @@ impl State {
             tracing::trace!(%node, topic = message.publish.topic, "no rule for a message of a node");
         }
         let publish = Arc::new(message.publish);
+        self.bytes += publish.size();
         self.messages.insert(key, Message { delivery, publish, left: rules.len().max(1) });
         for (rule, url) in &rules {
             let lane = self.lanes.entry((node.clone(), rule.clone())).or_default();
@@ -177,18 +188,25 @@ impl State {
         let Some(lane) = self.lanes.get_mut(&job.lane) else { return };
         lane.busy = false;
         let failure = match outcome {
-            Outcome::Delivered => None,
+            Outcome::Delivered => {
+                lane.give_up_at = None;
+                None
+            }
             Outcome::Retry(why) if lane.give_up_at.is_none_or(|at| now < at) => {
                 tracing::debug!(rule = job.lane.1.1, url = job.url, why, "a message is tried again");
                 lane.not_before = Some(now + self.limits.backoff(lane.failures));
                 lane.failures = lane.failures.saturating_add(1);
                 return;
             }
-            Outcome::Retry(why) | Outcome::Refused(why) => Some(why),
+            Outcome::Retry(why) => Some(why),
+            Outcome::Refused(why) => {
+                lane.give_up_at = None;
+                Some(why)
+            }
         };
         lane.waiting.pop_front();
-        (lane.failures, lane.not_before, lane.give_up_at) = (0, None, None);
-        if lane.waiting.is_empty() {
+        (lane.failures, lane.not_before) = (0, None);
+        if lane.waiting.is_empty() && lane.give_up_at.is_none() {
             self.lanes.remove(&job.lane);
         }
         self.count(&job.lane.1, failure);
@@ -221,6 +239,7 @@ impl State {
         message.left -= 1;
         if message.left == 0 {
             self.taken.push_back(ToNode { node: node.clone(), message: message.delivery });
+            self.bytes -= message.publish.size();
             self.messages.remove(&key);
             self.seen.insert(node, id);
         }

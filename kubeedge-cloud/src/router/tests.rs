@@ -130,6 +130,18 @@ fn a_rule_that_says_nothing_or_garbage_is_named_and_hurts_no_other() {
     assert_eq!(rules.of_message(&node("edge-1"), "default/t").len(), 1);
 }
 
+#[test]
+fn rules_stay_in_force_while_they_are_told_again_and_those_that_are_not_are_gone() {
+    let mut rules = rules(&[up("a", "t", "http://a"), up("b", "t", "http://b")]);
+    let known = |rules: &Rules| rules.of_message(&node("edge-1"), "default/t").len();
+    rules.begin(RULES);
+    assert_eq!(known(&rules), 2);
+    rules.apply(&object(&up("b", "t", "http://b"))).unwrap();
+    assert_eq!(known(&rules), 2);
+    rules.finish(RULES);
+    assert_eq!(known(&rules), 1);
+}
+
 // ------------------------------------------------------------------------------------------------------ messages
 
 fn state(objects: &[Value]) -> State {
@@ -192,19 +204,21 @@ fn messages_of_a_node_for_a_rule_stay_in_order_and_a_failing_one_is_tried_until_
     state.handle_message(message(1, 2, "default/t"));
     let begun = now;
     let mut attempts = 0;
-    loop {
+    let second = loop {
         let job = state.poll_job(now).unwrap();
         if job.id.number == 2 {
-            break;
+            break job;
         }
         assert_eq!(state.poll_job(now), None, "the second waits for the first");
         attempts += 1;
         state.handle_outcome(&job, Outcome::Retry("down".into()), now);
         now = state.poll_timeout().unwrap_or(now);
-    }
+    };
     assert!(now - begun >= Duration::from_secs(60) && attempts > 5, "{attempts} in {:?}", now - begun);
-    assert_eq!(taken(&mut state), [Delivery { session: 1, number: 1 }]);
-    assert_eq!(state.counters(&name("a")).unwrap().fail_messages, 1);
+    // Its server is taken for dead: the next has one attempt, and is not tried for as long again.
+    state.handle_outcome(&second, Outcome::Retry("down".into()), now);
+    assert_eq!(taken(&mut state), [1, 2].map(|number| Delivery { session: 1, number }));
+    assert_eq!(state.counters(&name("a")).unwrap().fail_messages, 2);
 }
 
 #[test]

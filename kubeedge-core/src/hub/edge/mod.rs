@@ -6,6 +6,7 @@ use std::{
 use super::{
     EdgeConfig, Frame, Hello, PROTOCOL,
     calls::Calls,
+    config::Flow,
     incoming::Incoming,
     outgoing::Outgoing,
     timers::{Backoff, Keepalive, Repeat, Side},
@@ -152,7 +153,7 @@ impl EdgeLink {
             held: BTreeMap::new(),
             incoming: OBJECT_LANES.map(|_| Incoming::new()),
             reports: REPORT_LANES.map(|_| Outgoing::new(config.flow.clone())),
-            uploads: Outgoing::new(config.flow.clone()),
+            uploads: Outgoing::new(upload_flow(&config)),
             last_upload: 0,
             queries: Calls::new(config.queries_max),
             requests: Calls::new(config.requests_max),
@@ -435,6 +436,12 @@ impl EdgeLink {
             self.outputs.push_back(EdgeOutput::Connectivity(connectivity));
         }
     }
+}
+
+/// Uploads are acknowledged when somebody in the cloud has taken them, which for some may be never: they have a window of
+/// their own, as wide as what may wait, so that they do not hold up those of others.
+fn upload_flow(config: &EdgeConfig) -> Flow {
+    Flow { window_items: config.uploads_max, window_bytes: config.uploads_bytes_max, ..config.flow.clone() }
 }
 
 fn object_lane(lane: Lane) -> Option<usize> {
