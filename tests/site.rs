@@ -42,12 +42,21 @@ pub struct EdgeOptions {
     pub containerd: Option<PathBuf>,
     /// More lines for its configuration file, under `modules:`.
     pub modules: String,
+    /// The mappers in its process, and more lines under `kubeedgeRs:`.
+    pub mappers: String,
 }
 
 impl EdgeOptions {
     /// A node that runs processes.
     pub fn new(node: &str) -> Self {
-        Self { node: node.into(), quic: None, websocket: true, containerd: None, modules: String::new() }
+        Self {
+            node: node.into(),
+            quic: None,
+            websocket: true,
+            containerd: None,
+            modules: String::new(),
+            mappers: "[thermometer]".into(),
+        }
     }
 }
 
@@ -242,7 +251,7 @@ impl Edge {
                 socket.display()
             )
         });
-        let (node, modules) = (&options.node, &options.modules);
+        let (node, modules, mappers) = (&options.node, &options.modules, &options.mappers);
         let event_bus = if modules.contains("eventBus:") {
             String::new()
         } else {
@@ -268,7 +277,7 @@ modules:
     hostnameOverride: {node}
     rootDirectory: {folder}/root
 {socket}{event_bus}{device_twin}{modules}kubeedgeRs:
-{runtime}  mappers: [thermometer]
+{runtime}  mappers: {mappers}
 "
         )
     }

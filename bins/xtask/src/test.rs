@@ -56,6 +56,7 @@ const REAL: [&str; 14] = [
     "mqtt_standard",
     "end_to_end",
     "end_to_end_dmi",
+    "end_to_end_devices",
     "end_to_end_faults",
     "end_to_end_bad_input",
     "end_to_end_messages",
