@@ -47,7 +47,7 @@ const STREAMS_MAX: u32 = 64;
 pub(super) async fn run(dmi: Dmi, stop: CancellationToken) -> Result<(), Error> {
     let (caller, questions) = pipe::calls("dmi", QUESTIONS_MAX);
     let config = dmi.config.clone();
-    let server = serve(&config, Service { questions: caller }, stop.clone());
+    let server = serve(&config, Service { questions: caller, logged: Default::default() }, stop.clone());
     let mut server = std::pin::pin!(server);
     let part = Loop::new(dmi, questions);
     let mut part = std::pin::pin!(part.run(stop));

@@ -1,6 +1,9 @@
 //! What mappers may call: each call becomes a question to the loop.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use kubeedge_core::{
     dmi::proto::{
@@ -48,14 +51,32 @@ const DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) questions: Caller<Question, Answered>,
+    /// When a refusal was logged last, and how many have been left out since.
+    pub(super) logged: Mutex<(Option<Instant>, u64)>,
 }
 
+/// How often a refusal is logged at most: a mapper that is wrong is wrong with every report.
+const LOG_EVERY: Duration = Duration::from_secs(1);
+
 impl Service {
+    fn note(&self, refusal: &Refusal) {
+        // No code of others runs under the lock, so a poisoned pair is still whole.
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.0.is_some_and(|at| at.elapsed() < LOG_EVERY) {
+            logged.1 += 1;
+            return;
+        }
+        let (code, why, left_out) = (refusal.code, &refusal.why, logged.1);
+        *logged = (Some(Instant::now()), 0);
+        drop(logged);
+        tracing::warn!(?code, why, left_out, "a mapper's call was refused");
+    }
+
     async fn ask(&self, question: Question) -> Result<Answer, Status> {
         match self.questions.call(question, DEADLINE).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(refusal)) => {
-                tracing::warn!(code = ?refusal.code, why = refusal.why, "a mapper's call was refused");
+                self.note(&refusal);
                 Err(Status::new(refusal.code, refusal.why))
             }
             Err(error @ CallError::Full(_)) => {
