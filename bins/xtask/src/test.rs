@@ -63,6 +63,7 @@ const REAL: [&str; 15] = [
     "twin_topics",
     "end_to_end_pod_faults",
     "end_to_end_pods",
+    "end_to_end_pod_life",
 ];
 
 fn tests(filter: Option<&str>, real_parts: bool) -> Command {

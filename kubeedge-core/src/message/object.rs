@@ -127,8 +127,9 @@ impl fmt::Debug for ObjectRef {
 
 /// Says of an object's content all that matters to the edge: equal fingerprints need no sending.
 ///
-/// The cloud computes it once, over the object without `status`, `managedFields`, `resourceVersion`, `apiVersion` and `kind`, and
-/// it travels with the object. So a status that the edge itself reported does not come back to it.
+/// The cloud computes it once, over the object without `status`, `managedFields`, `resourceVersion`, `apiVersion` and
+/// `kind`, and it travels with the object. So a status that the edge itself reported does not come back to it. Of a
+/// pod with readiness gates, the conditions that they name count, since others set them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Fingerprint(pub u64);
@@ -142,7 +143,11 @@ impl Fingerprint {
     /// If the text is not a JSON object.
     pub fn of(json: &[u8]) -> Result<Self, serde_json::Error> {
         let mut object: BTreeMap<String, serde_json::Value> = serde_json::from_slice(json)?;
-        object.remove("status");
+        let status = object.remove("status");
+        // Others set the conditions that a pod's readiness gates name, and its node decides by them.
+        if let Some(gates) = gates(&object, status.as_ref()) {
+            object.insert("status".to_owned(), gates);
+        }
         // A watch sends these two and the items of a list may lack them; the reference has them in any case.
         object.remove("apiVersion");
         object.remove("kind");
@@ -157,6 +162,20 @@ impl Fingerprint {
         first.copy_from_slice(&digest[..8]);
         Ok(Self(u64::from_be_bytes(first)))
     }
+}
+
+/// The conditions of a pod's status that its readiness gates name, if it has such gates.
+fn gates(
+    object: &BTreeMap<String, serde_json::Value>,
+    status: Option<&serde_json::Value>,
+) -> Option<serde_json::Value> {
+    let gates = object.get("spec")?.get("readinessGates")?.as_array().filter(|gates| !gates.is_empty())?;
+    let conditions = status.and_then(|status| status["conditions"].as_array()).map_or(&[][..], Vec::as_slice);
+    let condition = |gate: &serde_json::Value| {
+        let found = conditions.iter().find(|condition| condition["type"] == gate["conditionType"]);
+        found.map_or(serde_json::Value::Null, |condition| condition["status"].clone())
+    };
+    Some(gates.iter().map(condition).collect())
 }
 
 struct HashWriter<'a>(&'a mut Sha256);
@@ -413,6 +432,24 @@ mod tests {
         let label = of(r#"{"metadata":{"name":"a","labels":{"x":"y"}},"spec":{"b":1,"a":2}}"#);
         assert_eq!(base, status);
         assert_ne!(base, label);
+    }
+
+    #[test]
+    fn a_condition_that_a_readiness_gate_names_changes_the_fingerprint_and_others_do_not() {
+        let of = |conditions: &str| {
+            let json = format!(
+                r#"{{"metadata":{{"name":"a"}},"spec":{{"readinessGates":[{{"conditionType":"lb"}}]}},
+                     "status":{{"phase":"Running","conditions":[{conditions}]}}}}"#
+            );
+            Fingerprint::of(json.as_bytes()).unwrap()
+        };
+        let closed = of(r#"{"type":"Ready","status":"False"}"#);
+        assert_eq!(closed, of(r#"{"type":"Ready","status":"True"},{"type":"other","status":"True"}"#));
+        assert_ne!(closed, of(r#"{"type":"lb","status":"False"}"#));
+        assert_ne!(
+            of(r#"{"type":"lb","status":"False"}"#),
+            of(r#"{"type":"lb","status":"True","reason":"r"}"#)
+        );
     }
 
     #[test]

@@ -50,6 +50,7 @@ impl Shown {
         if self.start_time.is_none() {
             self.start_time.clone_from(&old.start_time);
         }
+        self.gates.clear();
         for condition in &old.conditions {
             self.gates.insert(condition.kind.clone(), condition.status.clone());
             if let Some(time) = &condition.last_transition_time {
