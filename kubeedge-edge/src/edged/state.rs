@@ -9,6 +9,7 @@ mod entry;
 mod exits;
 mod plan;
 mod probes;
+mod steps;
 #[cfg(test)]
 mod tests;
 

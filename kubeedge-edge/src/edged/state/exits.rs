@@ -14,7 +14,7 @@ use crate::edged::{
 #[derive(Debug, Clone)]
 pub(crate) struct Trouble {
     pub(crate) failure: Failure,
-    /// Which step it was, see [`super::entry::Busy::rank`].
+    /// Which step it was, see [`super::steps::Busy::rank`].
     pub(crate) rank: u8,
     pub(crate) count: u32,
     pub(crate) since: Instant,

@@ -11,8 +11,9 @@ use kubeedge_core::runtime::ObservedSandbox;
 
 use super::{
     Moment, Verdict,
-    entry::{Busy, Entry, Stage},
+    entry::{Entry, Stage},
     exits::{exit_code, is_final, is_running, may_not_restart, newest},
+    steps::Busy,
 };
 use crate::edged::{
     Config,

@@ -6,9 +6,10 @@ use kubeedge_core::runtime::{ContainerState, ObservedContainer, ObservedSandbox}
 
 use super::{
     super::{
-        entry::{Busy, Entry, Image, Starting},
+        entry::{Entry, Image, Starting},
         exits::{exit_code, is_final, is_running, newest_of},
         probes::ProbeKind,
+        steps::Busy,
     },
     Planner, Steps,
 };

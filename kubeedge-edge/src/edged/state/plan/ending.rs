@@ -5,10 +5,7 @@ use std::time::Duration;
 use kubeedge_core::{id::check_subdomain, runtime::ObservedContainer};
 
 use super::{
-    super::{
-        entry::{Busy, Entry},
-        exits::is_alive,
-    },
+    super::{entry::Entry, exits::is_alive, steps::Busy},
     Planner, Steps,
 };
 use crate::edged::{
