@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::MetadataExt,
     path::PathBuf,
 };
 
@@ -11,7 +12,7 @@ use kubeedge_core::{
     runtime::{ContainerState, LogFormat, ObservedContainer, ObservedSandbox},
 };
 
-use super::state::Entry;
+use super::{rotation, state::Entry};
 
 /// The most that one piece may have.
 const CHUNK: usize = 256 << 10;
@@ -65,30 +66,93 @@ pub(crate) fn find(
     Ok(Source { path: log.path.clone(), format: log.format, running })
 }
 
+/// A place in a log: an offset, and which file it is in, since a log goes on in another file when it is rotated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cursor {
+    /// The low bits of the file's inode number; enough to tell the few files of one container apart.
+    file: u16,
+    offset: u64,
+}
+
+impl Cursor {
+    const OFFSET_BITS: u32 = 48;
+
+    fn to_number(self) -> u64 {
+        u64::from(self.file) << Self::OFFSET_BITS | self.offset
+    }
+
+    fn of_number(number: u64) -> Self {
+        let file = u16::try_from(number >> Self::OFFSET_BITS).unwrap_or(0);
+        Self { file, offset: number & ((1 << Self::OFFSET_BITS) - 1) }
+    }
+}
+
+fn tag_of(metadata: &fs::Metadata) -> u16 {
+    u16::try_from(metadata.ino() & 0xffff).unwrap_or(0)
+}
+
 /// Reads the next piece: whole lines from the cursor on, or from where the request says to begin.
 ///
 /// A line that its writer has not ended waits until it is, or until the writer is gone. The times of lines are
-/// only known in CRI's format; in the other one, `since_ms` and `timestamps` have no effect.
+/// only known in CRI's format; in the other one, `since_ms` and `timestamps` have no effect. A log that was rotated
+/// since the cursor is read to the end of the older file before the reader goes on in the next.
 pub(crate) fn read(source: &Source, request: &LogRequest) -> io::Result<LogChunk> {
-    let running = source.running;
-    let mut file = match fs::File::open(&source.path) {
+    let cursor = request.cursor.map(Cursor::of_number);
+    let current = match fs::File::open(&source.path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(LogChunk { end: true, running, ..LogChunk::default() });
+            let cursor = request.cursor.unwrap_or(0);
+            return Ok(LogChunk { end: true, running: source.running, cursor, ..LogChunk::default() });
         }
         Err(error) => return Err(error),
     };
+    let tag = tag_of(&current.metadata()?);
+    if let Some(cursor) = cursor.filter(|cursor| cursor.file != tag)
+        && let Some((old, next)) = older(source, cursor.file)?
+    {
+        let finished = Source { running: false, ..source.clone() };
+        let mut chunk = piece(old, cursor.file, &finished, request, Some(cursor.offset))?;
+        chunk.running = source.running;
+        if chunk.end && !request.limit_bytes.is_some_and(|limit| chunk.data.len() as u64 >= limit) {
+            chunk.cursor = Cursor { file: next.unwrap_or(tag), offset: 0 }.to_number();
+            chunk.end = false;
+        }
+        return Ok(chunk);
+    }
+    let begin = cursor.map(|cursor| if cursor.file == tag { cursor.offset } else { 0 });
+    piece(current, tag, source, request, begin)
+}
+
+/// The older file of the log with this tag, and the tag of the rotated one that follows it, if there is any.
+fn older(source: &Source, tag: u16) -> io::Result<Option<(fs::File, Option<u16>)>> {
+    let rotated = rotation::rotated(&source.path)?;
+    let mut files = rotated.iter().filter_map(|path| {
+        let file = fs::File::open(path).ok()?;
+        Some((tag_of(&file.metadata().ok()?), file))
+    });
+    let found = files.find(|(of, _)| *of == tag);
+    Ok(found.map(|(_, file)| (file, files.next().map(|(tag, _)| tag))))
+}
+
+fn piece(
+    mut file: fs::File,
+    tag: u16,
+    source: &Source,
+    request: &LogRequest,
+    begin: Option<u64>,
+) -> io::Result<LogChunk> {
+    let running = source.running;
     let length = file.metadata()?.len();
-    let begin = match request.cursor {
-        // A file that is shorter than it was has been replaced.
-        Some(cursor) if cursor > length => 0,
-        Some(cursor) => cursor,
+    let begin = match begin {
+        // A file that is shorter than it was has been cut.
+        Some(offset) if offset > length => 0,
+        Some(offset) => offset,
         None => first_line(&mut file, length, source.format, request)?,
     };
     let raw = read_at(&mut file, begin, CHUNK as u64)?;
     let at_end = begin + raw.len() as u64 >= length;
     let (mut data, taken) = lines(&raw, source.format, request.timestamps, at_end && !running);
-    let cursor = begin + taken as u64;
+    let cursor = Cursor { file: tag, offset: begin + taken as u64 }.to_number();
     let mut chunk = LogChunk { cursor, end: at_end || taken == 0, running, ..LogChunk::default() };
     if let Some(limit) = request.limit_bytes
         && data.len() as u64 >= limit
@@ -291,7 +355,8 @@ mod tests {
     fn an_unfinished_line_waits_for_its_writer() {
         let (mut file, mut source) = source(b"a\nb", LogFormat::Plain, true);
         let first = read(&source, &LogRequest::default()).unwrap();
-        assert_eq!((&first.data[..], first.cursor, first.end, first.running), (&b"a\n"[..], 2, true, true));
+        let offset = Cursor::of_number(first.cursor).offset;
+        assert_eq!((&first.data[..], offset, first.end, first.running), (&b"a\n"[..], 2, true, true));
         file.write_all(b"c\n").unwrap();
         let next = LogRequest { cursor: Some(first.cursor), ..LogRequest::default() };
         assert_eq!(read(&source, &next).unwrap().data, &b"bc\n"[..]);
@@ -312,5 +377,48 @@ mod tests {
         let (_file, source) = source(b"abc\ndef\n", LogFormat::Plain, true);
         let chunk = read(&source, &LogRequest { limit_bytes: Some(5), ..LogRequest::default() }).unwrap();
         assert_eq!((&chunk.data[..], chunk.end, chunk.running), (&b"abc\nd"[..], true, false));
+    }
+
+    #[test]
+    fn who_follows_a_log_misses_nothing_of_it_when_it_is_rotated_and_reads_nothing_twice() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.log");
+        let source = Source { path: path.clone(), format: LogFormat::Plain, running: true };
+        let mut request = LogRequest::default();
+        let mut seen = Vec::new();
+        let mut follow = |seen: &mut Vec<u8>| {
+            loop {
+                let chunk = read(&source, &request).unwrap();
+                seen.extend_from_slice(&chunk.data);
+                request.cursor = Some(chunk.cursor);
+                if chunk.end {
+                    assert!(chunk.running);
+                    return;
+                }
+            }
+        };
+        let append = |line: &str| {
+            let mut file = fs::OpenOptions::new().create(true).append(true).open(&path).unwrap();
+            file.write_all(line.as_bytes()).unwrap();
+        };
+        append("one\n");
+        follow(&mut seen);
+        append("two\n");
+        fs::rename(&path, directory.path().join("0.log.20260101-000000")).unwrap();
+        append("three\n");
+        fs::rename(&path, directory.path().join("0.log.20260101-000001")).unwrap();
+        append("four, which is longer than what was there before\n");
+        follow(&mut seen);
+        append("five\n");
+        follow(&mut seen);
+        assert_eq!(
+            String::from_utf8(seen.clone()).unwrap(),
+            "one\ntwo\nthree\nfour, which is longer than what was there before\nfive\n"
+        );
+        // What the reader was in has been removed since: what is left is read from its beginning.
+        fs::rename(&path, directory.path().join("elsewhere")).unwrap();
+        append("six\n");
+        follow(&mut seen);
+        assert!(seen.ends_with(b"five\nsix\n"));
     }
 }

@@ -61,6 +61,7 @@ mod probe;
 mod quantity;
 mod record;
 mod resolve;
+mod rotation;
 mod settings;
 mod state;
 mod status;
