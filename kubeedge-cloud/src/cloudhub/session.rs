@@ -184,7 +184,7 @@ impl Session {
             NodeOutput::NeedSnapshot => self.begin(),
             NodeOutput::Deliver(delivered) => {
                 let pipe = match &delivered.message {
-                    Report::Node(_) | Report::Pod(_) => &self.outbox.statuses,
+                    Report::Node(_) | Report::Pod(_) | Report::Mirror(_) => &self.outbox.statuses,
                     Report::Device(_) => &self.outbox.device_reports,
                 };
                 // If the controller is gone, nothing is acknowledged, and the node sends it again.

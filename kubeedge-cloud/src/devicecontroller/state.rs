@@ -150,7 +150,7 @@ impl State {
                 let wanted = Wanted { delivery: Some(delivery), report };
                 self.take(((node, wanted.report.device.clone()), wanted), delivery, now);
             }
-            Report::Node(_) | Report::Pod(_) => {
+            Report::Node(_) | Report::Pod(_) | Report::Mirror(_) => {
                 tracing::warn!(%node, what = ?message.key(), "a report that is not of a device came to DeviceController");
             }
         }

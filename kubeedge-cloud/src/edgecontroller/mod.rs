@@ -22,6 +22,7 @@
 //! ```
 
 mod driver;
+mod mirror;
 mod references;
 mod requests;
 mod state;

@@ -8,7 +8,7 @@ use kubeedge_core::{
 use serde_json::{Value, json};
 
 use super::{
-    Config,
+    Config, mirror,
     state::{EVENTS, LEASES, NODES, PODS, SERVICE_ACCOUNTS, Write},
     status,
 };
@@ -35,6 +35,7 @@ pub(super) async fn write(api: &Api, node: &NodeName, write: &Write) -> Outcome 
                 Err(why) => return Outcome::Refused(why),
             }
         }
+        Write::Mirror(mirror) => return mirror::write(api, node, mirror).await,
         Write::PodGone { pod, uid, known_deleting } => delete_pod(api, pod, uid, *known_deleting).await,
     };
     match (written, write) {
@@ -218,10 +219,10 @@ pub(super) async fn edge_nodes(api: &Api) -> Result<Vec<NodeName>, Error> {
     Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
 }
 
-fn node_place(node: &NodeName) -> Place<'_> {
+pub(super) fn node_place(node: &NodeName) -> Place<'_> {
     Place { kind: NODES, namespace: "", name: node.as_str() }
 }
 
-fn place(kind: Kind, reference: &ObjectRef) -> Place<'_> {
+pub(super) fn place(kind: Kind, reference: &ObjectRef) -> Place<'_> {
     Place { kind, namespace: reference.namespace(), name: reference.name() }
 }

@@ -18,7 +18,11 @@ use kubeedge_core::{
 };
 use serde_json::Value;
 
-use super::{Config, references};
+use super::{
+    Config,
+    mirror::{self, Mirror},
+    references,
+};
 use crate::controller::{Backoff, Change, Kind, Limits, Outcome, Placement, WORTH_A_WARNING, Writes};
 use kept::Kept;
 pub(super) use questions::Plan;
@@ -84,6 +88,8 @@ pub(super) enum Write {
     PodStatus { pod: Object, report: PodReport, status: bytes::Bytes },
     /// Delete the pod, if it is being deleted.
     PodGone { pod: ObjectRef, uid: Uid, known_deleting: bool },
+    /// Create or delete what stands for a pod of a file of the node.
+    Mirror(Mirror),
 }
 
 /// A write that is to be done at once.
@@ -166,7 +172,7 @@ impl State {
         let session = self.sessions.get_mut(&node).filter(|session| !session.online);
         match (&message.message, session) {
             (Report::Node(_), Some(session)) => session.held = Some(message),
-            (Report::Node(_), None) | (Report::Pod(_), _) => {
+            (Report::Node(_), None) | (Report::Pod(_) | Report::Mirror(_), _) => {
                 let key = (node, message.message.key());
                 self.reports.put(key, Wanted::Report(message), now);
             }
@@ -318,6 +324,7 @@ impl State {
         match report {
             Report::Node(report) => Ok(Write::Node(report.clone())),
             Report::Pod(report) => self.decide_pod(node, report),
+            Report::Mirror(report) => mirror::check(node, report).map(Write::Mirror),
             Report::Device(_) => Err("devices are DeviceController's"),
         }
     }

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use crate::message::{
-    Answer, DeviceReport, InventoryEntry, Lane, NodeReport, ObjectEvent, PodReport, Query, Report, Request,
-    Response, Upload,
+    Answer, DeviceReport, InventoryEntry, Lane, MirrorReport, NodeReport, ObjectEvent, PodReport, Query,
+    Report, Request, Response, Upload,
 };
 
 /// The version of the protocol that this crate speaks.
@@ -232,6 +232,7 @@ impl Weight for Report {
             Self::Node(NodeReport { json }) => ENVELOPE + json.len(),
             Self::Pod(PodReport { state: PodState::Status(json), .. }) => ENVELOPE + json.len(),
             Self::Pod(PodReport { state: PodState::Gone, .. }) => ENVELOPE,
+            Self::Mirror(MirrorReport { pod, .. }) => ENVELOPE + pod.as_ref().map_or(0, bytes::Bytes::len),
             Self::Device(DeviceReport { twins, .. }) => {
                 ENVELOPE + twins.iter().map(twin_weight).sum::<usize>()
             }

@@ -13,6 +13,8 @@ pub enum Report {
     Node(NodeReport),
     /// A pod of the node.
     Pod(PodReport),
+    /// A pod that the node runs from a file of its own.
+    Mirror(MirrorReport),
     /// A device of the node.
     Device(DeviceReport),
 }
@@ -24,6 +26,8 @@ pub enum ReportKey {
     Node,
     /// The pod of this name and UID: a recreated pod is another state, and both have to arrive.
     Pod(ObjectRef, Uid),
+    /// The pod of this name that comes from a file of the node.
+    Mirror(ObjectRef),
     /// The device.
     Device(DeviceId),
 }
@@ -34,6 +38,7 @@ impl Report {
         match self {
             Self::Node(_) => ReportKey::Node,
             Self::Pod(pod) => ReportKey::Pod(pod.reference.clone(), pod.uid.clone()),
+            Self::Mirror(mirror) => ReportKey::Mirror(mirror.reference.clone()),
             Self::Device(device) => ReportKey::Device(device.device.clone()),
         }
     }
@@ -51,7 +56,7 @@ impl ReportKey {
     /// The lane that carries reports of this key.
     pub fn lane(&self) -> Lane {
         match self {
-            Self::Node | Self::Pod(..) => Lane::Pods,
+            Self::Node | Self::Pod(..) | Self::Mirror(_) => Lane::Pods,
             Self::Device(_) => Lane::Devices,
         }
     }
@@ -82,6 +87,15 @@ pub enum PodState {
     Status(Bytes),
     /// Everything of the pod is gone from the node, so that its object may be deleted from the API.
     Gone,
+}
+
+/// What stands in the API for a pod that the node runs from a file of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MirrorReport {
+    /// The pod's name, which ends with the node's.
+    pub reference: ObjectRef,
+    /// A `v1` Pod in JSON, with the annotation `kubernetes.io/config.mirror`; `None` if the node runs it no more.
+    pub pod: Option<Bytes>,
 }
 
 /// All that the edge knows of a device.

@@ -157,7 +157,7 @@ pub struct Item {
     /// Counts from 1 in each lane and direction of a session. An item that is repeated keeps its number.
     #[prost(uint64, tag = "1")]
     pub seq: u64,
-    #[prost(oneof = "item::Payload", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "item::Payload", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub payload: ::core::option::Option<item::Payload>,
 }
 /// Nested message and enum types in `Item`.
@@ -181,6 +181,8 @@ pub mod item {
         Publish(super::UploadedPublish),
         #[prost(message, tag = "9")]
         Event(super::Event),
+        #[prost(message, tag = "10")]
+        MirrorReport(super::MirrorReport),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -245,6 +247,15 @@ pub mod pod_report {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Gone {}
+/// A pod that the node runs from a file of its own.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MirrorReport {
+    #[prost(message, optional, tag = "1")]
+    pub reference: ::core::option::Option<ObjectRef>,
+    /// The Pod that stands for it in the API, in JSON; absent if the file is gone.
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub pod: ::core::option::Option<::prost::bytes::Bytes>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DeviceReport {
     #[prost(string, tag = "1")]

@@ -9,10 +9,10 @@ use crate::{
     hub::{Ack, Frame, Hello, InventoryPart, Item, Payload, Welcome},
     id::{DeviceId, ResourceVersion, Uid},
     message::{
-        Answer, DeviceReport, Fingerprint, InventoryEntry, Lane, LogChunk, LogRequest, NodeReport, Object,
-        ObjectEvent, ObjectRef, PodReport, PodState, Publish, Query, Report, Request, Response,
-        ServiceRequest, ServiceResponse, Token, TokenRequest, TwinReport, TwinValue, Upload, UploadId,
-        UploadedEvent, UploadedPublish,
+        Answer, DeviceReport, Fingerprint, InventoryEntry, Lane, LogChunk, LogRequest, MirrorReport,
+        NodeReport, Object, ObjectEvent, ObjectRef, PodReport, PodState, Publish, Query, Report, Request,
+        Response, ServiceRequest, ServiceResponse, Token, TokenRequest, TwinReport, TwinValue, Upload,
+        UploadId, UploadedEvent, UploadedPublish,
     },
 };
 
@@ -97,6 +97,8 @@ fn payload() -> impl Strategy<Value = Payload> {
         (reference(), uid(), pod_state)
             .prop_map(|(reference, uid, state)| PodReport { reference, uid, state })
             .prop_map(|pod| Payload::Report(Report::Pod(pod))),
+        (reference(), proptest::option::of(body()))
+            .prop_map(|(reference, pod)| Payload::Report(Report::Mirror(MirrorReport { reference, pod }))),
         device_report().prop_map(|report| Payload::Report(Report::Device(report))),
         (publish(), any::<u64>(), any::<u64>()).prop_map(|(publish, run, number)| {
             Payload::Upload(Upload::Publish(UploadedPublish { id: UploadId { run, number }, publish }))

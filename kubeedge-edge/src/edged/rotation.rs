@@ -58,7 +58,9 @@ pub(crate) async fn rotate(
             Err(error) => {
                 warn!(log = %log.path.display(), %error, "a log cannot be opened again; it goes on in its file");
                 // The container writes to the renamed file, which gets its name back.
-                if !log.path.exists() && let Err(error) = fs::rename(&older, &log.path) {
+                if !log.path.exists()
+                    && let Err(error) = fs::rename(&older, &log.path)
+                {
                     warn!(log = %older.display(), %error, "a log cannot get its name back");
                 }
             }
@@ -94,7 +96,8 @@ fn rename(path: &Path, limits: &LogRotation, stamp: &str) -> io::Result<Option<P
 
 /// The older files of a log, the oldest first.
 pub(crate) fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str()))
+    else {
         return Ok(Vec::new());
     };
     let mut found = Vec::new();
@@ -102,7 +105,9 @@ pub(crate) fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
         let other = entry?.file_name();
         let stamp = other.to_str().and_then(|other| other.strip_prefix(name)?.strip_prefix('.'));
         // 20060102-150405: only what was named here, and not what a collector of logs may keep beside it.
-        let ours = |stamp: &str| stamp.len() == 15 && stamp.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+        let ours = |stamp: &str| {
+            stamp.len() == 15 && stamp.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
+        };
         if stamp.is_some_and(ours) {
             found.push(directory.join(other));
         }

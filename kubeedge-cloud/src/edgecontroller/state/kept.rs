@@ -77,7 +77,7 @@ impl State {
                 }
             }
             Report::Pod(report) => self.kept.keep(node, report, &self.placement),
-            Report::Device(_) => {}
+            Report::Mirror(_) | Report::Device(_) => {}
         }
     }
 
@@ -120,6 +120,8 @@ impl State {
                 let lost = matches!(&write, Write::PodStatus { pod, status, .. } if status::lacks(&pod.json, status));
                 if lost { Ok(write) } else { Err("the API still has it") }
             }
+            // It came down as a pod, and the node sees itself when it is gone.
+            ReportKey::Mirror(_) => Err("the node asks for it itself"),
             ReportKey::Device(_) => Err("devices are DeviceController's"),
         }
     }

@@ -5,10 +5,10 @@ use crate::{
     hub::{Ack, Frame, Hello, InventoryPart, Item, Payload, Welcome},
     id::{DeviceId, ResourceVersion, Uid},
     message::{
-        Answer, DeviceReport, Fingerprint, InventoryEntry, Lane, LogChunk, LogRequest, NodeReport, Object,
-        ObjectEvent, ObjectRef, PodReport, PodState, Publish, Query, Report, Request, Response,
-        ServiceRequest, ServiceResponse, Token, TokenRequest, TwinReport, TwinValue, Upload, UploadId,
-        UploadedEvent, UploadedPublish,
+        Answer, DeviceReport, Fingerprint, InventoryEntry, Lane, LogChunk, LogRequest, MirrorReport,
+        NodeReport, Object, ObjectEvent, ObjectRef, PodReport, PodState, Publish, Query, Report, Request,
+        Response, ServiceRequest, ServiceResponse, Token, TokenRequest, TwinReport, TwinValue, Upload,
+        UploadId, UploadedEvent, UploadedPublish,
     },
     wire::WireError,
 };
@@ -154,6 +154,10 @@ fn item(item: pb::Item, lane: Lane) -> Result<Item, WireError> {
         }),
         PbPayload::NodeReport(node) => Payload::Report(Report::Node(NodeReport { json: node.json })),
         PbPayload::PodReport(pod) => Payload::Report(Report::Pod(pod_report(pod)?)),
+        PbPayload::MirrorReport(mirror) => Payload::Report(Report::Mirror(MirrorReport {
+            reference: reference("mirror report", mirror.reference)?,
+            pod: mirror.pod,
+        })),
         PbPayload::DeviceReport(device) => Payload::Report(Report::Device(device_report(device)?)),
         PbPayload::Publish(publish) => {
             let id = UploadId { run: publish.run, number: publish.number };

@@ -121,6 +121,10 @@ fn payload(payload: &Payload) -> PbPayload {
             PbPayload::NodeReport(pb::NodeReport { json: node.json.clone() })
         }
         Payload::Report(Report::Pod(pod)) => PbPayload::PodReport(pod_report(pod)),
+        Payload::Report(Report::Mirror(mirror)) => PbPayload::MirrorReport(pb::MirrorReport {
+            reference: Some(reference(&mirror.reference)),
+            pod: mirror.pod.clone(),
+        }),
         Payload::Report(Report::Device(device)) => PbPayload::DeviceReport(device_report(device)),
         Payload::Upload(Upload::Publish(UploadedPublish { id, publish })) => {
             PbPayload::Publish(pb::UploadedPublish {
