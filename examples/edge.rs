@@ -122,7 +122,7 @@ impl Edge {
                 acked: acked_tx,
                 workloads: workloads_tx,
                 devices: devices_tx,
-                queries: queries_tx,
+                queries: queries_tx.clone(),
             },
         );
         let devicetwin = DeviceTwin::new(
@@ -160,7 +160,12 @@ impl Edge {
                 pods: pods_rx,
                 connectivity: connectivity_rx.clone(),
             },
-            edged::Outbox { tokens: tokens_tx, reports: reports_tx, uploads: uploads_tx.clone() },
+            edged::Outbox {
+                tokens: tokens_tx,
+                reports: reports_tx,
+                queries: queries_tx,
+                uploads: uploads_tx.clone(),
+            },
         );
         let store = config.store;
         let eventbus = config.eventbus.map(|config| {

@@ -214,12 +214,12 @@ async fn run(file: &Path) -> Result<()> {
                 acked: acked_tx,
                 workloads: workloads_tx,
                 devices: devices_tx,
-                queries: queries_tx,
+                queries: queries_tx.clone(),
             },
         );
         group.spawn("metamanager", metamanager.run(stop.child_token()));
     } else {
-        drop((objects_rx, inventory_rx, reads_rx, tokens_rx, acked_tx, workloads_tx, devices_tx, queries_tx));
+        drop((objects_rx, inventory_rx, reads_rx, tokens_rx, acked_tx, workloads_tx, devices_tx));
     }
     if config.device_twin {
         let devicetwin = DeviceTwin::new(
@@ -276,11 +276,16 @@ async fn run(file: &Path) -> Result<()> {
                 pods: pods_rx,
                 connectivity: connectivity_rx,
             },
-            edged::Outbox { tokens: tokens_tx, reports: reports_tx, uploads: uploads_tx.clone() },
+            edged::Outbox {
+                tokens: tokens_tx,
+                reports: reports_tx,
+                queries: queries_tx,
+                uploads: uploads_tx.clone(),
+            },
         );
         group.spawn("edged", edged.run(stop.child_token()));
     } else {
-        drop((workloads_rx, tokens_tx, logs_rx, reports_tx));
+        drop((workloads_rx, tokens_tx, logs_rx, reports_tx, queries_tx));
     }
     if let Some(event_bus) = config.event_bus {
         let eventbus = EventBus::new(
@@ -446,6 +451,7 @@ fn edged_config(config: &Config, edged: &config::modules::Edged) -> edged::Confi
         system_reserved: edged.upkeep.system_reserved,
         eviction: edged.upkeep.eviction.clone(),
         image_collection: edged.upkeep.images,
+        sandbox_image: edged.sandbox_image.clone(),
         log_rotation: edged.upkeep.log_rotation,
         parallel_pulls: edged.upkeep.parallel_pulls,
         ..edged::Config::new(config.node.clone())

@@ -46,7 +46,7 @@ impl Report {
     /// The lane that carries it.
     pub fn lane(&self) -> Lane {
         match self {
-            Self::Node(_) | Self::Pod(_) => Lane::Pods,
+            Self::Node(_) | Self::Pod(_) | Self::Mirror(_) => Lane::Pods,
             Self::Device(_) => Lane::Devices,
         }
     }

@@ -15,7 +15,10 @@ use futures::{
 };
 use kubeedge_core::{
     id::Uid,
-    message::{Answer, Connectivity, LogRequest, ObjectEvent, ObjectRef, Report, Response, TokenRequest},
+    message::{
+        Answer, Connectivity, LogRequest, Object, ObjectEvent, ObjectRef, Query, Report, Response,
+        TokenRequest,
+    },
     pipe::{Call, SendError},
     runtime::{ContainerId, ObservedSandbox, RuntimeError, RuntimeInfo},
 };
@@ -33,6 +36,7 @@ use super::{
     probe::probe,
     record::{self, Record},
     state::{Capacity, Moment, Output, ProbeKey, ProbeResult, State},
+    upkeep::Upkeep,
     words,
 };
 
@@ -45,6 +49,9 @@ const ASK_DEADLINE: Duration = Duration::from_secs(120);
 /// How soon an event is sent again that its pipe had no room for.
 const UPLOAD_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long the cloud may take to say what the API has of the node.
+const NODE_DEADLINE: Duration = Duration::from_secs(10);
+
 /// How long reading a container's last words may take.
 const WORDS_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -53,6 +60,7 @@ enum Done {
     Action(Uid, Slot, Outcome),
     Probe(Uid, ProbeKey, ProbeResult),
     Words(Uid, ContainerId, String),
+    Node(Option<Object>),
     Kept,
 }
 
@@ -73,6 +81,7 @@ struct Driver {
     tokens: FuturesUnordered<BoxFuture<'static, (TokenRequest, Result<Answer, String>)>>,
     observing: Option<BoxFuture<'static, Observation>>,
     asking: Option<BoxFuture<'static, Result<RuntimeInfo, RuntimeError>>>,
+    upkeep: Upkeep,
     next_look: Instant,
     /// Nobody sends objects any more.
     closed: bool,
@@ -106,6 +115,7 @@ impl Edged {
             tokens: FuturesUnordered::new(),
             observing: None,
             asking: None,
+            upkeep: Upkeep::new(self.config.clone(), Arc::clone(&self.runtime)),
             next_look: Instant::now(),
             closed: false,
             edged: self,
@@ -127,6 +137,7 @@ impl Driver {
             }
             self.keep();
             self.upload();
+            self.upkeep.begin(&self.state, now());
             if let Some(report) = self.node.poll_report(now()) {
                 self.report(report);
             }
@@ -135,6 +146,7 @@ impl Driver {
                 wake = wake.min(Instant::from_std(node));
             }
             wake = self.upload_at.map_or(wake, |at| wake.min(at));
+            wake = self.upkeep.wake().map_or(wake, |at| wake.min(Instant::from_std(at)));
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(done) = self.work.next(), if !self.work.is_empty() => self.done(done),
@@ -148,6 +160,11 @@ impl Driver {
                         self.state.handle_runtime(&info.name);
                     }
                     self.node.handle_runtime(info, now());
+                }
+                done = self.upkeep.next() => {
+                    if self.upkeep.handle(done, &mut self.state, &mut self.node, now()) {
+                        self.next_look = Instant::now();
+                    }
                 }
                 event = self.edged.inbox.workloads.recv(), if !self.closed => self.object(event),
                 Some(call) = self.edged.inbox.logs.recv() => self.answer(call),
@@ -172,7 +189,7 @@ impl Driver {
             self.keep();
             match self.work.next().await {
                 Some(Done::Kept) => self.keeping = false,
-                Some(Done::Action(..) | Done::Probe(..) | Done::Words(..)) => {}
+                Some(Done::Action(..) | Done::Probe(..) | Done::Words(..) | Done::Node(_)) => {}
                 None => return,
             }
         }
@@ -187,6 +204,7 @@ impl Driver {
             }
             Done::Probe(uid, key, result) => self.state.handle_probe(&uid, &key, &result, now()),
             Done::Words(uid, id, said) => self.state.handle_words(&uid, &id, said),
+            Done::Node(node) => self.state.handle_node(node.as_ref()),
             Done::Kept => self.keeping = false,
         }
     }
@@ -216,7 +234,9 @@ impl Driver {
         }
         self.next_look = Instant::now() + self.edged.config.status_interval;
         self.state.handle_host(HostFiles::read(&self.edged.config.root));
-        self.node.handle_usage(Usage::read(&self.edged.config.root, None), now());
+        self.node.handle_usage(Usage::read(&self.edged.config.root, self.upkeep.image_mount()), now());
+        self.state.handle_room(self.node.room(), self.node.pressures(now()));
+        self.upkeep.relieve(&self.state, &self.node, now());
         if self.asking.is_none() {
             let runtime = Arc::clone(&self.edged.runtime);
             let ask = async move { timeout(ASK_DEADLINE, runtime.info()).await.unwrap_or_else(|_| late()) };
@@ -262,6 +282,20 @@ impl Driver {
             }
             Output::Keep(uid, record) => drop(self.records.insert(uid, Some(record))),
             Output::Forget(uid) => drop(self.records.insert(uid, None)),
+            Output::AskForNode => {
+                let node = ObjectRef::node(self.edged.config.node.as_str());
+                let queries = self.edged.outbox.queries.clone();
+                let ask = async move {
+                    match queries.call(Query::Get(node), NODE_DEADLINE).await {
+                        Ok(Answer::Object(node)) => Done::Node(Some(node)),
+                        answer => {
+                            debug!(?answer, "the node could not be read from the API");
+                            Done::Node(None)
+                        }
+                    }
+                };
+                self.work.push(ask.boxed());
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 mod note;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
@@ -37,7 +38,7 @@ pub(crate) struct About {
 struct Key {
     about: About,
     field_path: String,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     message: String,
 }
 

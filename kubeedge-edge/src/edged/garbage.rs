@@ -108,7 +108,12 @@ mod tests {
     use super::*;
 
     fn image(id: &str, size: u64) -> Image {
-        Image { id: ImageId(id.to_owned()), tags: vec![format!("{id}:1")], size_bytes: size, ..Image::default() }
+        Image {
+            id: ImageId(id.to_owned()),
+            tags: vec![format!("{id}:1")],
+            size_bytes: size,
+            ..Image::default()
+        }
     }
 
     fn using(image: &str) -> [ObservedSandbox; 1] {
@@ -132,7 +137,8 @@ mod tests {
         let mut pause = image("pause", 500);
         pause.tags = vec!["docker.io/kubeedge/pause:3.6".to_owned()];
         let all = [image("a", 20), image("b", 20), image("c", 20), image("d", 20), pinned, pause];
-        images.handle_images(&all, using("b:1").iter(), start);
+        images.handle_images(&all, [].iter(), start);
+        images.handle_images(&all, using("b:1").iter(), after(30));
         images.handle_images(&all, using("a:1").iter(), after(60));
         images.handle_images(&all, using("d:1").iter(), after(120));
         assert_eq!(names(images.stale(FULL, after(119))), [""; 0], "all of them are young");

@@ -34,26 +34,20 @@
 //! Secrets, tokens and the downward API lie in memory: a file system of type tmpfs is mounted for each such
 //! volume, for which the process needs CAP_SYS_ADMIN. Without it they lie on the disk below [`Config::root`], which
 //! is logged, and a pod with an `emptyDir` of medium `Memory` does not start.
-//!
-//! What it does not do yet: rotation of container logs.
 
 mod action;
-#[allow(dead_code, unused_imports, reason = "the state does not decide by it yet")]
 mod admission;
 #[cfg(feature = "edged-api")]
 pub mod api;
 mod driver;
 mod events;
-#[allow(dead_code, unused_imports, reason = "the state does not decide by it yet")]
 mod eviction;
-#[allow(dead_code, reason = "the state does not decide by it yet")]
-mod failed;
 mod files;
+mod garbage;
 mod host;
 mod image;
 mod logs;
 mod make;
-#[allow(dead_code, reason = "the state does not decide by it yet")]
 mod node;
 mod perform;
 mod pod;
@@ -72,6 +66,7 @@ mod testing;
 mod tests;
 mod text;
 mod tokens;
+mod upkeep;
 mod volumes;
 mod words;
 
@@ -81,8 +76,8 @@ use bytes::Bytes;
 use kubeedge_core::{
     id::{NodeName, Uid},
     message::{
-        Answer, Connectivity, LogRequest, ObjectEvent, ObjectRef, Report, ReportKey, Response, TokenRequest,
-        Upload,
+        Answer, Connectivity, LogRequest, ObjectEvent, ObjectRef, Query, Report, ReportKey, Response,
+        TokenRequest, Upload,
     },
     pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
     runtime::ContainerRuntime,
@@ -189,6 +184,9 @@ pub struct Config {
     /// When images that nobody uses are removed.
     #[serde(default)]
     pub image_collection: ImageCollection,
+    /// The image of sandboxes, which is never removed; empty if the runtime says itself which it needs.
+    #[serde(default)]
+    pub sandbox_image: String,
     /// When a container's log goes on in another file.
     #[serde(default)]
     pub log_rotation: LogRotation,
@@ -294,6 +292,7 @@ impl Config {
             images_max: defaults::images_max(),
             image_report_interval: defaults::image_report_interval(),
             image_collection: ImageCollection::default(),
+            sandbox_image: String::new(),
             log_rotation: LogRotation::default(),
             static_pods: None,
             allowed_unsafe_sysctls: Vec::new(),
@@ -354,6 +353,8 @@ pub struct KnownPod {
 pub struct Outbox {
     /// The node's state, and each pod's.
     pub reports: LatestSender<ReportKey, Report>,
+    /// Questions for what the API has of the node itself.
+    pub queries: Caller<Query, Answer>,
     /// What has happened to pods, as Kubernetes Events.
     pub uploads: EventSender<Upload>,
     /// To MetaManager: asks for a token of a pod's service account.
@@ -373,6 +374,8 @@ pub struct Outside {
     pub pods: Caller<(), Vec<KnownPod>>,
     /// To [`Inbox::connectivity`].
     pub connectivity: watch::Sender<Connectivity>,
+    /// From [`Outbox::queries`].
+    pub queries: Callee<Query, Answer>,
     /// From [`Outbox::reports`].
     pub reports: LatestReceiver<ReportKey, Report>,
     /// From [`Outbox::uploads`].
@@ -387,6 +390,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (logs, logs_rx) = pipe::calls("logs", 16);
     let (releases, releases_rx) = pipe::calls("releases", 4);
     let (pods, pods_rx) = pipe::calls("pods", 16);
+    let (queries_tx, queries) = pipe::calls("queries", 4);
     let (connectivity, connectivity_rx) = watch::channel(Connectivity::Offline);
     let (reports_tx, reports) = pipe::latest("reports", Report::key);
     let (tokens_tx, tokens) = pipe::calls("tokens", 64);
@@ -399,8 +403,8 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
             pods: pods_rx,
             connectivity: connectivity_rx,
         },
-        Outbox { reports: reports_tx, uploads: uploads_tx, tokens: tokens_tx },
-        Outside { workloads, logs, releases, pods, connectivity, reports, uploads, tokens },
+        Outbox { reports: reports_tx, queries: queries_tx, uploads: uploads_tx, tokens: tokens_tx },
+        Outside { workloads, logs, releases, pods, connectivity, queries, reports, uploads, tokens },
     )
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use kubeedge_core::{
     message::{NodeReport, Report},
-    runtime::{RuntimeError, RuntimeInfo},
+    runtime::{Image, RuntimeError, RuntimeInfo},
 };
 use serde_json::{Value, json};
 
@@ -33,6 +33,10 @@ pub(crate) struct Node {
     told: bool,
     conditions: BTreeMap<&'static str, Condition>,
     outdated: bool,
+    images: Value,
+    /// The images have changed since they were reported.
+    images_outdated: bool,
+    reported_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +86,9 @@ impl Node {
             told: false,
             conditions: BTreeMap::new(),
             outdated: false,
+            images: json!([]),
+            images_outdated: false,
+            reported_at: None,
         }
     }
 
@@ -95,6 +102,22 @@ impl Node {
             let (reason, message) = if holds { bad } else { good };
             self.set(kind, holds, reason, message.to_owned(), now);
         }
+    }
+
+    /// Takes the images that are here, of which the largest are reported.
+    pub(crate) fn handle_images(&mut self, images: &[Image]) {
+        let mut images: Vec<&Image> = images.iter().collect();
+        images.sort_by(|a, b| (b.size_bytes, &a.id).cmp(&(a.size_bytes, &b.id)));
+        let shown = images.iter().take(self.config.images_max).map(|image| {
+            // Five: the kubelet's limit of names for each.
+            let names: Vec<&String> = image.digests.iter().chain(&image.tags).take(5).collect();
+            json!({ "names": names, "sizeBytes": image.size_bytes })
+        });
+        let shown = Value::Array(shown.collect());
+        // The first ones are news; later ones can wait.
+        self.outdated |= self.images == json!([]) && shown != self.images;
+        self.images_outdated |= shown != self.images;
+        self.images = shown;
     }
 
     /// The pressures that the node is under.
@@ -201,7 +224,8 @@ impl Node {
 
     /// When [`Self::poll_report`] may have something without a further input.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.online_since.filter(|_| !self.told).map(|since| since + PATIENCE)
+        let first = self.online_since.filter(|_| !self.told).map(|since| since + PATIENCE);
+        first.or_else(|| self.images_at())
     }
 
     /// The node's report, if it is due: at the beginning of a session, and when something has changed.
@@ -210,15 +234,23 @@ impl Node {
         if self.runtime.is_none() && now.at < since + PATIENCE {
             return None;
         }
-        if self.told && !self.outdated {
+        let images = self.images_at().is_some_and(|at| now.at >= at);
+        if self.told && !self.outdated && !images {
             return None;
         }
         if self.runtime.is_none() {
             let message = "the container runtime has not answered yet".to_owned();
             self.set("Ready", false, "KubeletNotReady", message, now);
         }
-        (self.told, self.outdated) = (true, false);
+        (self.told, self.outdated, self.images_outdated) = (true, false, false);
+        self.reported_at = Some(now.at);
         Some(Report::Node(NodeReport { json: self.json(now).to_string().into() }))
+    }
+
+    /// When the images are worth a report of their own.
+    fn images_at(&self) -> Option<Instant> {
+        let due = self.reported_at.filter(|_| self.images_outdated && self.online_since.is_some());
+        due.map(|at| at + self.config.image_report_interval)
     }
 
     fn set(&mut self, kind: &'static str, holds: bool, reason: &'static str, message: String, now: Moment) {
@@ -285,6 +317,7 @@ impl Node {
                 "allocatable": self.resources(&self.allocatable()),
                 "conditions": conditions,
                 "addresses": addresses,
+                "images": self.images,
                 "nodeInfo": {
                     "machineID": machine.machine_id,
                     "systemUUID": machine.system_uuid,

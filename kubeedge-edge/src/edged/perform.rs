@@ -12,7 +12,7 @@ use super::{
     action::{Action, Create, Failure, Outcome, Task},
     files,
     make::Before,
-    probe,
+    probe, rotation,
     state::LEAST_GRACE,
     words,
 };
@@ -82,7 +82,11 @@ async fn act(runtime: &dyn ContainerRuntime, action: Action) -> Result<Outcome, 
         Action::RemoveContainer { id, files } => {
             plain(runtime.remove_container(&id).await)?;
             // A file that stays costs space and nothing else.
-            let _ = blocking(move || files.into_iter().try_for_each(std::fs::remove_file)).await;
+            let _ = blocking(move || {
+                files.iter().for_each(|file| rotation::remove(file));
+                Ok(())
+            })
+            .await;
             Ok(())
         }
         Action::StopSandbox(id) => plain(runtime.stop_sandbox(&id).await),

@@ -5,6 +5,7 @@
 //! been seen yet, and a restart is nothing special: the first observation finds what an earlier process started,
 //! by the pod's UID, and the plan goes on from there.
 
+mod admit;
 mod entry;
 mod exits;
 mod plan;
@@ -14,7 +15,7 @@ mod steps;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -37,7 +38,9 @@ pub(crate) use self::{
 use super::{
     Config, KnownPod,
     action::{Action, Outcome, Slot, Task},
+    admission::Room,
     events::{About, Note, Recorder},
+    eviction::Pressure,
     host::HostFiles,
     pod::{Admission, Pod},
     record::Record,
@@ -77,6 +80,8 @@ pub(crate) enum Output {
     Keep(Uid, Record),
     /// Remove the record of a pod that is not there any more.
     Forget(Uid),
+    /// Ask the cloud for the node as the API has it, and hand it to [`State::handle_node`].
+    AskForNode,
 }
 
 /// That a pod has failed as a whole, whatever its containers do: they are stopped, and it stays as it is until
@@ -127,6 +132,12 @@ pub(crate) struct State {
     blind: bool,
     settled: Settled,
     online: bool,
+    /// What the node offers; nothing is judged before it is known.
+    room: Option<Room>,
+    pressures: BTreeSet<Pressure>,
+    /// Until when the API's answer about the node is waited for.
+    asking: Option<Instant>,
+    started: Instant,
     outputs: VecDeque<Output>,
 }
 
@@ -177,6 +188,10 @@ impl State {
             blind: false,
             settled: Settled::Waiting { earliest, synchronized: false, quiet_since: now.at },
             online: false,
+            room: None,
+            pressures: BTreeSet::new(),
+            asking: None,
+            started: now.at,
             outputs: VecDeque::new(),
         }
     }
@@ -386,7 +401,6 @@ impl State {
     }
 
     /// Takes that a pod has failed as a whole, as it does when it is evicted.
-    #[allow(dead_code, reason = "eviction and admission call it")]
     pub(crate) fn handle_verdict(&mut self, uid: &Uid, verdict: Verdict, note: Note) {
         if let Some(entry) = self.pods.get_mut(uid).filter(|entry| entry.verdict.is_none()) {
             entry.say(note);
@@ -454,6 +468,7 @@ impl State {
         if self.observed_epoch.is_none() {
             return;
         }
+        self.admit(now);
         // Pulls are counted apart: a slow registry must not keep pods from starting whose images are here.
         let mut starting = self.pods.values().filter(|entry| entry.is_starting()).count();
         let mut pulling = self.pods.values().map(Entry::pulls).sum();
@@ -461,6 +476,10 @@ impl State {
             self.pods.values().filter(|entry| entry.is_due(now.at)).map(|entry| entry.uid.clone()).collect();
         for uid in due {
             let Some(mut entry) = self.pods.remove(&uid) else { continue };
+            if self.room.is_some() && !entry.admitted {
+                self.pods.insert(uid, entry);
+                continue;
+            }
             self.plan(&mut entry, &mut starting, &mut pulling, now);
             self.pods.insert(uid, entry);
         }
@@ -600,7 +619,8 @@ impl State {
         let observe = if self.observing.is_none() { Some(self.observe_at) } else { None };
         let far = self.observe_at + Duration::from_secs(3600);
         let tokens = self.tokens.poll_timeout();
-        wakes.chain(observe).chain(self.settles_at()).chain(tokens).min().unwrap_or(far)
+        let admission = self.admission_timeout();
+        wakes.chain(observe).chain(self.settles_at()).chain(tokens).chain(admission).min().unwrap_or(far)
     }
 
     /// The pod of this name, newest UID first, and its sandboxes.

@@ -26,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Config, Edged, Error, Outside, pipes};
 
+mod upkeep;
+
 /// Edged in a directory of its own.
 struct Node {
     outside: Outside,
@@ -35,11 +37,22 @@ struct Node {
 
 impl Node {
     fn start(directory: &Path, runtime: Arc<dyn ContainerRuntime>) -> Self {
+        Self::start_with(directory, runtime, |_| {})
+    }
+
+    fn start_with(
+        directory: &Path,
+        runtime: Arc<dyn ContainerRuntime>,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let (inbox, outbox, outside) = pipes();
         let mut config = Config::new("edge-1".parse().unwrap());
+        // The disk that tests run on may be as full as it likes.
+        config.eviction.hard.clear();
         config.root = directory.join("root");
         config.logs = directory.join("logs");
         config.node_ip = "192.0.2.7".into();
+        change(&mut config);
         let stop = CancellationToken::new();
         let running = tokio::spawn(Edged::new(config, runtime, inbox, outbox).run(stop.clone()));
         Self { outside, stop, running }
@@ -577,11 +590,12 @@ async fn closed_pipes_do_not_keep_it_busy_nor_stop_it() {
     let runtime = MemoryRuntime::new();
     let node = Node::start(directory.path(), Arc::new(runtime.clone()));
     let Node { outside, stop, running } = node;
-    let Outside { workloads, logs, releases, pods, connectivity, reports, uploads, tokens } = outside;
+    let Outside { workloads, logs, releases, pods, connectivity, queries, reports, uploads, tokens } =
+        outside;
     drop(tokens);
     send(&workloads, &pod("web", &json!({})));
     tokio::time::sleep(Duration::from_secs(3)).await;
-    drop((workloads, logs, releases, pods, connectivity, reports, uploads));
+    drop((workloads, logs, releases, pods, connectivity, queries, reports, uploads));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(runtime.starts("web/app"), 1);
     assert!(!running.is_finished());

@@ -574,6 +574,7 @@ pub(super) fn number(report: &Report) -> u64 {
             PodState::Status(json) => text(json),
             PodState::Gone => u64::MAX,
         },
+        Report::Mirror(mirror) => mirror.pod.as_ref().map_or(u64::MAX, text),
         Report::Device(device) => device.state.as_ref().unwrap().parse().unwrap(),
     }
 }

@@ -11,7 +11,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub(crate) use self::resources::{Amounts, requests};
+pub(crate) use self::resources::Amounts;
 use super::{Config, Taint, pod::Pod};
 
 /// What the node offers to its pods.
@@ -44,7 +44,7 @@ pub(crate) enum Judgement {
     Admitted,
     Refused(Refusal),
     /// The labels that this node knows of itself do not suffice; the API may know others.
-    AskForNode(Refusal),
+    AskForNode,
 }
 
 impl Refusal {
@@ -74,15 +74,16 @@ pub(crate) fn admit<'a>(
         return Judgement::Refused(refusal);
     }
     if let Some(refusal) = affinity::mismatch(pod, room) {
-        return if room.confirmed { Judgement::Refused(refusal) } else { Judgement::AskForNode(refusal) };
+        return if room.confirmed { Judgement::Refused(refusal) } else { Judgement::AskForNode };
     }
     if ports::conflict(pod, others) {
         let why = "node(s) didn't have free ports for the requested pod ports";
         return Judgement::Refused(Refusal::predicate("NodePorts", why));
     }
-    if !is_static && room.confirmed && !tolerates_all(pod, &room.taints) {
+    if !is_static && !tolerates_all(pod, &room.taints) {
         let why = "node(s) had taints that the pod didn't tolerate";
-        return Judgement::Refused(Refusal::predicate("TaintToleration", why));
+        let refusal = Refusal::predicate("TaintToleration", why);
+        return if room.confirmed { Judgement::Refused(refusal) } else { Judgement::AskForNode };
     }
     Judgement::Admitted
 }

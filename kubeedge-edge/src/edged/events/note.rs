@@ -1,6 +1,6 @@
 //! What is recorded, in the kubelet's words.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use crate::edged::{action::Failure, text};
 
@@ -24,25 +24,29 @@ impl Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Note {
     pub(crate) kind: Kind,
-    pub(crate) reason: &'static str,
+    pub(crate) reason: Cow<'static, str>,
     pub(crate) message: String,
     /// Such as `spec.containers{app}`; empty for the whole pod.
     pub(crate) field_path: String,
 }
 
 impl Note {
-    pub(crate) fn of_pod(kind: Kind, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { kind, reason, message: message.into(), field_path: String::new() }
+    pub(crate) fn of_pod(
+        kind: Kind,
+        reason: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self { kind, reason: reason.into(), message: message.into(), field_path: String::new() }
     }
 
     pub(crate) fn of_container(
         kind: Kind,
         name: &str,
-        reason: &'static str,
+        reason: impl Into<Cow<'static, str>>,
         message: impl Into<String>,
     ) -> Self {
         let field_path = format!("spec.containers{{{name}}}");
-        Self { kind, reason, message: message.into(), field_path }
+        Self { kind, reason: reason.into(), message: message.into(), field_path }
     }
 
     /// Says that the container is one of the pod's `initContainers`.

@@ -16,7 +16,7 @@ use std::{
 
 pub use self::threshold::{Amount, InvalidThreshold, Signal, Threshold};
 pub(crate) use self::{
-    rank::{Candidate, choose},
+    rank::{Candidate, Use, choose},
     storage::{Measured, exceeded},
 };
 

@@ -1,11 +1,14 @@
 //! Which pod ends next.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, time::Duration};
 
 use kubeedge_core::id::Uid;
 
 use super::{Shortage, Signal};
-use crate::edged::{failed::Failed, quantity};
+use crate::edged::{quantity, state::Verdict};
+
+/// One second: what the kubelet gives when there is no time.
+pub(super) const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// A pod that could end.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,22 +65,17 @@ impl Candidate {
 pub(crate) fn choose(
     candidates: &[Candidate],
     shortage: &Shortage,
-    soft_grace_seconds: u64,
-    at_ms: u64,
-) -> Option<(Uid, Failed)> {
+    soft_grace: Duration,
+) -> Option<(Uid, Verdict)> {
     let chosen =
         candidates.iter().filter(|one| !one.critical).min_by_key(|one| (one.rank(), one.uid.clone()))?;
-    let failed = Failed {
+    let verdict = Verdict {
         reason: "Evicted".to_owned(),
         message: message(chosen, shortage),
-        at_ms,
-        refused: false,
-        disrupted: true,
-        // One second: what the kubelet gives when there is no time.
-        grace_seconds: Some(if shortage.hard { 1 } else { soft_grace_seconds }),
-        recorded: false,
+        grace: Some(if shortage.hard { AT_ONCE } else { soft_grace }),
+        disruption: Some("TerminationByKubelet"),
     };
-    Some((chosen.uid.clone(), failed))
+    Some((chosen.uid.clone(), verdict))
 }
 
 /// In the kubelet's words, which people search for; the spaces at the ends are theirs too.

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::edged::{
-    failed::Failed,
     pod::Pod,
     quantity::{self, Quantity},
+    state::Verdict,
 };
 
 /// What a pod has written, in bytes.
@@ -22,19 +22,15 @@ pub(crate) fn exceeded(
     pod: &Pod,
     limits: &BTreeMap<String, Quantity>,
     measured: &Measured,
-    at_ms: u64,
-) -> Option<Failed> {
+) -> Option<Verdict> {
     let message =
         volume(limits, measured).or_else(|| whole(pod, measured)).or_else(|| container(pod, measured))?;
-    Some(Failed {
+    Some(Verdict {
         reason: "Evicted".to_owned(),
         message,
-        at_ms,
-        refused: false,
+        grace: Some(super::rank::AT_ONCE),
         // It is the pod's own doing.
-        disrupted: false,
-        grace_seconds: Some(1),
-        recorded: false,
+        disruption: None,
     })
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use kubeedge_core::{id::Uid, message::Object};
 use serde_json::json;
 
-use super::{rank::Use, *};
+use super::*;
 use crate::edged::{Eviction, pod::Pod, quantity::Quantity};
 
 const MIB: i64 = 1 << 20;
@@ -87,7 +87,7 @@ fn candidate(
 fn order(mut candidates: Vec<Candidate>) -> Vec<String> {
     let shortage = Shortage { signal: Signal::Memory, hard: true, quantity: 100 * MIB, available: 5 << 10 };
     let mut order = Vec::new();
-    while let Some((uid, _)) = choose(&candidates, &shortage, 0, 0) {
+    while let Some((uid, _)) = choose(&candidates, &shortage, Duration::ZERO) {
         candidates.retain(|one| one.uid != uid);
         order.push(uid.to_string());
     }
@@ -124,16 +124,21 @@ fn without_figures_quality_and_priority_decide() {
 fn the_reason_is_given_in_the_kubelets_words() {
     let shortage =
         Shortage { signal: Signal::Memory, hard: true, quantity: 100 * MIB, available: 97340 << 10 };
-    let (_, failed) = choose(&[candidate("a", 0, 10, Some(20), "Burstable")], &shortage, 7, 1).unwrap();
-    assert_eq!((failed.reason.as_str(), failed.grace_seconds, failed.disrupted), ("Evicted", Some(1), true));
+    let (_, failed) =
+        choose(&[candidate("a", 0, 10, Some(20), "Burstable")], &shortage, Duration::from_secs(7)).unwrap();
+    assert_eq!(
+        (failed.reason.as_str(), failed.grace, failed.disruption),
+        ("Evicted", Some(Duration::from_secs(1)), Some("TerminationByKubelet"))
+    );
     assert_eq!(
         failed.message,
         "The node was low on resource: memory. Threshold quantity: 100Mi, available: 97340Ki. \
          Container app was using 20Mi, request is 10Mi, has larger consumption of memory. "
     );
     let soft = Shortage { signal: Signal::NodeInodes, hard: false, quantity: 5, available: 2 };
-    let (_, failed) = choose(&[candidate("a", 0, 10, None, "Burstable")], &soft, 7, 1).unwrap();
-    assert_eq!(failed.grace_seconds, Some(7));
+    let (_, failed) =
+        choose(&[candidate("a", 0, 10, None, "Burstable")], &soft, Duration::from_secs(7)).unwrap();
+    assert_eq!(failed.grace, Some(Duration::from_secs(7)));
     assert_eq!(failed.message, "The node was low on resource: inodes. Threshold quantity: 5, available: 2. ");
 }
 
@@ -169,7 +174,7 @@ fn a_pod_that_writes_more_than_it_may_ends() {
     let one = pod(json!([container("20Mi")]));
     let two = pod(json!([container("20Mi"), { "name": "b", "image": "b" }]));
     let message =
-        |pod: &Pod, measured: &Measured| exceeded(pod, &limits, measured, 0).map(|failed| failed.message);
+        |pod: &Pod, measured: &Measured| exceeded(pod, &limits, measured).map(|failed| failed.message);
     assert_eq!(message(&one, &measured(10, 10)), None);
     assert_eq!(
         message(&one, &measured(11, 0)).unwrap(),

@@ -52,6 +52,11 @@ impl Signal {
         }
     }
 
+    /// Whether it is about a file system.
+    pub(crate) fn is_disk(self) -> bool {
+        self.pressure() == Pressure::Disk
+    }
+
     /// Whether it is counted in bytes.
     pub(crate) fn is_bytes(self) -> bool {
         matches!(self, Self::Memory | Self::NodeDisk | Self::ImageDisk)

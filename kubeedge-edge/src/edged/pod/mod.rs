@@ -27,10 +27,8 @@ mod check;
 mod container;
 mod fields;
 mod life;
-#[allow(dead_code, reason = "the state does not decide by it yet")]
 mod scheduling;
 mod security;
-#[allow(dead_code, reason = "the state does not decide by it yet")]
 mod spec;
 mod status;
 mod volume;

@@ -45,6 +45,10 @@ pub(crate) struct Entry {
     pub(crate) verdict: Option<Verdict>,
     /// It waits for its release.
     pub(crate) held: bool,
+    /// It fits on the node, or was judged before and ran.
+    pub(crate) admitted: bool,
+    /// An earlier process of ours has run it.
+    pub(crate) ran: bool,
     /// It was released, or ran already.
     pub(crate) released: bool,
     pub(crate) busy: BTreeMap<Slot, Busy>,
@@ -125,6 +129,8 @@ impl Entry {
             verdict: None,
             held: false,
             released: false,
+            admitted: false,
+            ran: false,
             busy: BTreeMap::new(),
             touched: BTreeMap::new(),
             changed: true,
@@ -225,6 +231,8 @@ impl Entry {
     /// Takes what an earlier process kept.
     pub(crate) fn restore(&mut self, record: Record) {
         self.released = record.released;
+        let containers = record.status["containerStatuses"].as_array().into_iter().flatten();
+        self.ran = containers.into_iter().any(|one| one["containerID"].is_string());
         let text = |name: &str| record.status[name].as_str().unwrap_or_default().to_owned();
         if record.status["phase"] == "Failed" && !text("reason").is_empty() {
             let (reason, message) = (text("reason"), text("message"));

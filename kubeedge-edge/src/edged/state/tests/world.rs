@@ -248,6 +248,7 @@ impl World {
                 Output::Observe => self.schedule(Duration::from_millis(1), Pending::Observation),
                 Output::Report(Report::Pod(report)) => self.report(&report),
                 Output::Report(other) => panic!("{other:?}"),
+                Output::AskForNode => panic!("the room of these stories is not known"),
                 Output::Token(request) => panic!("no pod of these stories mounts a token: {request:?}"),
                 Output::Keep(uid, record) => drop(self.records.insert(uid, record)),
                 Output::Forget(uid) => drop(self.records.remove(&uid)),
