@@ -113,7 +113,7 @@ pub(crate) fn read(source: &Source, request: &LogRequest) -> io::Result<LogChunk
         let finished = Source { running: false, ..source.clone() };
         let mut chunk = piece(old, cursor.file, &finished, request, Some(cursor.offset))?;
         chunk.running = source.running;
-        if chunk.end && !request.limit_bytes.is_some_and(|limit| chunk.data.len() as u64 >= limit) {
+        if chunk.end && request.limit_bytes.is_none_or(|limit| (chunk.data.len() as u64) < limit) {
             chunk.cursor = Cursor { file: next.unwrap_or(tag), offset: 0 }.to_number();
             chunk.end = false;
         }
