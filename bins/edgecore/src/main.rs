@@ -453,6 +453,7 @@ fn edged_config(config: &Config, edged: &config::modules::Edged) -> edged::Confi
         image_collection: edged.upkeep.images,
         sandbox_image: edged.sandbox_image.clone(),
         log_rotation: edged.upkeep.log_rotation,
+        static_pods: edged.upkeep.static_pods.clone(),
         parallel_pulls: edged.upkeep.parallel_pulls,
         ..edged::Config::new(config.node.clone())
     }

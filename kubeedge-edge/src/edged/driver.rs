@@ -103,6 +103,8 @@ impl Edged {
         for (uid, record) in records.unwrap_or_default() {
             state.restore(uid, record);
         }
+        let mut upkeep = Upkeep::new(self.config.clone(), Arc::clone(&self.runtime));
+        upkeep.scan_first(&mut state, now()).await;
         let driver = Driver {
             state,
             node: Node::new(self.config.clone(), machine),
@@ -115,7 +117,7 @@ impl Edged {
             tokens: FuturesUnordered::new(),
             observing: None,
             asking: None,
-            upkeep: Upkeep::new(self.config.clone(), Arc::clone(&self.runtime)),
+            upkeep,
             next_look: Instant::now(),
             closed: false,
             edged: self,

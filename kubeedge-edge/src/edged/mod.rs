@@ -58,6 +58,7 @@ mod resolve;
 mod rotation;
 mod settings;
 mod state;
+mod statics;
 mod status;
 mod tasks;
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod entry;
 mod exits;
 mod plan;
 mod probes;
+mod statics;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use kubeedge_core::{
 };
 use tracing::{debug, info, warn};
 
+use self::statics::Static;
 pub(crate) use self::{
     entry::{Entry, Stage},
     exits::{LastWords, exit_code, is_running, may_not_restart, newest},
@@ -135,6 +137,10 @@ pub(crate) struct State {
     /// What the node offers; nothing is judged before it is known.
     room: Option<Room>,
     pressures: BTreeSet<Pressure>,
+    /// The pods of files of the node.
+    statics: BTreeMap<ObjectRef, Static>,
+    /// The files were read once, so that what is not among them is not wanted.
+    statics_known: bool,
     /// Until when the API's answer about the node is waited for.
     asking: Option<Instant>,
     started: Instant,
@@ -190,6 +196,8 @@ impl State {
             online: false,
             room: None,
             pressures: BTreeSet::new(),
+            statics: BTreeMap::new(),
+            statics_known: false,
             asking: None,
             started: now.at,
             outputs: VecDeque::new(),
@@ -205,6 +213,9 @@ impl State {
     pub(crate) fn handle_object(&mut self, event: ObjectEvent, now: Moment) {
         if let Settled::Waiting { quiet_since, .. } = &mut self.settled {
             *quiet_since = now.at;
+        }
+        if event.key().kind() == "Pod" && self.handle_mirror(&event) {
+            return;
         }
         match (event.key().kind(), &event) {
             ("Pod", ObjectEvent::Applied(object)) => self.apply_pod(object, now),
@@ -330,6 +341,9 @@ impl State {
                 if let Some(record) = self.records.remove(uid) {
                     orphan.restore(record);
                 }
+                if self.is_stale_static(&orphan) {
+                    orphan.delete();
+                }
                 self.pods.insert(uid.clone(), orphan);
             }
         }
@@ -355,7 +369,9 @@ impl State {
             self.tokens.forget(uid);
             self.outputs.push_back(Output::Forget(uid.clone()));
             if entry.deleted {
+                let reference = entry.reference.clone();
                 self.pods.remove(uid);
+                self.forget_mirror(&reference, uid);
             } else {
                 let (reference, uid) = (entry.reference.clone(), entry.uid.clone());
                 let gone = PodReport { reference, uid, state: PodState::Gone };
@@ -448,9 +464,9 @@ impl State {
         let was = std::mem::replace(&mut self.online, connectivity.is_online());
         if !was && self.online {
             self.tokens.handle_online(now.at);
-            let all: Vec<Report> =
-                self.pods.values().filter_map(Entry::last_report).map(Report::Pod).collect();
-            self.outputs.extend(all.into_iter().map(Output::Report));
+            let all: Vec<PodReport> = self.pods.values().filter_map(Entry::last_report).collect();
+            all.into_iter().for_each(|report| self.report(report));
+            self.report_mirrors();
         }
     }
 
@@ -538,7 +554,7 @@ impl State {
                 let record = Record::new(status, entry.released);
                 self.outputs.push_back(Output::Keep(uid, record));
             }
-            self.outputs.push_back(Output::Report(Report::Pod(report)));
+            self.report(report);
         }
         Self::tell(&mut self.events, entry, now);
     }

@@ -5,6 +5,7 @@ mod measure;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -23,6 +24,7 @@ use super::{
     node::Node,
     rotation,
     state::{Moment, State},
+    statics::{self, Found, Statics},
 };
 
 /// How long the runtime may take for one of these; nobody waits for them.
@@ -41,7 +43,10 @@ pub(crate) enum Done {
     Removed(bool),
     /// What pods use, and what they have to give back.
     Measured(Vec<SandboxStats>, Sizes, Option<Shortage>),
+    Scanned(Scan),
 }
+
+type Scan = io::Result<BTreeMap<PathBuf, Found>>;
 
 /// What one kind of work is doing.
 #[derive(Debug, Default)]
@@ -72,6 +77,8 @@ pub(crate) struct Upkeep {
     logs: Task,
     listing: Task,
     measuring: Task,
+    statics: Statics,
+    scanning: Task,
     /// Something is short and being seen to.
     relieving: bool,
     /// What nobody uses was removed since the last pod ended.
@@ -82,7 +89,6 @@ impl Upkeep {
     pub(crate) fn new(config: Config, runtime: Arc<dyn ContainerRuntime>) -> Self {
         Self {
             images: Images::new(config.image_collection, &config.sandbox_image),
-            config,
             runtime,
             used: BTreeSet::new(),
             image_mount: None,
@@ -90,14 +96,35 @@ impl Upkeep {
             logs: Task::default(),
             listing: Task::default(),
             measuring: Task::default(),
+            statics: Statics::new(config.node.clone()),
+            scanning: Task::default(),
             relieving: false,
             cleared: false,
+            config,
         }
     }
 
     /// A directory of the file system with the images, once the runtime has said so.
     pub(crate) fn image_mount(&self) -> Option<&Path> {
         self.image_mount.as_deref()
+    }
+
+    /// Reads the files of static pods for the first time: they are known before anything is decided.
+    pub(crate) async fn scan_first(&mut self, state: &mut State, now: Moment) {
+        let Some(statics) = self.config.static_pods.clone() else { return state.handle_statics_known() };
+        self.scanning.next = Some(now.at + statics.interval);
+        let scan = scan(statics.path).await;
+        self.handle_scan(scan, state, now);
+    }
+
+    fn handle_scan(&mut self, scan: Scan, state: &mut State, now: Moment) {
+        let known = scan.is_ok();
+        for change in self.statics.handle_scan(scan) {
+            state.handle_static(change, now);
+        }
+        if known {
+            state.handle_statics_known();
+        }
     }
 
     /// Begins what is due.
@@ -121,6 +148,12 @@ impl Upkeep {
             self.used = used;
             self.list(false, now.at);
         }
+        if let Some(statics) = self.config.static_pods.clone()
+            && self.scanning.is_due(now.at)
+        {
+            self.scanning.begin(now.at + statics.interval);
+            self.works.push(scan(statics.path).map(Done::Scanned).boxed());
+        }
         if self.measuring.is_due(now.at) {
             self.measuring.next = Some(now.at + MEASURE_INTERVAL);
             let places = measure::limited(state, &self.config);
@@ -133,7 +166,7 @@ impl Upkeep {
 
     /// When something is due.
     pub(crate) fn wake(&self) -> Option<Instant> {
-        let all = [&self.logs, &self.listing, &self.measuring];
+        let all = [&self.logs, &self.listing, &self.measuring, &self.scanning];
         all.iter().filter(|task| !task.busy).filter_map(|task| task.next).min()
     }
 
@@ -207,6 +240,10 @@ impl Upkeep {
     pub(crate) fn handle(&mut self, done: Done, state: &mut State, node: &mut Node, now: Moment) -> bool {
         match done {
             Done::Rotated => self.logs.busy = false,
+            Done::Scanned(scan) => {
+                self.scanning.busy = false;
+                self.handle_scan(scan, state, now);
+            }
             Done::Listed(listing, clear) => {
                 self.listing.busy = false;
                 self.handle_listing(listing, clear, state, node, now);
@@ -259,6 +296,11 @@ fn evict(state: &mut State, uid: &kubeedge_core::id::Uid, verdict: super::state:
     info!(%uid, message = verdict.message, "a pod is evicted");
     let note = Note::of_pod(Kind::Warning, "Evicted", verdict.message.clone());
     state.handle_verdict(uid, verdict, note);
+}
+
+async fn scan(path: PathBuf) -> Scan {
+    let scan = tokio::task::spawn_blocking(move || statics::scan(&path)).await;
+    scan.map_err(io::Error::other).and_then(|scan| scan)
 }
 
 async fn within<T>(work: impl Future<Output = Result<T, RuntimeError>>) -> Result<T, RuntimeError> {

@@ -97,7 +97,7 @@ impl State {
 
     /// Judges one after the other; `ask` is until when the API would be waited for, if it may be asked.
     fn judge_waiting(&mut self, room: &Room, ask: Option<Instant>) {
-        let waiting = self.pods.values().filter(|entry| !entry.admitted);
+        let waiting = self.pods.values().filter(|entry| !entry.admitted && !self.waits_for_older(entry));
         let waiting = waiting.filter_map(|entry| Some((entry.wanted()?.rank(), entry.uid.clone())));
         let mut waiting: Vec<_> = waiting.collect();
         waiting.sort();

@@ -6,7 +6,7 @@ use kubeedge_core::{
 };
 
 use super::*;
-use crate::edged::{Amount, ImageCollection, LogRotation, Signal, Threshold};
+use crate::edged::{Amount, ImageCollection, LogRotation, Signal, StaticPods, Threshold};
 
 fn asking(name: &str, resources: &Value, extra: &Value) -> Value {
     let container = json!({ "name": "app", "image": "app:1", "resources": resources });
@@ -201,6 +201,99 @@ async fn images_are_reported_and_those_that_nobody_uses_go_when_their_time_is_ov
     let report = next_node(&mut node.outside.reports).await;
     assert_eq!(report["status"]["images"].as_array().unwrap().len(), 3);
     node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_static_pod_runs_without_the_cloud_and_is_told_of_under_what_stands_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let manifests = directory.path().join("manifests");
+    std::fs::create_dir(&manifests).unwrap();
+    let file = manifests.join("web.yaml");
+    let text = |image: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: web}}\nspec: {{containers: [{{name: app, image: '{image}'}}]}}\n"
+        )
+    };
+    std::fs::write(&file, text("app:1")).unwrap();
+    let runtime = MemoryRuntime::new();
+    let statics = |config: &mut Config| {
+        let interval = Duration::from_secs(1);
+        config.static_pods = Some(StaticPods { path: manifests.clone(), interval });
+    };
+    let running = async || {
+        let sandboxes = runtime.observe().await.unwrap();
+        let alive = sandboxes.into_iter().filter(|sandbox| sandbox.ready);
+        alive.map(|sandbox| (sandbox.name, sandbox.uid.to_string())).collect::<Vec<_>>()
+    };
+    let mut node = Node::start_with(directory.path(), Arc::new(runtime.clone()), statics);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let first = running().await;
+    assert_eq!((first.len(), first[0].0.as_str()), (1, "web-edge-1"));
+    let uid = first[0].1.clone();
+    assert_eq!(runtime.starts(&format!("{uid}/app")), 1);
+
+    node.outside.connectivity.send_replace(Connectivity::Synchronized);
+    let mirror = next_mirror(&mut node).await.unwrap();
+    assert_eq!(mirror["metadata"]["annotations"]["kubernetes.io/config.mirror"], uid.as_str());
+    let standing = |uid: &str, extra: &Value| {
+        let mut pod = mirror.clone();
+        pod["metadata"]["uid"] = json!(uid);
+        json_merge(&mut pod, extra);
+        pod
+    };
+    node.apply(&standing("api-1", &json!({})));
+    assert_eq!(node.running("api-1").await["phase"], "Running");
+
+    // What stands for it is deleted: it is let go, and another one is asked for. The pod does not notice.
+    node.apply(&standing("api-1", &json!({ "metadata": { "deletionTimestamp": "2026-01-01T00:00:00Z" } })));
+    node.gone("api-1").await;
+    let reference = ObjectRef::pod("default", "web-edge-1");
+    let gone = ObjectEvent::Deleted { reference, uid: kubeedge_core::id::Uid::new("api-1") };
+    node.outside.workloads.send(gone).unwrap();
+    assert!(next_mirror(&mut node).await.is_some());
+    node.apply(&standing("api-2", &json!({})));
+    node.running("api-2").await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((running().await, runtime.starts(&format!("{uid}/app"))), (first.clone(), 1));
+    node.end().await;
+
+    // A restart without a link adopts it; what the store has of its object is not run.
+    let mut node = Node::start_with(directory.path(), Arc::new(runtime.clone()), statics);
+    node.apply(&standing("api-2", &json!({})));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((running().await, runtime.starts(&format!("{uid}/app"))), (first.clone(), 1));
+
+    // Another text is another pod, which begins when the one before has ended.
+    std::fs::write(&file, text("app:22")).unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let second = running().await;
+    assert_eq!(second.len(), 1, "{second:?}");
+    assert_ne!(second[0].1, uid);
+    node.outside.connectivity.send_replace(Connectivity::Online);
+    let mirror = next_mirror(&mut node).await.unwrap();
+    assert_eq!(mirror["metadata"]["annotations"]["kubernetes.io/config.mirror"], second[0].1.as_str());
+    node.end().await;
+
+    // The file goes while nobody looks: so does the pod, without a word from the cloud.
+    std::fs::remove_file(&file).unwrap();
+    let mut node = Node::start_with(directory.path(), Arc::new(runtime.clone()), statics);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(running().await, []);
+    node.outside.connectivity.send_replace(Connectivity::Online);
+    node.apply(&standing("api-3", &json!({})));
+    assert_eq!(next_mirror(&mut node).await, None, "nothing should stand for it");
+    node.end().await;
+}
+
+async fn next_mirror(node: &mut Node) -> Option<Value> {
+    let wait = async {
+        loop {
+            if let Some(Report::Mirror(mirror)) = node.outside.reports.recv().await {
+                return mirror.pod.map(|pod| serde_json::from_slice(&pod).unwrap());
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.expect("no report of a mirror")
 }
 
 #[tokio::test(start_paused = true)]
