@@ -63,7 +63,7 @@ struct Allowance {
 pub(crate) struct Recorder {
     node: String,
     recorded: BTreeMap<Key, Recorded>,
-    allowances: BTreeMap<(Uid, &'static str), Allowance>,
+    allowances: BTreeMap<(Uid, Cow<'static, str>), Allowance>,
     /// What the cloud does not know yet, in order of its first change.
     waiting: VecDeque<Key>,
     queued: BTreeSet<Key>,
@@ -85,7 +85,7 @@ impl Recorder {
 
     /// Takes what has happened.
     pub(crate) fn record(&mut self, about: &About, note: Note, now: Moment) {
-        if !self.allow((about.uid.clone(), note.reason), now.at) {
+        if !self.allow((about.uid.clone(), note.reason.clone()), now.at) {
             return;
         }
         let field_path = note.field_path;
@@ -117,7 +117,7 @@ impl Recorder {
     }
 
     /// Whether the pod may tell one more for this reason.
-    fn allow(&mut self, key: (Uid, &'static str), now: Instant) -> bool {
+    fn allow(&mut self, key: (Uid, Cow<'static, str>), now: Instant) -> bool {
         if self.allowances.len() >= REMEMBERED_MAX && !self.allowances.contains_key(&key) {
             let quietest =
                 self.allowances.iter().max_by_key(|(_, it)| (it.left, now.duration_since(it.since)));

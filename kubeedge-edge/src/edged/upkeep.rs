@@ -256,7 +256,7 @@ impl Upkeep {
             }
             Done::Measured(stats, sizes, None) => {
                 self.measuring.busy = false;
-                for (uid, verdict) in measure::exceeded(state, &self.config, &stats, &sizes) {
+                for (uid, verdict) in measure::exceeded(state, &stats, &sizes) {
                     evict(state, &uid, verdict);
                 }
             }

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::{Refusal, Room};
-use crate::edged::pod::{Container, Pod};
+use crate::edged::{
+    pod::{Container, Pod},
+    quantity::Quantity,
+};
 
 /// Amounts by the name of the resource: `cpu` in thousandths of a processor, everything else in whole units.
 pub(crate) type Amounts = BTreeMap<String, i64>;
@@ -66,8 +69,11 @@ pub(crate) fn requests(pod: &Pod) -> Amounts {
 /// A request that is not given is the limit, as the API server writes it.
 fn of_container(container: &Container) -> Amounts {
     let resources = &container.resources;
-    let names = resources.limits.iter().chain(&resources.requests);
-    names
+    amounts(resources.limits.iter().chain(&resources.requests))
+}
+
+fn amounts<'a>(given: impl Iterator<Item = (&'a String, &'a Quantity)>) -> Amounts {
+    given
         .map(|(name, amount)| (name.clone(), if name == "cpu" { amount.milli() } else { amount.units() }))
         .collect()
 }

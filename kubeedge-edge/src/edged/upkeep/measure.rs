@@ -76,11 +76,12 @@ fn places(entry: &Entry, pod: &Pod, config: &Config) -> Vec<Place> {
 
 /// Whether it begins empty and is no memory.
 fn is_on_disk(volume: &Volume) -> bool {
-    volume.empty_dir.is_some()
+    volume.empty_dir.as_ref().is_some_and(|empty| empty.medium != "Memory")
 }
 
-fn limits(_pod: &Pod) -> BTreeMap<String, Quantity> {
-    BTreeMap::new()
+fn limits(pod: &Pod) -> BTreeMap<String, Quantity> {
+    let on_disk = pod.spec.volumes.iter().filter(|volume| is_on_disk(volume));
+    on_disk.filter_map(|volume| Some((volume.name.clone(), volume.empty_dir.as_ref()?.size_limit?))).collect()
 }
 
 /// Measures the directories.
@@ -110,12 +111,7 @@ fn size(path: &Path) -> i64 {
 }
 
 /// The pods that have written more than they may.
-pub(super) fn exceeded(
-    state: &State,
-    _config: &Config,
-    stats: &[SandboxStats],
-    sizes: &Sizes,
-) -> Vec<(Uid, Verdict)> {
+pub(super) fn exceeded(state: &State, stats: &[SandboxStats], sizes: &Sizes) -> Vec<(Uid, Verdict)> {
     let verdict = |(entry, pod): (&Entry, &Pod)| {
         let measured = measured(&entry.uid, stats, sizes);
         Some((entry.uid.clone(), eviction::exceeded(pod, &limits(pod), &measured)?))
