@@ -150,7 +150,7 @@ impl Api {
         let mut state = self.lock();
         let acked = Acked { key: report.message.key(), delivery: report.delivery };
         match report.message {
-            Report::Node(_) => {}
+            Report::Node(_) | Report::Mirror(_) => {}
             Report::Pod(pod) => {
                 let known = state.objects.get(&pod.reference).filter(|(_, object)| object.uid == pod.uid);
                 let deleting =
