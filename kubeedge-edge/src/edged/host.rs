@@ -114,8 +114,11 @@ fn file_system(path: &Path) -> Option<(Level, Level)> {
     let found = rustix::fs::statvfs(path).ok()?;
     let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let bytes = |blocks: u64| number(blocks.saturating_mul(found.f_frsize));
+    // What is kept for root alone is no capacity, as `df` counts: pods could never have it, and a file system of
+    // which much is kept would be short from the beginning.
+    let kept = found.f_bfree.saturating_sub(found.f_bavail);
     Some((
-        Level { capacity: bytes(found.f_blocks), available: bytes(found.f_bavail) },
+        Level { capacity: bytes(found.f_blocks.saturating_sub(kept)), available: bytes(found.f_bavail) },
         Level { capacity: number(found.f_files), available: number(found.f_favail) },
     ))
 }
