@@ -42,6 +42,7 @@ impl Pod {
         all.any(|profile| profile.kind != "Unconfined").then(|| InvalidPod {
             reason: "AppArmor",
             message: "Cannot enforce AppArmor: AppArmor is not enabled on the host".to_owned(),
+            deleting: self.is_deleting(),
         })
     }
 
@@ -59,7 +60,7 @@ impl Pod {
                 return None;
             };
             let message = format!("forbidden sysctl: {:?} {why}", sysctl.name);
-            Some(InvalidPod { reason: "SysctlForbidden", message })
+            Some(InvalidPod { reason: "SysctlForbidden", message, deleting: self.is_deleting() })
         })
     }
 }

@@ -29,9 +29,11 @@ pub(crate) enum Becomes {
     Harmless(&'static str),
     /// The Pod is refused; why.
     Refused(&'static str),
+    /// It is added to Pods that run, which must not fail for it: it is left undone, and an event says why.
+    Told(&'static str),
 }
 
-use Becomes::{Done, Harmless, Only, Parts, Refused};
+use Becomes::{Done, Harmless, Only, Parts, Refused, Told};
 
 macro_rules! fields {
     ($($name:literal: $becomes:expr),* $(,)?) => { &[$(Field { name: $name, becomes: $becomes }),*] };
@@ -52,7 +54,7 @@ pub(crate) const POD_SPEC: &[Field] = fields! {
     "dnsConfig": Done,
     "dnsPolicy": Done,
     "enableServiceLinks": Harmless("Services do not reach the edge, so there are none to link"),
-    "ephemeralContainers": Refused("containers for debugging are not added to pods of the edge"),
+    "ephemeralContainers": Told("containers for debugging are not added to pods of the edge"),
     "hostAliases": Done,
     "hostIPC": Done,
     "hostNetwork": Done,
@@ -216,6 +218,14 @@ pub(crate) fn unsupported(spec: &Value) -> Option<(String, String)> {
     in_object(spec, POD_SPEC, "spec")
 }
 
+/// What a Pod's spec asks for that is left undone without refusing the Pod, in words for an event.
+pub(crate) fn undone(spec: &Value) -> Option<String> {
+    POD_SPEC.iter().find_map(|field| match field.becomes {
+        Told(why) if spec.get(field.name).is_some_and(asks) => Some(format!("spec.{}: {why}", field.name)),
+        Told(_) | Done | Parts(_) | Only(..) | Harmless(_) | Refused(_) => None,
+    })
+}
+
 fn in_object(object: &Value, table: &[Field], path: &str) -> Option<(String, String)> {
     table.iter().find_map(|field| {
         let value = object.get(field.name).filter(|value| asks(value))?;
@@ -225,7 +235,7 @@ fn in_object(object: &Value, table: &[Field], path: &str) -> Option<(String, Str
 
 fn in_member(value: &Value, becomes: &Becomes, path: &str) -> Option<(String, String)> {
     match becomes {
-        Done | Harmless(_) => None,
+        Done | Harmless(_) | Told(_) => None,
         Refused(why) => Some((path.to_owned(), (*why).to_owned())),
         Only(done, why) => {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);

@@ -47,6 +47,8 @@ pub(crate) struct Pod {
     pub(crate) status: OldStatus,
     /// The whole of it, as the API has it.
     pub(crate) json: Bytes,
+    /// What it asks for that is left undone, in words for an event.
+    pub(crate) undone: Option<String>,
 }
 
 /// Says why a Pod is not run at all.
@@ -57,15 +59,17 @@ pub(crate) struct InvalidPod {
     pub(crate) reason: &'static str,
     /// In a sentence, beginning with the member that it is about.
     pub(crate) message: String,
+    /// Whether the API server has been asked to delete it.
+    pub(crate) deleting: bool,
 }
 
 impl InvalidPod {
     fn new(message: impl fmt::Display) -> Self {
-        Self { reason: "InvalidPod", message: format!("the pod cannot be read: {message}") }
+        Self { reason: "InvalidPod", message: format!("the pod cannot be read: {message}"), deleting: false }
     }
 
     fn unsupported((path, why): (String, String)) -> Self {
-        Self { reason: "UnsupportedField", message: format!("{path}: {why}") }
+        Self { reason: "UnsupportedField", message: format!("{path}: {why}"), deleting: false }
     }
 }
 
@@ -86,10 +90,18 @@ impl Pod {
     pub(crate) fn parse(object: &Object) -> Result<Self, InvalidPod> {
         let invalid = |error: &dyn fmt::Display| InvalidPod::new(error);
         let json: Value = serde_json::from_slice(&object.json).map_err(|error| invalid(&error))?;
+        Self::from_value(object, &json).map_err(|error| {
+            let deleting = json["metadata"]["deletionTimestamp"].is_string();
+            InvalidPod { deleting, ..error }
+        })
+    }
+
+    fn from_value(object: &Object, json: &Value) -> Result<Self, InvalidPod> {
+        let invalid = |error: &dyn fmt::Display| InvalidPod::new(error);
         if let Some(refused) = fields::unsupported(&json["spec"]) {
             return Err(InvalidPod::unsupported(refused));
         }
-        let whole = Whole::deserialize(&json).map_err(|error| invalid(&error))?;
+        let whole = Whole::deserialize(json).map_err(|error| invalid(&error))?;
         let names = [("namespace", object.reference.namespace()), ("name", object.reference.name())];
         for (what, name) in names {
             check_subdomain(what, name).map_err(|error| invalid(&error))?;
@@ -117,6 +129,7 @@ impl Pod {
             uid: object.uid.clone(),
             metadata: whole.metadata,
             spec: whole.spec,
+            undone: fields::undone(&json["spec"]),
             status: whole.status,
             json: object.json.clone(),
         })

@@ -54,7 +54,9 @@ fn compare(root: &Value, schema: &Value, table: &[Field], path: &str) {
         assert!(named.insert(field.name), "{path}.{} stands in the table twice", field.name);
         let why = match field.becomes {
             Becomes::Done => "done",
-            Becomes::Harmless(why) | Becomes::Refused(why) | Becomes::Only(_, why) => why,
+            Becomes::Harmless(why) | Becomes::Refused(why) | Becomes::Only(_, why) | Becomes::Told(why) => {
+                why
+            }
             Becomes::Parts(parts) => {
                 let below = format!("{path}.{}", field.name);
                 compare(root, &schema["properties"][field.name], parts, &below);
@@ -97,6 +99,9 @@ fn a_pod_that_asks_for_what_is_not_done_is_refused_with_the_members_path() {
     assert_eq!(refused(volume(bundle)).unwrap(), "spec.volumes[1].projected.sources[0].clusterTrustBundle");
     let pages = json!({ "emptyDir": { "medium": "HugePages-2Mi" } });
     assert_eq!(refused(volume(pages)).unwrap(), "spec.volumes[1].emptyDir.medium");
+    let debug = json!({ "containers": [container(&json!({}))], "ephemeralContainers": [{ "name": "d" }] });
+    let told = Pod::parse(&object("u", &debug)).unwrap().undone.unwrap();
+    assert!(told.starts_with("spec.ephemeralContainers: "), "a pod that runs does not fail for it: {told}");
     let error = Pod::parse(&object("u", &json!({ "resourceClaims": [{ "name": "r" }] }))).unwrap_err();
     assert_eq!(error.reason, "UnsupportedField");
     assert!(error.message.starts_with("spec.resourceClaims: "), "{error}");

@@ -21,7 +21,7 @@ use super::{
 use crate::edged::{
     Config,
     action::Slot,
-    events::Note,
+    events::{Kind, Note},
     pod::{InvalidPod, Pod},
     record::Record,
     status::Shown,
@@ -163,13 +163,27 @@ impl Entry {
             self.troubles.clear();
         }
         self.shown.seed(pod.as_ref().ok());
+        let note = match (&pod, &self.pod) {
+            (Err(error), Some(Err(known))) if error.message == known.message => None,
+            (Err(error), _) => Some(Note::of_pod(Kind::Warning, error.reason, error.message.as_str())),
+            (Ok(pod), _) => pod
+                .undone
+                .as_deref()
+                .filter(|undone| !self.has_undone(undone))
+                .map(|undone| Note::of_pod(Kind::Warning, "UnsupportedField", undone)),
+        };
         self.pod = Some(pod.map(Arc::new));
+        self.notes.extend(note);
         if self.stage == Stage::Orphan {
             // It was not nobody's after all, even if its removal has begun.
             (self.stage, self.deleted, self.ending) = (Stage::Wanted, false, None);
         }
         self.dirty = true;
         self.changed = true;
+    }
+
+    fn has_undone(&self, undone: &str) -> bool {
+        self.wanted().is_some_and(|pod| pod.undone.as_deref() == Some(undone))
     }
 
     pub(crate) fn delete(&mut self) {
@@ -195,7 +209,12 @@ impl Entry {
 
     /// Whether what runs of it has to stop and all of it to go.
     pub(crate) fn is_ending(&self) -> bool {
-        self.deleted || self.pod.is_none() || self.wanted().is_some_and(Pod::is_deleting)
+        let going = match &self.pod {
+            Some(Ok(pod)) => pod.is_deleting(),
+            Some(Err(refused)) => refused.deleting,
+            None => true,
+        };
+        self.deleted || going
     }
 
     pub(crate) fn is_starting(&self) -> bool {
