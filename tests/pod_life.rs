@@ -261,7 +261,7 @@ fn what_goes_wrong_reads_in_kubectl_as_people_know_it() -> Result<()> {
     let status = site.wait("job", "Succeeded", |status| status["phase"] == "Succeeded")?;
     ensure!(status["containerStatuses"][0]["restartCount"] == 0, "{status:#}");
 
-    site.wait("deaf", "Running", |status| ready(status))?;
+    site.wait("deaf", "Running", ready)?;
     let began = std::time::Instant::now();
     site.cloud.kubectl(&["delete", "pod", "deaf", "hang", "command", "--timeout=60s"])?;
     ensure!(began.elapsed() < Duration::from_secs(20), "it took {:?}", began.elapsed());

@@ -63,7 +63,7 @@ impl Raw {
     }
 
     /// The broker ends the connection, and says nothing more.
-    async fn is_ended(mut self) {
+    async fn ends(mut self) {
         let mut rest = Vec::new();
         let ended = timeout(PATIENCE, self.0.read_to_end(&mut rest)).await;
         assert!(ended.is_ok(), "the connection goes on");
@@ -135,7 +135,7 @@ async fn what_breaks_the_standard_ends_its_connection() {
     for (number, (statement, bytes)) in cases.iter().enumerate() {
         let mut raw = Raw::connect(address, &format!("c{number}"), true, false).await;
         raw.say(bytes).await;
-        let ended = timeout(PATIENCE, raw.is_ended()).await;
+        let ended = timeout(PATIENCE, raw.ends()).await;
         assert!(ended.is_ok(), "{statement}: the connection goes on");
     }
     // Everybody else goes on.
@@ -162,20 +162,20 @@ async fn a_connection_begins_with_a_valid_connect() {
     for (statement, bytes) in ended {
         let mut raw = Raw::open(address).await;
         raw.say(&bytes).await;
-        assert!(timeout(PATIENCE, raw.is_ended()).await.is_ok(), "{statement}");
+        assert!(timeout(PATIENCE, raw.ends()).await.is_ok(), "{statement}");
     }
     // 3.1.2-2: another version is told so, also one whose CONNECT looks different from then on.
     for (name, level, rest) in [("MQIsdp", 3, &[][..]), ("MQTT", 5, &[0x00, 0x11, 0x22][..])] {
         let mut raw = Raw::open(address).await;
         raw.say(&packet(0x10, &[&text(name)[..], &[level, 2, 0, 60], rest].concat())).await;
         raw.hears(&[0x20, 2, 0, 1]).await;
-        raw.is_ended().await;
+        raw.ends().await;
     }
     // 3.1.3-7, 3.1.3-8: no name is for clean sessions only.
     let mut raw = Raw::open(address).await;
     raw.say(&connect("", 0, &[])).await;
     raw.hears(&[0x20, 2, 0, 2]).await;
-    raw.is_ended().await;
+    raw.ends().await;
     let mut one = Raw::connect(address, "", true, false).await;
     let mut other = Raw::connect(address, "", true, false).await;
     one.hears_nothing().await;
@@ -198,7 +198,7 @@ async fn credentials_are_answered_with_their_codes() {
         raw.hears(&[0x20, 2, 0, code]).await;
         if code > 0 {
             // 3.2.2-5
-            raw.is_ended().await;
+            raw.ends().await;
         }
     }
 }
@@ -219,7 +219,7 @@ async fn a_session_is_kept_or_begun_anew_as_its_client_says() {
     raw.subscribe("t", 1).await;
     // 3.1.4-2: a second connection under the name ends the first.
     let mut second = Raw::connect(address, "c", false, true).await;
-    raw.is_ended().await;
+    raw.ends().await;
     let mut writer = Raw::connect(address, "w", true, false).await;
     writer.say(&publish(2, "t", &[0, 9], "1")).await;
     writer.hears(&[0x40, 2, 0, 9]).await;
@@ -257,7 +257,7 @@ async fn a_will_is_published_unless_the_client_takes_leave() {
     // 3.1.2-10, 3.14.4-3
     let mut raw = mortal().await;
     raw.say(&[0xe0, 0]).await;
-    raw.is_ended().await;
+    raw.ends().await;
     reader.hears_nothing().await;
     // 3.1.2-8
     drop(mortal().await);
@@ -375,7 +375,7 @@ async fn a_client_keeps_its_word_about_its_signs_of_life() {
     pinging.say(&alive("pinging", 1)).await;
     pinging.hears(&[0x20, 2, 0, 0]).await;
     let begun = std::time::Instant::now();
-    let ended = tokio::spawn(silent.is_ended());
+    let ended = tokio::spawn(silent.ends());
     // 3.12.4-1
     while begun.elapsed() < Duration::from_millis(2500) {
         pinging.hears_nothing().await;

@@ -142,9 +142,10 @@ impl Site {
     async fn differences(&self, row: &Row, expect: &Expect) -> Result<Vec<String>> {
         let pods: Api<Pod> = Api::default_namespaced(self.client.clone());
         let pod = serde_json::to_value(pods.get(&row.name).await?)?;
-        let mut found = match &expect.status {
-            Value::Null => Vec::new(),
-            status => differences("status", status, &pod["status"]),
+        let mut found = if expect.status.is_null() {
+            Vec::new()
+        } else {
+            differences("status", &expect.status, &pod["status"])
         };
         if !found.is_empty() {
             found.push(format!("the status is {}", pod["status"]));

@@ -3,8 +3,11 @@
 
 use super::*;
 
+/// Topic and payload of each message that comes.
+type Answers = &'static [(&'static str, &'static str)];
+
 /// What is published or happens, and what KubeEdge answers to it.
-const EXCHANGES: [(&str, &str, &[(&str, &str)]); 7] = [
+const EXCHANGES: [(&str, &str, Answers); 7] = [
     (
         "state/update",
         r#"{"event_id":"e4","timestamp":1700000000000,"state":"online"}"#,

@@ -106,7 +106,7 @@ mod tests {
             Err(error) => panic!("{error}"),
         }
         memory(&directory, Some(64 << 10), 0o777).unwrap();
-        assert_eq!(mounted_below(&[root.path().to_owned()]).unwrap(), [directory.clone()]);
+        assert_eq!(mounted_below(&[root.path().to_owned()]).unwrap(), std::slice::from_ref(&directory));
         let full = fs::write(directory.join("large"), vec![0; 128 << 10]).unwrap_err();
         assert_eq!(full.kind(), io::ErrorKind::StorageFull);
         unmount_below(&[root.path().to_owned()]).unwrap();

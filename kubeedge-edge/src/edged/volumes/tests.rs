@@ -22,7 +22,7 @@ fn made(scene: &Scene, pod: &Pod) -> Result<Made, String> {
 fn files(scene: &Scene, pod: &Pod) -> Vec<(String, String, u32)> {
     match made(scene, pod).unwrap() {
         Made::Files { files, .. } => lines(files),
-        other => panic!("{other:?}"),
+        other @ (Made::Empty { .. } | Made::Host { .. } | Made::Local { .. }) => panic!("{other:?}"),
     }
 }
 
@@ -141,7 +141,7 @@ fn a_projected_volume_has_everything_under_one_roof_with_a_token_once_it_is_give
         let spec = json!({ "volumes": [volume], "securityContext": security });
         match made(&scene, &crate::edged::testing::pod(spec, json!({}))).unwrap() {
             Made::Files { mut files, .. } => files.remove("token").unwrap(),
-            other => panic!("{other:?}"),
+            other @ (Made::Empty { .. } | Made::Host { .. } | Made::Local { .. }) => panic!("{other:?}"),
         }
     };
     let token = of_user(json!({ "runAsUser": 1000 }));
@@ -157,7 +157,7 @@ fn an_empty_dir_in_memory_is_no_larger_than_anyone_allows() {
         let spec = json!({ "volumes": [{ "name": "v", "emptyDir": empty }] });
         match made(&scene, &pod(spec, json!({ "resources": { "limits": limits } }))).unwrap() {
             Made::Empty { bytes } => bytes,
-            other => panic!("{other:?}"),
+            other @ (Made::Files { .. } | Made::Host { .. } | Made::Local { .. }) => panic!("{other:?}"),
         }
     };
     assert_eq!(with(json!({}), json!({})), None);

@@ -46,7 +46,7 @@ async fn ask(running: &mut Running, pod: &str, cloud: Option<Answer>) -> Answer 
 fn text(answer: &Answer) -> &str {
     match answer {
         Answer::Token(token) => &token.token,
-        other => panic!("{other:?}"),
+        other @ (Answer::Object(_) | Answer::NotFound | Answer::Refused(_)) => panic!("{other:?}"),
     }
 }
 
