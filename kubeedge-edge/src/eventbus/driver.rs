@@ -96,10 +96,11 @@ impl Brokers {
 
     async fn forward(&self, mut publishes: EventReceiver<Publish>) {
         while let Some(publish) = publishes.recv().await {
-            if let Some((broker, config)) = &self.internal
-                && let Err(error) = broker.publish(&publish, config.qos, config.retain)
-            {
-                tracing::warn!(%error, "a part's message cannot be published");
+            if let Some((broker, config)) = &self.internal {
+                broker.wait_for_readers().await;
+                if let Err(error) = broker.publish(&publish, config.qos, config.retain) {
+                    tracing::warn!(%error, "a part's message cannot be published");
+                }
             }
             if let Some(client) = &self.external {
                 client.publish(publish);

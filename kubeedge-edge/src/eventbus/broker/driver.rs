@@ -3,12 +3,16 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use kubeedge_core::message::Publish;
-use tokio::{net::TcpListener, sync::Notify, time::sleep};
+use tokio::{
+    net::TcpListener,
+    sync::Notify,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -24,6 +28,9 @@ const ANSWERS_MAX: usize = 1024;
 
 /// The pause after a failed accept: the process may be out of file descriptors for a moment.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long whoever waits for readers goes without looking again.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// What the connections of a broker share.
 #[derive(Debug)]
@@ -77,6 +84,14 @@ impl Shared {
         let message = Message { topic, payload: publish.payload.clone(), qos, retain };
         self.with(|state| state.handle_publish(message, None));
         Ok(())
+    }
+
+    /// Waits while a reader is behind that may still catch up.
+    pub(super) async fn wait_for_readers(&self) {
+        while self.lock().state.is_crowded(Instant::now()) {
+            // Who caught up between the look and the wait is seen at the next look.
+            let _ = timeout(LOOK_AGAIN, self.room.notified()).await;
+        }
     }
 
     pub(super) fn stats(&self) -> Stats {

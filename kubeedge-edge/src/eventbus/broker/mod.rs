@@ -200,6 +200,12 @@ impl Broker {
         self.shared.publish(publish, qos, retain)
     }
 
+    /// Waits while a client reads more slowly than it is written to, for a second at most, so that a burst of messages
+    /// costs none of them. For those who [publish](Self::publish) and can wait.
+    pub async fn wait_for_readers(&self) {
+        self.shared.wait_for_readers().await;
+    }
+
     /// What the broker holds at the moment.
     pub fn stats(&self) -> Stats {
         self.shared.stats()

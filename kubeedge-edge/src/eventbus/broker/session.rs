@@ -111,6 +111,16 @@ impl Session {
         Pushed { dropped, crowded: false }
     }
 
+    /// Whether a further message would cost one that waits, and the client may still catch up: it has [`PATIENCE`] for
+    /// that since its queue was full.
+    pub(super) fn is_behind(&mut self, limits: &Limits, now: Instant) -> bool {
+        let full = self.queue.len() >= limits.queue_max || self.queue_bytes >= limits.queue_bytes_max;
+        if !full || self.connection.is_none() {
+            return false;
+        }
+        now < *self.crowded_since.get_or_insert(now) + PATIENCE
+    }
+
     fn is_longer_than(&self, limits: &Limits) -> bool {
         self.queue.len() > limits.queue_max || self.queue_bytes > limits.queue_bytes_max
     }

@@ -304,6 +304,12 @@ impl State {
         taken
     }
 
+    /// Whether a reader is behind that may still catch up, so that a sender with time should wait.
+    pub(super) fn is_crowded(&mut self, now: Instant) -> bool {
+        let limits = self.limits;
+        self.sessions.values_mut().any(|session| session.is_behind(&limits, now))
+    }
+
     fn retain(&mut self, message: Message) {
         let name = message.topic.to_string();
         if let Some(old) = self.retained.remove(&name) {

@@ -126,6 +126,22 @@ fn a_full_queue_drops_the_oldest_of_qos_0_first_and_counts() {
 }
 
 #[test]
+fn who_can_wait_waits_while_a_reader_is_behind_and_no_longer_than_its_patience() {
+    let mut state = State::new(limits());
+    connect(&mut state, 1, client("a", true));
+    subscribe(&mut state, 1, "t", QoS::AtMostOnce);
+    let start = Instant::now();
+    for text in ["1", "2", "3"] {
+        assert!(!state.is_crowded(start), "there is room for {text}");
+        state.handle_publish(message("t", text, QoS::AtMostOnce), None);
+    }
+    assert!(state.is_crowded(start) && !state.is_crowded(start + PATIENCE));
+    assert_eq!(texts(&mut state, 1), ["1", "2", "3"]);
+    assert!(!state.is_crowded(start), "it has caught up");
+    assert_eq!(state.stats().dropped, 0);
+}
+
+#[test]
 fn a_client_that_never_acknowledges_costs_bounded_memory() {
     let mut state = State::new(limits());
     connect(&mut state, 1, client("a", true));
