@@ -42,7 +42,7 @@ pub struct ObservedContainer {
     /// The image that it runs, as the kubelet shows it in `imageID`: the digest under which the registry has it
     /// (`docker.io/library/busybox@sha256:...`) where the runtime knows it, else the image's id.
     pub image_id: String,
-    /// What was given as [`ContainerConfig::spec_hash`].
+    /// What was given as [`ContainerConfig::spec_hash`](super::ContainerConfig::spec_hash).
     pub spec_hash: String,
     /// When it was created, milliseconds since the Unix epoch.
     pub created_at_ms: u64,
