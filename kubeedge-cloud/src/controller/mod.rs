@@ -8,10 +8,11 @@
 
 #![cfg_attr(
     not(feature = "edgecontroller"),
-    allow(dead_code, reason = "DeviceController needs a part of it")
+    allow(dead_code, reason = "DeviceController and Router need a part of it each")
 )]
 
 pub(crate) mod api;
+#[cfg(any(feature = "devicecontroller", feature = "edgecontroller"))]
 mod placement;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -19,6 +20,7 @@ mod watch;
 mod writes;
 
 pub(crate) use api::Outcome;
+#[cfg(any(feature = "devicecontroller", feature = "edgecontroller"))]
 pub(crate) use placement::{Placed, Placement};
 pub(crate) use watch::{Change, Kind, Timing, watch};
 pub(crate) use writes::{Backoff, Limits, Writes};
