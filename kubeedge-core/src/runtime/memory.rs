@@ -26,7 +26,7 @@ use super::{
 /// Containers are named `<pod uid>/<container name>` in the calls that script and count.
 ///
 /// ```
-/// use kubeedge_core::runtime::{ContainerRuntime, memory::MemoryRuntime};
+/// use kubeedge_core::runtime::{Images, memory::MemoryRuntime};
 /// # tokio_test(async {
 /// let runtime = MemoryRuntime::new();
 /// runtime.fail_pulls("nowhere/app:1", "no such host", 2);
