@@ -48,7 +48,7 @@ const DEVICES: &str = "devices are not allocated to pods by resource claims";
 /// The members of `spec`.
 pub(crate) const POD_SPEC: &[Field] = fields! {
     "activeDeadlineSeconds": Done,
-    "affinity": Harmless(SCHEDULER),
+    "affinity": Done,
     "automountServiceAccountToken": Harmless("the API server has added the volume or left it out"),
     "containers": Parts(CONTAINER),
     "dnsConfig": Done,
@@ -64,7 +64,7 @@ pub(crate) const POD_SPEC: &[Field] = fields! {
     "imagePullSecrets": Done,
     "initContainers": Parts(CONTAINER),
     "nodeName": Done,
-    "nodeSelector": Harmless(SCHEDULER),
+    "nodeSelector": Done,
     "os": Done,
     "overhead": Harmless("the scheduler has counted it; cgroups of pods are the runtime's"),
     "preemptionPolicy": Harmless(SCHEDULER),
