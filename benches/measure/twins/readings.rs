@@ -38,12 +38,13 @@ use tower::Service;
 
 const DEVICES: usize = 1_000;
 const PROPERTIES: usize = 10;
-/// Until everything runs evenly.
-const SETTLE: Duration = Duration::from_secs(10);
-/// Until each device has used the credit that it has after a silence: three writes of 1,000 devices, 50 a second.
-const CREDIT: Duration = Duration::from_secs(60);
+/// Until each device has used the credit that it has after a silence (three writes of 1,000 devices, 50 a second), every
+/// device has a status in the API, and the bounded histories of Keeper and of the API are full.
+const SETTLE: Duration = Duration::from_secs(90);
 /// How long is measured.
-const MEASURED: Duration = Duration::from_secs(60);
+const MEASURED: Duration = Duration::from_secs(180);
+/// How often it is said how far it is.
+const PROGRESS: Duration = Duration::from_secs(30);
 
 /// What was measured.
 pub(crate) struct Readings {
@@ -62,11 +63,10 @@ pub(crate) async fn measure() -> Result<Readings> {
     let stop = CancellationToken::new();
     let site = Site::start(&folder, &patches, &reads, &stop).await?;
     let started = Instant::now();
-    tokio::time::sleep(SETTLE).await;
+    pass(SETTLE, "until all is in its stride").await?;
     let rss_kib_start = rss_kib()?;
-    tokio::time::sleep(CREDIT).await;
     let (at, before) = (Instant::now(), patches.load(Ordering::Relaxed));
-    tokio::time::sleep(MEASURED).await;
+    pass(MEASURED, "of measuring").await?;
     let writes = patches.load(Ordering::Relaxed) - before;
     let writes_per_second = writes as f64 / at.elapsed().as_secs_f64();
     let rss_kib_end = rss_kib()?;
@@ -79,6 +79,18 @@ pub(crate) async fn measure() -> Result<Readings> {
     let passed_over = site.counts.borrow().passed_over;
     stop.cancel();
     Ok(Readings { sent, lost, per_second, writes_per_second, passed_over, rss_kib_start, rss_kib_end })
+}
+
+/// Waits, and says how long still, and what the process has in memory.
+async fn pass(time: Duration, what: &str) -> Result<()> {
+    let mut left = time;
+    while !left.is_zero() {
+        eprintln!("readings: {} s {what}, {} KiB in memory", left.as_secs(), rss_kib()?);
+        let step = left.min(PROGRESS);
+        tokio::time::sleep(step).await;
+        left -= step;
+    }
+    Ok(())
 }
 
 struct Site {

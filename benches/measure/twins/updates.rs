@@ -19,7 +19,7 @@ use kubeedge_edge::{
 };
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS};
 use serde::Deserialize;
-use tokio::{net::TcpListener, sync::mpsc, sync::watch, time::timeout};
+use tokio::{net::TcpListener, sync::mpsc, sync::watch, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 const DEVICES: usize = 100;
@@ -45,10 +45,11 @@ pub(crate) async fn measure() -> Result<Updates> {
     let stop = CancellationToken::new();
     let folder = tempfile::tempdir()?;
     let port = start_edge(&folder, &stop).await?;
-    let mut results = listen(port).await?;
+    let mut clients = JoinSet::new();
+    let mut results = listen(port, &mut clients).await?;
     let mut applications = Vec::new();
     for number in 0..APPLICATIONS {
-        applications.push(connect(port, &format!("app-{number}"))?);
+        applications.push(connect(port, &format!("app-{number}"), &mut clients));
     }
     // All twins exist before anything is measured.
     run(&applications, &mut results, 0, DEVICES * PROPERTIES).await?;
@@ -58,6 +59,8 @@ pub(crate) async fn measure() -> Result<Updates> {
     let mut times = run_paced(&applications, &mut results, 2_000_000, PACED_UPDATES).await?;
     times.sort_unstable();
     let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1_000.0;
+    // The clients go before their broker, since losing it is a failure to them.
+    clients.abort_all();
     stop.cancel();
     Ok(Updates { per_second, p50_ms: at(0.5), p99_ms: at(0.99) })
 }
@@ -110,25 +113,25 @@ fn client(port: u16, name: &str) -> (AsyncClient, EventLoop) {
     AsyncClient::new(options, 1_024)
 }
 
-fn connect(port: u16, name: &str) -> Result<AsyncClient> {
+fn connect(port: u16, name: &str, clients: &mut JoinSet<()>) -> AsyncClient {
     let (client, mut events) = client(port, name);
-    tokio::spawn(async move {
+    clients.spawn(async move {
         loop {
             if let Err(error) = events.poll().await {
                 panic!("an application has lost the broker: {error}");
             }
         }
     });
-    Ok(client)
+    client
 }
 
 /// Hears results: the number of each, and when it came.
-async fn listen(port: u16) -> Result<mpsc::UnboundedReceiver<(usize, Instant)>> {
+async fn listen(port: u16, clients: &mut JoinSet<()>) -> Result<mpsc::UnboundedReceiver<(usize, Instant)>> {
     let (client, mut events) = client(port, "listener");
     client.subscribe("$hw/events/device/+/+/twin/update/result", QoS::AtMostOnce).await?;
     let (tx, rx) = mpsc::unbounded_channel();
     let (ready_tx, mut ready) = mpsc::channel(1);
-    tokio::spawn(async move {
+    clients.spawn(async move {
         let _client = client;
         loop {
             match events.poll().await {
