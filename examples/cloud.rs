@@ -53,6 +53,7 @@ impl Cloud {
         // The arrows of ARCHITECTURE.md, one line each.
         let (downstream_tx, downstream_rx) = pipe::latest("downstream", object_at_node);
         let (edge_snapshots_tx, edge_snapshots_rx) = pipe::calls("edge_snapshots", 1024);
+        let (rule_snapshots_tx, rule_snapshots_rx) = pipe::calls("rule_snapshots", 1024);
         let (device_snapshots_tx, device_snapshots_rx) = pipe::calls("device_snapshots", 1024);
         let (statuses_tx, statuses_rx) = pipe::latest("statuses", report_of_node);
         let (device_reports_tx, device_reports_rx) = pipe::latest("device_reports", report_of_node);
@@ -76,7 +77,7 @@ impl Cloud {
                 requests: requests_rx,
             },
             cloudhub::Outbox {
-                snapshots: vec![edge_snapshots_tx, device_snapshots_tx],
+                snapshots: vec![edge_snapshots_tx, device_snapshots_tx, rule_snapshots_tx],
                 statuses: statuses_tx,
                 device_reports: device_reports_tx,
                 sessions: sessions_tx,
@@ -101,15 +102,15 @@ impl Cloud {
             config.devicecontroller,
             config.client.clone(),
             devicecontroller::Inbox { reports: device_reports_rx, snapshots: device_snapshots_rx },
-            devicecontroller::Outbox { downstream: downstream_tx, acked: acked_tx },
+            devicecontroller::Outbox { downstream: downstream_tx.clone(), acked: acked_tx },
         );
 
         let router = Router::new(
             router::Config::default(),
             config.client,
             config.rules,
-            router::Inbox { messages: messages_rx },
-            router::Outbox { taken: taken_tx, requests: requests_tx.clone() },
+            router::Inbox { messages: messages_rx, snapshots: rule_snapshots_rx },
+            router::Outbox { taken: taken_tx, requests: requests_tx.clone(), downstream: downstream_tx },
         );
 
         let stop = CancellationToken::new();

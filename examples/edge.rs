@@ -71,6 +71,7 @@ impl Edge {
         let (acked_tx, acked_rx) = pipe::latest("acked", |acked: &Acked<ObjectRef>| acked.key.clone());
         let (inventory_tx, inventory_rx) = pipe::calls("inventory", 4);
         let (queries_tx, queries_rx) = pipe::calls("queries", 64);
+        let (rules_tx, rules_rx) = pipe::latest("rules", |event: &ObjectEvent| event.key().clone());
         let (workloads_tx, workloads_rx) =
             pipe::latest("workloads", |event: &ObjectEvent| event.key().clone());
         let (devices_tx, devices_rx) = pipe::latest("devices", |event: &ObjectEvent| event.key().clone());
@@ -122,6 +123,7 @@ impl Edge {
                 acked: acked_tx,
                 workloads: workloads_tx,
                 devices: devices_tx,
+                rules: rules_tx,
                 queries: queries_tx.clone(),
             },
         );
@@ -176,6 +178,7 @@ impl Edge {
                     publishes: publishes_rx,
                     cloud_messages: cloud_messages_rx,
                     uploaded: uploaded_rx,
+                    rules: rules_rx,
                 },
                 eventbus::Outbox { device_messages: device_messages_tx, uploads: uploads_tx },
             )

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -21,6 +22,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+/// Where the application on the node publishes: the topic `t` of a Rule in the namespace `shop`.
+const TOPIC: &str = "shop/t";
+
 /// Messages without an acknowledgement at once.
 const WINDOW: usize = 5;
 
@@ -28,6 +32,12 @@ const WINDOW: usize = 5;
 async fn no_acknowledged_message_is_lost_whoever_is_killed_under_load() -> Result<()> {
     let target = Target::start().await?;
     let mut site = Site::start(&target.url)?;
+    // Only the Rule makes the node take messages on this topic, so it has to have come before they do.
+    wait_for("the node to know the Rule", || {
+        probe(site.edge.mqtt)?;
+        Ok(!target.received().is_empty())
+    })
+    .with_context(|| site.edge.log())?;
     let publisher = Publisher::start(site.edge.mqtt);
     wait_for("the first messages in the cloud", || Ok(target.received().len() > 50))
         .with_context(|| site.edge.log())?;
@@ -54,8 +64,15 @@ async fn no_acknowledged_message_is_lost_whoever_is_killed_under_load() -> Resul
     let missing: Vec<_> = acknowledged.difference(&target.received()).copied().collect();
     arrived.with_context(|| format!("of {} are missing {missing:?}", acknowledged.len()))?;
     wait_for("the rule's counters", || {
-        let counted =
-            site.cloud.kubectl(&["get", "rule", "up", "-o", "jsonpath={.status.successMessages}"])?;
+        let counted = site.cloud.kubectl(&[
+            "get",
+            "rule",
+            "up",
+            "-n",
+            "shop",
+            "-o",
+            "jsonpath={.status.successMessages}",
+        ])?;
         Ok(!counted.is_empty())
     })
 }
@@ -120,22 +137,36 @@ impl Site {
 }
 
 fn manifest(target: &str) -> String {
-    let endpoint = |name: &str, kind: &str| {
+    let endpoint = |namespace: &str, name: &str, kind: &str| {
         format!(
-            "apiVersion: rules.kubeedge.io/v1\nkind: RuleEndpoint\nmetadata: {{name: {name}, namespace: default}}\n\
+            "apiVersion: rules.kubeedge.io/v1\nkind: RuleEndpoint\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
              spec: {{ruleEndpointType: {kind}, properties: {{}}}}\n---\n"
         )
     };
-    let rule = |name: &str, source: &str, from: &str, to: &str, into: &str| {
+    let rule = |namespace: &str, name: &str, source: &str, from: &str, to: &str, into: &str| {
         format!(
-            "apiVersion: rules.kubeedge.io/v1\nkind: Rule\nmetadata: {{name: {name}, namespace: default}}\n\
+            "apiVersion: rules.kubeedge.io/v1\nkind: Rule\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
              spec: {{source: {source}, sourceResource: {from}, target: {to}, targetResource: {into}}}\n---\n"
         )
     };
-    endpoint("rest", "rest")
-        + &endpoint("bus", "eventbus")
-        + &rule("up", "bus", "{topic: t, node_name: edge-1}", "rest", &format!("{{resource: \"{target}\"}}"))
-        + &rule("down", "rest", "{path: /orders}", "bus", "{topic: orders}")
+    let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n---\n".to_owned();
+    let resource = format!("{{resource: \"{target}\"}}");
+    let endpoints =
+        ["default", "shop"].map(|of| endpoint(of, "rest", "rest") + &endpoint(of, "bus", "eventbus"));
+    namespace
+        + &endpoints.concat()
+        + &rule("shop", "up", "bus", "{topic: t, node_name: edge-1}", "rest", &resource)
+        + &rule("default", "down", "rest", "{path: /orders}", "bus", "{topic: orders}")
+}
+
+/// Publishes a number that no other publisher has.
+fn probe(port: u16) -> Result<()> {
+    let output = Command::new("mosquitto_pub")
+        .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-t", TOPIC, "-m", "4000000000"])
+        .output()
+        .context("mosquitto_pub")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
 /// An application in the cloud, which remembers the numbers that it was posted.
@@ -209,7 +240,7 @@ async fn publish_until(port: u16, stop: Arc<AtomicBool>) -> BTreeSet<u32> {
         let (client, mut events) = AsyncClient::new(MqttOptions::new("publisher", "127.0.0.1", port), 100);
         let mut sending: VecDeque<u32> = unacknowledged.iter().copied().collect();
         let mut packets = BTreeMap::new();
-        let send = |number: u32| client.try_publish("default/t", QoS::AtLeastOnce, false, number.to_string());
+        let send = |number: u32| client.try_publish(TOPIC, QoS::AtLeastOnce, false, number.to_string());
         sending.iter().for_each(|number| send(*number).expect("there is room"));
         loop {
             match events.poll().await {

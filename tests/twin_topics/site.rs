@@ -109,6 +109,7 @@ impl Site {
         let (connectivity, connectivity_rx) = watch::channel(Connectivity::Offline);
         let (_, cloud_messages) = pipe::calls("cloud_messages", 16);
         let (_, uploaded) = pipe::latest("uploaded", |id: &UploadId| *id);
+        let (_, rules) = pipe::latest("rules", |event: &ObjectEvent| event.key().clone());
         let store = Arc::new(MemoryStore::new());
         let twin = DeviceTwin::new(
             devicetwin::Config::new("edge-1".parse().expect("a name")),
@@ -128,7 +129,7 @@ impl Site {
                 ..eventbus::Config::default()
             },
             store.clone(),
-            eventbus::Inbox { publishes: publishes_rx, cloud_messages, uploaded },
+            eventbus::Inbox { publishes: publishes_rx, cloud_messages, uploaded, rules },
             eventbus::Outbox { device_messages: messages, uploads },
         );
         let stop = CancellationToken::new();

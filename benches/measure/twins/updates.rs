@@ -78,6 +78,7 @@ async fn start_edge(folder: &tempfile::TempDir, stop: &CancellationToken) -> Res
     let (_, connectivity) = watch::channel(Connectivity::Offline);
     let (_, cloud_messages) = pipe::calls("cloud_messages", 16);
     let (_, uploaded) = pipe::latest("uploaded", |id: &UploadId| *id);
+    let (_, rules) = pipe::latest("rules", |event: &ObjectEvent| event.key().clone());
     let twin = DeviceTwin::new(
         devicetwin::Config::new("edge-1".parse()?),
         store.clone(),
@@ -90,7 +91,7 @@ async fn start_edge(folder: &tempfile::TempDir, stop: &CancellationToken) -> Res
     let bus = EventBus::new(
         config,
         store,
-        eventbus::Inbox { publishes: publishes_rx, cloud_messages, uploaded },
+        eventbus::Inbox { publishes: publishes_rx, cloud_messages, uploaded, rules },
         eventbus::Outbox { device_messages: messages, uploads },
     );
     tokio::spawn(twin.run(stop.clone()));

@@ -157,6 +157,7 @@ async fn run(serve: &Serve) -> Result<()> {
     // The arrows of ARCHITECTURE.md: one line per pipe.
     let (downstream_tx, downstream_rx) = pipe::latest("downstream", object_at_node);
     let (edge_snapshots_tx, edge_snapshots_rx) = pipe::calls("edge_snapshots", 1024);
+    let (rule_snapshots_tx, rule_snapshots_rx) = pipe::calls("rule_snapshots", 1024);
     let (device_snapshots_tx, device_snapshots_rx) = pipe::calls("device_snapshots", 1024);
     let (statuses_tx, statuses_rx) = pipe::latest("statuses", report_of_node);
     let (device_reports_tx, device_reports_rx) = pipe::latest("device_reports", report_of_node);
@@ -192,7 +193,7 @@ async fn run(serve: &Serve) -> Result<()> {
             pace.clone(),
             client.clone(),
             devicecontroller::Inbox { reports: device_reports_rx, snapshots: device_snapshots_rx },
-            devicecontroller::Outbox { downstream: downstream_tx, acked: acked_tx },
+            devicecontroller::Outbox { downstream: downstream_tx.clone(), acked: acked_tx },
         );
         group.spawn("devicecontroller", devicecontroller.run(stop.child_token()));
     }
@@ -202,17 +203,18 @@ async fn run(serve: &Serve) -> Result<()> {
             .with_context(|| format!("modules.router: {}", rules.listen))?;
         tracing::info!(address = %rules.listen, "taking requests for nodes, without asking who they are from");
         let target_tls = rules.target_ca.as_deref().map(target_tls).transpose()?;
+        snapshots.push(rule_snapshots_tx);
         let router = Router::new(
             router::Config { rest_timeout: rules.rest_timeout, target_tls, ..router::Config::default() },
             client,
             Some(listener),
-            router::Inbox { messages: messages_rx },
-            router::Outbox { taken: taken_tx, requests: requests_tx },
+            router::Inbox { messages: messages_rx, snapshots: rule_snapshots_rx },
+            router::Outbox { taken: taken_tx, requests: requests_tx, downstream: downstream_tx },
         );
         group.spawn("router", router.run(stop.child_token()));
     } else {
         // Without rules, what applications on nodes send up ends at CloudHub.
-        drop((messages_rx, taken_tx, requests_tx));
+        drop((messages_rx, taken_tx, requests_tx, downstream_tx));
     }
     let cloudhub = CloudHub::new(
         hub_config(&config),
@@ -302,8 +304,12 @@ fn target_tls(ca: &Path) -> Result<Arc<rustls::ClientConfig>> {
 fn hub_config(config: &Config) -> cloudhub::Config {
     // KubeEdge's keepaliveInterval is after how long a silent node is given up: two heartbeats.
     let heartbeat = config.hub.keepalive_interval / 2;
-    let devices = ["Device", "DeviceModel"].map(str::to_owned);
-    let kinds_left_alone = if config.device_controller.is_some() { Vec::new() } else { devices.into() };
+    let spoken_for = |kind: &&str| match *kind {
+        "Rule" => config.router.is_some(),
+        _ => config.device_controller.is_some(),
+    };
+    let left_alone = ["Device", "DeviceModel", "Rule"].into_iter().filter(|kind| !spoken_for(kind));
+    let kinds_left_alone = left_alone.map(str::to_owned).collect();
     cloudhub::Config {
         link: NodeConfig { heartbeat, kinds_left_alone, ..NodeConfig::default() },
         max_sessions: config.hub.node_limit,

@@ -136,6 +136,7 @@ async fn run(file: &Path) -> Result<()> {
     let (acked_tx, acked_rx) = pipe::latest("acked", |acked: &Acked<ObjectRef>| acked.key.clone());
     let (inventory_tx, inventory_rx) = pipe::calls("inventory", 4);
     let (queries_tx, queries_rx) = pipe::calls("queries", 64);
+    let (rules_tx, rules_rx) = pipe::latest("rules", |event: &ObjectEvent| event.key().clone());
     let (workloads_tx, workloads_rx) = pipe::latest("workloads", |event: &ObjectEvent| event.key().clone());
     let (devices_tx, devices_rx) = pipe::latest("devices", |event: &ObjectEvent| event.key().clone());
     // MetaServer will ask here.
@@ -214,12 +215,13 @@ async fn run(file: &Path) -> Result<()> {
                 acked: acked_tx,
                 workloads: workloads_tx,
                 devices: devices_tx,
+                rules: rules_tx,
                 queries: queries_tx.clone(),
             },
         );
         group.spawn("metamanager", metamanager.run(stop.child_token()));
     } else {
-        drop((objects_rx, inventory_rx, reads_rx, tokens_rx, acked_tx, workloads_tx, devices_tx));
+        drop((objects_rx, inventory_rx, reads_rx, tokens_rx, acked_tx, workloads_tx, devices_tx, rules_tx));
     }
     if config.device_twin {
         let devicetwin = DeviceTwin::new(
@@ -295,12 +297,13 @@ async fn run(file: &Path) -> Result<()> {
                 publishes: publishes_rx,
                 cloud_messages: cloud_messages_rx,
                 uploaded: uploaded_rx,
+                rules: rules_rx,
             },
             eventbus::Outbox { device_messages: device_messages_tx, uploads: uploads_tx },
         );
         group.spawn("eventbus", eventbus.run(stop.child_token()));
     } else {
-        drop((publishes_rx, cloud_messages_rx, uploaded_rx, device_messages_tx, uploads_tx));
+        drop((publishes_rx, cloud_messages_rx, uploaded_rx, rules_rx, device_messages_tx, uploads_tx));
     }
     if let Some(service_bus) = config.service_bus {
         let servicebus = ServiceBus::new(service_bus, servicebus::Inbox { services: services_rx });

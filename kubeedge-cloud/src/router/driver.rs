@@ -5,6 +5,11 @@ use futures::{
     future::BoxFuture,
     stream::{BoxStream, FuturesUnordered, SelectAll},
 };
+use kubeedge_core::{
+    id::NodeName,
+    message::Object,
+    pipe::{Call, Replier},
+};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +30,9 @@ use crate::controller::{
 /// Writes of rules' statuses at once.
 const WRITES_AT_ONCE: usize = 8;
 
+/// Nodes that wait to be told their rules; a further one asks again.
+const WAITING_MAX: usize = 65_536;
+
 /// Ends of requests that wait to be counted.
 const ENDED_MAX: usize = 1024;
 
@@ -43,6 +51,8 @@ pub(super) struct Driver {
     rules: watch::Sender<Arc<Rules>>,
     ended: mpsc::Receiver<Ended>,
     rest: BoxFuture<'static, ()>,
+    /// Questions that came before all rules were known.
+    waiting: Vec<(NodeName, Replier<Vec<Object>>)>,
 }
 
 impl Driver {
@@ -82,6 +92,7 @@ impl Driver {
             rules,
             ended,
             rest,
+            waiting: Vec::new(),
             config,
         }
     }
@@ -99,6 +110,7 @@ impl Driver {
                 Some(message) = self.inbox.messages.recv(), if self.state.takes_messages() => {
                     self.state.handle_message(message);
                 }
+                Some(call) = self.inbox.snapshots.recv() => self.handle_snapshot(call),
                 Some((job, outcome)) = self.delivering.next() => {
                     let retried = matches!(outcome, Delivery::Retry(_));
                     self.state.handle_outcome(&job, outcome, now());
@@ -132,8 +144,30 @@ impl Driver {
             // Without CloudHub there is no node that waits for it.
             let _ = self.outbox.taken.send(taken);
         }
+        while let Some(event) = self.state.poll_downstream() {
+            let _ = self.outbox.downstream.send(event);
+        }
         while let Some((rule, ())) = self.writes.poll_write(now()) {
             self.write(rule);
+        }
+        self.answer_waiting();
+    }
+
+    fn handle_snapshot(&mut self, call: Call<NodeName, Vec<Object>>) {
+        if self.waiting.len() >= WAITING_MAX {
+            self.waiting.retain(|(_, reply)| !reply.is_withdrawn());
+        }
+        if self.waiting.len() < WAITING_MAX {
+            self.waiting.push(call.split());
+        }
+    }
+
+    /// Answers once all rules are known: an empty snapshot would take those away that a node has.
+    fn answer_waiting(&mut self) {
+        if self.state.is_complete() {
+            for (node, reply) in self.waiting.drain(..) {
+                reply.answer(self.state.snapshot(&node));
+            }
         }
     }
 

@@ -10,6 +10,8 @@
 //! | rest | eventbus | the answer comes when the node's MQTT broker has the message, or says why not |
 //! | rest | servicebus | the answer is the server's on the node |
 //!
+//! A node is told of the Rules that begin on it, so that its EventBus takes messages on their topics.
+//!
 //! A message without a rule is taken and dropped, as in KubeEdge. One that comes again, because an answer was lost on its
 //! way, is not delivered again, as long as this process remembers it; its id is in the header `Message-Id` besides.
 //!
@@ -33,7 +35,10 @@ use std::{sync::Arc, time::Duration};
 use kube::Client;
 use kubeedge_core::{
     id::NodeName,
-    message::{Delivered, Delivery, FromNode, Request, Response, ToNode, UploadedPublish},
+    message::{
+        Delivered, Delivery, FromNode, Object, ObjectEvent, ObjectRef, Request, Response, ToNode,
+        UploadedPublish,
+    },
     pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
 };
 use tokio::net::TcpListener;
@@ -42,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 
 mod deliver;
 mod driver;
+mod placed;
 mod rest;
 mod rules;
 mod seen;
@@ -121,6 +127,8 @@ impl Default for Config {
 pub struct Inbox {
     /// What applications on nodes send up.
     pub messages: EventReceiver<FromNode<Delivered<UploadedPublish>>>,
+    /// CloudHub asks which Rules a node should have.
+    pub snapshots: Callee<NodeName, Vec<Object>>,
 }
 
 /// What goes out from the router.
@@ -130,6 +138,8 @@ pub struct Outbox {
     pub taken: LatestSender<(NodeName, Delivery), ToNode<Delivery>>,
     /// Asks nodes.
     pub requests: Caller<ToNode<Request>, Response>,
+    /// Rules for the nodes that they begin on.
+    pub downstream: LatestSender<(NodeName, ObjectRef), ToNode<ObjectEvent>>,
 }
 
 /// The other ends of [`Inbox`] and [`Outbox`].
@@ -141,6 +151,10 @@ pub struct Outside {
     pub taken: LatestReceiver<(NodeName, Delivery), ToNode<Delivery>>,
     /// Receives from [`Outbox::requests`].
     pub requests: Callee<ToNode<Request>, Response>,
+    /// Feeds [`Inbox::snapshots`].
+    pub snapshots: Caller<NodeName, Vec<Object>>,
+    /// Receives from [`Outbox::downstream`].
+    pub downstream: LatestReceiver<(NodeName, ObjectRef), ToNode<ObjectEvent>>,
 }
 
 /// Creates all of the router's pipes, for whoever embeds this part alone.
@@ -149,11 +163,18 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (taken, taken_rx) =
         pipe::latest("taken", |taken: &ToNode<Delivery>| (taken.node.clone(), taken.message));
     let (requests, requests_rx) = pipe::calls("requests", 256);
-    (
-        Inbox { messages },
-        Outbox { taken, requests },
-        Outside { messages: messages_tx, taken: taken_rx, requests: requests_rx },
-    )
+    let (snapshots_tx, snapshots) = pipe::calls("rule_snapshots", 1024);
+    let (downstream, downstream_rx) = pipe::latest("downstream", |event: &ToNode<ObjectEvent>| {
+        (event.node.clone(), event.message.key().clone())
+    });
+    let outside = Outside {
+        messages: messages_tx,
+        taken: taken_rx,
+        requests: requests_rx,
+        snapshots: snapshots_tx,
+        downstream: downstream_rx,
+    };
+    (Inbox { messages, snapshots }, Outbox { taken, requests, downstream }, outside)
 }
 
 impl std::fmt::Debug for Router {

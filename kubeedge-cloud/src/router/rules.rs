@@ -2,9 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kubeedge_core::{id::NodeName, message::Object};
+use kubeedge_core::{
+    id::NodeName,
+    message::{Object, ObjectRef},
+};
 use serde::Deserialize;
 
+use super::placed::Placement;
 use crate::controller::Kind;
 
 /// From where to where.
@@ -106,7 +110,7 @@ struct Down {
 /// All that is known, and what it means.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Rules {
-    rules: BTreeMap<Name, RuleObject>,
+    rules: BTreeMap<Name, (RuleObject, Object)>,
     endpoints: BTreeMap<Name, EndpointSpec>,
     up: Vec<Up>,
     down: Vec<Down>,
@@ -141,7 +145,7 @@ impl Rules {
         let outcome = if kind == RULES {
             match serde_json::from_slice(&object.json) {
                 Ok(rule) => {
-                    self.rules.insert(name, rule);
+                    self.rules.insert(name, (rule, object.clone()));
                     Ok(())
                 }
                 Err(error) => {
@@ -202,14 +206,14 @@ impl Rules {
 
     /// The counters as the API has them.
     pub(super) fn counters(&self, rule: &Name) -> Option<&Counters> {
-        self.rules.get(rule).map(|rule| &rule.status)
+        self.rules.get(rule).map(|(rule, _)| &rule.status)
     }
 
     /// Works out what the objects mean. A rule that cannot be used is left out, and named in the log.
     fn resolve(&mut self) {
         self.up.clear();
         self.down.clear();
-        for (name, rule) in &self.rules {
+        for (name, (rule, _)) in &self.rules {
             if let Err(why) = resolve(name, &rule.spec, &self.endpoints, &mut self.up, &mut self.down) {
                 tracing::debug!(namespace = name.0, rule = name.1, why, "the rule has no effect");
             }
@@ -222,6 +226,17 @@ impl Rules {
         let meant =
             |up: &&Up| (up.node.is_empty() || up.node == node.as_str()) && matches(&up.topic, &levels);
         self.up.iter().filter(meant).map(|up| (up.rule.clone(), up.url.clone())).collect()
+    }
+
+    /// The Rules that begin on nodes.
+    pub(super) fn on_nodes(&self) -> BTreeMap<ObjectRef, Placement> {
+        let placed = self.up.iter().filter_map(|up| {
+            let (_, object) = self.rules.get(&up.rule)?;
+            // A name that no node can have is for none.
+            let node = if up.node.is_empty() { None } else { Some(up.node.parse().ok()?) };
+            Some((object.reference.clone(), (node, object.clone())))
+        });
+        placed.collect()
     }
 
     /// What a request of this path is for: of all rules that fit, the most specific.

@@ -9,11 +9,14 @@ use std::{
 
 use kubeedge_core::{
     id::NodeName,
-    message::{Delivered, Delivery, FromNode, Publish, ToNode, UploadId, UploadedPublish},
+    message::{
+        Delivered, Delivery, FromNode, Object, ObjectEvent, Publish, ToNode, UploadId, UploadedPublish,
+    },
 };
 
 use super::{
     Limits,
+    placed::Placed,
     rules::{Counters, Name, Rules},
     seen::Seen,
 };
@@ -30,6 +33,7 @@ type LaneKey = (NodeName, Name);
 pub(super) struct State {
     limits: Limits,
     rules: Rules,
+    placed: Placed,
     listed: BTreeSet<Kind>,
     kinds: usize,
     seen: Seen,
@@ -91,6 +95,7 @@ impl State {
         Self {
             limits,
             rules: Rules::default(),
+            placed: Placed::default(),
             listed: BTreeSet::new(),
             kinds,
             seen: Seen::default(),
@@ -107,7 +112,22 @@ impl State {
     /// Whether all rules are known, so that a message without one is one without.
     pub(super) fn takes_messages(&self) -> bool {
         let room = self.messages.len() < self.limits.messages_max && self.bytes < self.limits.bytes_max;
-        self.listed.len() == self.kinds && room
+        self.is_complete() && room
+    }
+
+    /// Whether all rules are known.
+    pub(super) fn is_complete(&self) -> bool {
+        self.listed.len() == self.kinds
+    }
+
+    /// The Rules that a node should have.
+    pub(super) fn snapshot(&mut self, node: &NodeName) -> Vec<Object> {
+        self.placed.snapshot(node)
+    }
+
+    /// What a node should be told of its Rules.
+    pub(super) fn poll_downstream(&mut self) -> Option<ToNode<ObjectEvent>> {
+        self.placed.poll_event()
     }
 
     pub(super) fn rules(&self) -> &Rules {
@@ -134,6 +154,10 @@ impl State {
                 self.rules.finish(kind);
                 self.listed.insert(kind);
             }
+        }
+        // Before all are known, what is missing is not what is gone.
+        if self.is_complete() {
+            self.placed.update(self.rules.on_nodes());
         }
     }
 

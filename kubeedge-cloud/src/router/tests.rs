@@ -4,7 +4,7 @@ use std::{
 };
 
 use kubeedge_core::message::{
-    Delivered, Delivery, FromNode, Object, Publish, ToNode, UploadId, UploadedPublish,
+    Delivered, Delivery, FromNode, Object, ObjectEvent, Publish, ToNode, UploadId, UploadedPublish,
 };
 use serde_json::{Value, json};
 
@@ -69,6 +69,56 @@ fn rules(objects: &[Value]) -> Rules {
 
 fn name(name: &str) -> Name {
     ("default".to_owned(), name.to_owned())
+}
+
+// -------------------------------------------------------------------------------------------- what nodes are told
+
+/// What a state tells of its Rules, as node and rule, with a minus before what is gone.
+fn told(state: &mut State) -> Vec<String> {
+    let events = std::iter::from_fn(|| state.poll_downstream());
+    let text = |event: ToNode<ObjectEvent>| match event.message {
+        ObjectEvent::Applied(object) => format!("{}: {}", event.node, object.reference.name()),
+        ObjectEvent::Deleted { reference, .. } => format!("{}: -{}", event.node, reference.name()),
+    };
+    events.map(text).collect()
+}
+
+#[test]
+fn a_node_is_told_of_the_rules_that_begin_on_it_and_of_what_becomes_of_them() {
+    let mut state = State::new(Config::default().limits, 2);
+    for value in endpoints() {
+        state.handle_change(Change::Applied(object(&value)));
+    }
+    let everywhere = {
+        let mut rule = up("everywhere", "b", "http://b");
+        rule["spec"]["sourceResource"]["node_name"] = json!("");
+        rule
+    };
+    let mut mine = up("mine", "a", "http://a");
+    for value in [&mine, &everywhere, &down("down", "/c", "c")] {
+        state.handle_change(Change::Applied(object(value)));
+    }
+    state.handle_change(Change::Listed(ENDPOINTS));
+    state.handle_change(Change::Listed(RULES));
+    let names = |objects: Vec<Object>| -> Vec<_> {
+        objects.iter().map(|object| object.reference.name().to_owned()).collect()
+    };
+    assert_eq!(names(state.snapshot(&node("edge-1"))), ["everywhere", "mine"]);
+    assert_eq!(names(state.snapshot(&node("edge-2"))), ["everywhere"]);
+    assert!(told(&mut state).is_empty(), "the snapshots have said it all");
+    // Its counters are no change of a rule.
+    mine["status"] = json!({ "successMessages": 7 });
+    mine["metadata"]["resourceVersion"] = json!("2");
+    state.handle_change(Change::Applied(object(&mine)));
+    assert!(told(&mut state).is_empty());
+    // It moves to another node.
+    mine["spec"]["sourceResource"]["node_name"] = json!("edge-2");
+    mine["metadata"]["resourceVersion"] = json!("3");
+    state.handle_change(Change::Applied(object(&mine)));
+    assert_eq!(told(&mut state), ["edge-1: -mine", "edge-2: mine"]);
+    // Without its endpoint no rule has an effect.
+    state.handle_change(Change::Deleted(object(&endpoints()[1])));
+    assert_eq!(told(&mut state), ["edge-1: -everywhere", "edge-2: -everywhere", "edge-2: -mine"]);
 }
 
 // --------------------------------------------------------------------------------------------------------- rules

@@ -1,12 +1,12 @@
 //! Runs the brokers, keeps what is for the cloud, and hands the messages of DeviceTwin and of the cloud to the brokers.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use kubeedge_core::{
     message::{Publish, Response},
     pipe::{Call, Callee, EventReceiver, Replier},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
     broker::{self, Broker, Intake},
     external::Client,
     route::{CLOUD_ONLY, Router, Routes},
+    rules::{self, RuleTopics},
     topic,
     uploads::Uploads,
 };
@@ -26,7 +27,7 @@ struct Brokers {
 
 pub(super) async fn run(bus: EventBus, stop: CancellationToken) -> Result<(), Error> {
     let EventBus { config, store, inbox, outbox, listener, backlog } = bus;
-    let Inbox { publishes, cloud_messages, uploaded } = inbox;
+    let Inbox { publishes, cloud_messages, uploaded, rules } = inbox;
     let Outbox { device_messages, uploads } = outbox;
     if let Some(tls) = config.external.tls.as_ref().filter(|_| config.mode.external()) {
         // A file that is wrong at the start is a mistake; later ones are tried again at each connection.
@@ -36,19 +37,25 @@ pub(super) async fn run(bus: EventBus, stop: CancellationToken) -> Result<(), Er
         None if config.mode.internal() => Some(listen(&config.internal).await?),
         given => given,
     };
-    let opening = Uploads::open(&config.uploads, store, uploads, backlog);
-    let uploads = tokio::select! {
-        () = stop.cancelled() => return Ok(()),
-        opened = opening => Arc::new(opened?),
+    let opening = async {
+        let kept = rules::kept(&*store, config.uploads.restore_deadline).await;
+        let uploads = Uploads::open(&config.uploads, store.clone(), uploads, backlog).await?;
+        Ok::<_, Error>((uploads, RuleTopics::new(kept)))
     };
-    let routes = Routes::new(config.uploads.topics.clone());
+    let (uploads, rule_topics) = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        opened = opening => opened?,
+    };
+    let (uploads, rule_topics) = (Arc::new(uploads), Arc::new(rule_topics));
+    let routes = Routes::new(config.uploads.topics.clone(), rule_topics.clone());
     let filters = routes.filters();
     let router = Arc::new(Router { routes, device_messages, uploads: uploads.clone() });
     let client_id = uploads.client_id().to_owned();
-    let brokers = Brokers::new(config, router, filters, client_id);
+    let brokers = Brokers::new(config, router, filters, rule_topics.filters(), client_id);
     let outcome = tokio::select! {
         () = stop.cancelled() => Ok(()),
         error = uploads.run(uploaded) => Err(error),
+        () = rule_topics.run(rules, &*store) => Ok(()),
         () = brokers.serve(listener, stop.child_token()) => Ok(()),
         () = brokers.connect() => Ok(()),
         () = brokers.forward(publishes) => Ok(()),
@@ -69,14 +76,22 @@ async fn listen(config: &Internal) -> Result<TcpListener, Error> {
 }
 
 impl Brokers {
-    fn new(config: Config, intake: Arc<dyn Intake>, filters: Vec<String>, client_id: String) -> Self {
+    fn new(
+        config: Config,
+        intake: Arc<dyn Intake>,
+        filters: Vec<String>,
+        of_rules: watch::Receiver<BTreeSet<String>>,
+        client_id: String,
+    ) -> Self {
         let internal = config.mode.internal().then(|| {
             let mut limits: broker::Config = config.internal.broker.clone();
             limits.denied.push(CLOUD_ONLY.to_owned());
             (Broker::with_intake(limits, intake.clone()), config.internal)
         });
-        let external =
-            config.mode.external().then(|| Client::new(config.external, intake, filters, client_id));
+        let external = config
+            .mode
+            .external()
+            .then(|| Client::new(config.external, intake, filters, of_rules, client_id));
         Self { internal, external }
     }
 

@@ -5,7 +5,7 @@
 //! connection is in [`Pending`], not in the library.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -20,7 +20,7 @@ use rumqttc::{
     SubscribeReasonCode, Transport,
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, watch},
     time::{Instant, sleep},
 };
 
@@ -45,6 +45,9 @@ const GOOD_AFTER: Duration = Duration::from_secs(10);
 /// How often a message that its part had no room for is offered again.
 const OFFER_AGAIN: Duration = Duration::from_millis(25);
 
+/// Rules that change together are one subscription.
+const SUBSCRIBE_EVERY: Duration = Duration::from_millis(500);
+
 /// Messages of QoS 1 that wait for their part, or for what it has promised. Brokers send about 20 without an acknowledgement; one that sends
 /// more loses the connection, and sends again after.
 const HELD_MAX: usize = 256;
@@ -59,6 +62,8 @@ pub(super) struct Client {
     client_id: String,
     intake: Arc<dyn Intake>,
     filters: Vec<String>,
+    /// Filters besides, which come and go.
+    of_rules: watch::Receiver<BTreeSet<String>>,
     pending: Mutex<Pending>,
     changed: Notify,
 }
@@ -74,6 +79,9 @@ struct Session {
 #[derive(Default)]
 struct SessionState {
     connected_at: Option<Instant>,
+    subscribed: BTreeSet<String>,
+    /// Subscriptions that the broker has not answered, in order.
+    asked: VecDeque<Vec<String>>,
     /// What its part had no room for.
     held: VecDeque<rumqttc::Publish>,
     /// What is to be acknowledged, in order, each when its receipt has come.
@@ -103,11 +111,13 @@ impl Client {
         config: config::External,
         intake: Arc<dyn Intake>,
         filters: Vec<String>,
+        of_rules: watch::Receiver<BTreeSet<String>>,
         client_id: String,
     ) -> Self {
         let pending = Pending::new(config.queue_max, config.queue_bytes_max);
         let client_id = config.client_id.clone().filter(|id| !id.is_empty()).unwrap_or(client_id);
-        Self { config, client_id, intake, filters, pending: Mutex::new(pending), changed: Notify::new() }
+        let pending = Mutex::new(pending);
+        Self { config, client_id, intake, filters, of_rules, pending, changed: Notify::new() }
     }
 
     /// Takes a message for the broker. Never waits; the oldest goes when too many wait.
@@ -186,6 +196,7 @@ impl Client {
         let end = tokio::select! {
             end = self.poll(events, &session, address) => end,
             end = self.send(&session) => end,
+            end = self.follow_rules(&session) => end,
             end = self.offer_held(&session) => end,
             end = acknowledge(&session) => end,
             end = through_tls => end,
@@ -247,15 +258,12 @@ impl Client {
             Packet::ConnAck(_) => {
                 tracing::info!(broker = address, "connected to the external MQTT broker");
                 session.lock().connected_at = Some(Instant::now());
-                let filters = self.filters.iter();
-                let filters =
-                    filters.map(|filter| SubscribeFilter::new(filter.clone(), rumqttc::QoS::AtLeastOnce));
-                session.client.try_subscribe_many(filters).map_err(|_| End::Stuck)?;
                 self.changed.notify_one();
-                Ok(())
+                self.subscribe(session)
             }
             Packet::SubAck(answer) => {
-                for (filter, code) in self.filters.iter().zip(answer.return_codes) {
+                let asked = session.lock().asked.pop_front().unwrap_or_default();
+                for (filter, code) in asked.iter().zip(answer.return_codes) {
                     if code == SubscribeReasonCode::Failure {
                         tracing::warn!(broker = address, filter, "the MQTT broker refuses a subscription");
                     }
@@ -270,6 +278,41 @@ impl Client {
             Packet::Publish(publish) => self.handle_publish(publish, session),
             _ => Ok(()),
         }
+    }
+
+    /// Subscribes to what is not subscribed to on this connection, and gives back what is not wanted any more.
+    fn subscribe(&self, session: &Session) -> Result<(), End> {
+        let mut wanted: BTreeSet<String> = self.filters.iter().cloned().collect();
+        wanted.extend(self.of_rules.borrow().iter().cloned());
+        let mut state = session.lock();
+        for filter in state.subscribed.difference(&wanted) {
+            session.client.try_unsubscribe(filter.clone()).map_err(|_| End::Stuck)?;
+        }
+        let missing: Vec<String> = wanted.difference(&state.subscribed).cloned().collect();
+        state.subscribed = wanted;
+        if !missing.is_empty() {
+            let filters = missing.iter();
+            let filters =
+                filters.map(|filter| SubscribeFilter::new(filter.clone(), rumqttc::QoS::AtLeastOnce));
+            session.client.try_subscribe_many(filters).map_err(|_| End::Stuck)?;
+            state.asked.push_back(missing);
+        }
+        Ok(())
+    }
+
+    /// Follows the Rules while the connection is up.
+    async fn follow_rules(&self, session: &Session) -> End {
+        let mut of_rules = self.of_rules.clone();
+        while of_rules.changed().await.is_ok() {
+            // Not yet connected, all is subscribed to as soon as it is.
+            if session.lock().connected_at.is_some()
+                && let Err(end) = self.subscribe(session)
+            {
+                return end;
+            }
+            sleep(SUBSCRIBE_EVERY).await;
+        }
+        std::future::pending().await
     }
 
     /// Hands an application's message on, or holds it, unacknowledged, until its part has room.

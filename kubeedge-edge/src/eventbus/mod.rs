@@ -38,6 +38,7 @@ mod driver;
 mod external;
 mod pending;
 mod route;
+mod rules;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -47,7 +48,7 @@ mod uploads;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use kubeedge_core::{
-    message::{Publish, Response, Upload, UploadId},
+    message::{ObjectEvent, ObjectRef, Publish, Response, Upload, UploadId},
     pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
     store::{MetaStore, StoreError},
     tls::Error as TlsError,
@@ -79,6 +80,8 @@ pub struct Inbox {
     pub cloud_messages: Callee<Publish, Response>,
     /// Which of `uploads` the cloud has.
     pub uploaded: LatestReceiver<UploadId, UploadId>,
+    /// Rules of users that begin on this node: what is published on their topics goes to the cloud.
+    pub rules: LatestReceiver<ObjectRef, ObjectEvent>,
 }
 
 /// What EventBus sends.
@@ -99,6 +102,8 @@ pub struct Outside {
     pub cloud_messages: Caller<Publish, Response>,
     /// See [`Inbox::uploaded`].
     pub uploaded: LatestSender<UploadId, UploadId>,
+    /// See [`Inbox::rules`].
+    pub rules: LatestSender<ObjectRef, ObjectEvent>,
     /// See [`Outbox::device_messages`].
     pub device_messages: EventReceiver<Publish>,
     /// See [`Outbox::uploads`].
@@ -141,13 +146,15 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (uploads, uploads_rx) = pipe::events("uploads", 256);
     let (cloud_messages_tx, cloud_messages) = pipe::calls("cloud_messages", 16);
     let (uploaded_tx, uploaded) = pipe::latest("uploaded", |id: &UploadId| *id);
+    let (rules_tx, rules) = pipe::latest("rules", |event: &ObjectEvent| event.key().clone());
     (
-        Inbox { publishes, cloud_messages, uploaded },
+        Inbox { publishes, cloud_messages, uploaded, rules },
         Outbox { device_messages, uploads },
         Outside {
             publishes: publishes_tx,
             cloud_messages: cloud_messages_tx,
             uploaded: uploaded_tx,
+            rules: rules_tx,
             device_messages: device_messages_rx,
             uploads: uploads_rx,
         },

@@ -11,6 +11,7 @@ use kubeedge_core::{
 use super::{
     QoS,
     broker::{Intake, Offer},
+    rules::RuleTopics,
     topic,
     uploads::Uploads,
 };
@@ -38,14 +39,16 @@ pub(super) enum Destination {
 pub(super) struct Routes {
     /// Filters of topics that go to the cloud.
     cloud: Vec<String>,
+    /// And those of Rules.
+    rules: Arc<RuleTopics>,
 }
 
 impl Routes {
-    pub(super) fn new(cloud: Vec<String>) -> Self {
-        Self { cloud: cloud.into_iter().filter(|filter| topic::is_filter(filter)).collect() }
+    pub(super) fn new(cloud: Vec<String>, rules: Arc<RuleTopics>) -> Self {
+        Self { cloud: cloud.into_iter().filter(|filter| topic::is_filter(filter)).collect(), rules }
     }
 
-    /// All filters that have to be subscribed to at another's broker.
+    /// The filters that have to be subscribed to at another's broker, besides those of Rules.
     pub(super) fn filters(&self) -> Vec<String> {
         TWIN.iter().map(|filter| (*filter).to_owned()).chain(self.cloud.iter().cloned()).collect()
     }
@@ -56,7 +59,7 @@ impl Routes {
         if ["$hw/events/device/", "$hw/events/node/"].iter().any(|prefix| name.starts_with(prefix)) {
             let wanted = TWIN.iter().any(|filter| matches(filter)) && !matches(CLOUD_ONLY);
             if wanted { Destination::Twin } else { Destination::Nobody }
-        } else if self.cloud.iter().any(|filter| matches(filter)) {
+        } else if self.cloud.iter().any(|filter| matches(filter)) || self.rules.matches(name) {
             Destination::Cloud
         } else {
             Destination::Nobody

@@ -1,3 +1,5 @@
+use std::{collections::BTreeSet, sync::Arc};
+
 use bytes::Bytes;
 use kubeedge_core::{
     message::{Publish, Response},
@@ -8,6 +10,7 @@ use super::{
     Config, External, Secret, Uploads,
     pending::{Pending, WINDOW},
     route::{Destination, Routes},
+    rules::RuleTopics,
     topic,
 };
 
@@ -17,7 +20,7 @@ fn publish(topic: &str, text: &str) -> Publish {
 
 #[test]
 fn messages_about_devices_and_the_node_go_to_the_twin_and_others_to_the_cloud() {
-    let routes = Routes::new(Uploads::default().topics);
+    let routes = Routes::new(Uploads::default().topics, Arc::new(RuleTopics::new(BTreeSet::new())));
     for twin in [
         "$hw/events/device/default/sensor-1/twin/update",
         "$hw/events/device/default/sensor-1/twin/get",
@@ -47,7 +50,7 @@ fn messages_about_devices_and_the_node_go_to_the_twin_and_others_to_the_cloud() 
     }
     assert!(routes.filters().iter().all(|filter| topic::is_filter(filter)));
     assert_eq!(
-        Routes::new(vec!["a/#/b".into()]).filters().len(),
+        Routes::new(vec!["a/#/b".into()], Arc::new(RuleTopics::new(BTreeSet::new()))).filters().len(),
         3,
         "what is no filter is not subscribed to"
     );

@@ -181,6 +181,7 @@ fn notify(outbox: &Outbox, audience: Audience, event: ObjectEvent) {
     let pipe: &LatestSender<_, _> = match audience {
         Audience::Workloads => &outbox.workloads,
         Audience::Devices => &outbox.devices,
+        Audience::Rules => &outbox.rules,
     };
     let _ = pipe.send(event);
 }

@@ -27,7 +27,7 @@
 //! # stop.cancel(); running.await??; Ok(()) }
 //! ```
 //!
-//! # What consumers of `workloads` and `devices` rely on
+//! # What consumers of `workloads`, `devices` and `rules` rely on
 //!
 //! * A message is durable before it is seen.
 //! * The pipes hold the newest state per object. When an object was deleted and created again under its name, only
@@ -112,6 +112,8 @@ pub struct Outbox {
     pub workloads: LatestSender<ObjectRef, ObjectEvent>,
     /// To DeviceTwin: Devices and DeviceModels.
     pub devices: LatestSender<ObjectRef, ObjectEvent>,
+    /// To EventBus: Rules that begin on this node.
+    pub rules: LatestSender<ObjectRef, ObjectEvent>,
     /// To EdgeHub: asks the cloud for an object that is not here.
     pub queries: Caller<Query, Answer>,
 }
@@ -135,6 +137,8 @@ pub struct Outside {
     pub workloads: LatestReceiver<ObjectRef, ObjectEvent>,
     /// See [`Outbox::devices`].
     pub devices: LatestReceiver<ObjectRef, ObjectEvent>,
+    /// See [`Outbox::rules`].
+    pub rules: LatestReceiver<ObjectRef, ObjectEvent>,
     /// See [`Outbox::queries`].
     pub queries: Callee<Query, Answer>,
 }
@@ -174,6 +178,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (acked, acked_out) = pipe::latest("acked", |acked: &Acked<ObjectRef>| acked.key.clone());
     let (workloads, workloads_out) = pipe::latest("workloads", |event: &ObjectEvent| event.key().clone());
     let (devices, devices_out) = pipe::latest("devices", |event: &ObjectEvent| event.key().clone());
+    let (rules, rules_out) = pipe::latest("rules", |event: &ObjectEvent| event.key().clone());
     let (inventory, inventory_in) = pipe::calls("inventory", 4);
     let (reads, reads_in) = pipe::calls("reads", 64);
     let (tokens, tokens_in) = pipe::calls("tokens", 64);
@@ -187,7 +192,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
             tokens: tokens_in,
             connectivity: connectivity_in,
         },
-        Outbox { acked, workloads, devices, queries },
+        Outbox { acked, workloads, devices, rules, queries },
         Outside {
             objects,
             inventory,
@@ -197,6 +202,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
             acked: acked_out,
             workloads: workloads_out,
             devices: devices_out,
+            rules: rules_out,
             queries: queries_out,
         },
     )

@@ -30,6 +30,8 @@ pub(super) enum Audience {
     Workloads,
     /// DeviceTwin.
     Devices,
+    /// EventBus.
+    Rules,
 }
 
 impl Audience {
@@ -39,6 +41,7 @@ impl Audience {
             ("v1", "Pod" | "ConfigMap" | "Secret" | "PersistentVolumeClaim" | "PersistentVolume")
             | ("node.k8s.io/v1", "RuntimeClass") => Some(Self::Workloads),
             (api, "Device" | "DeviceModel") if api.starts_with("devices.kubeedge.io/") => Some(Self::Devices),
+            (api, "Rule") if api.starts_with("rules.kubeedge.io/") => Some(Self::Rules),
             _ => None,
         }
     }

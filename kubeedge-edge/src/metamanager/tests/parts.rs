@@ -274,8 +274,18 @@ async fn no_more_questions_than_allowed_are_under_way() {
 async fn parts_that_are_gone_do_not_stop_it() {
     let store = MemoryStore::new();
     let (inbox, outbox, outside) = pipes();
-    let Outside { objects, inventory, reads, tokens, connectivity, acked, workloads, devices, queries } =
-        outside;
+    let Outside {
+        objects,
+        inventory,
+        reads,
+        tokens,
+        connectivity,
+        acked,
+        workloads,
+        devices,
+        queries,
+        rules: _,
+    } = outside;
     drop((inventory, reads, tokens, connectivity, acked, workloads, devices, queries));
     let stop = CancellationToken::new();
     let part = MetaManager::new(Config::default(), Arc::new(store.clone()), inbox, outbox);
