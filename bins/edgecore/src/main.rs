@@ -54,6 +54,7 @@ use kubeedge_edge::{
     servicebus::{self, ServiceBus},
 };
 use tokio::{
+    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
@@ -160,8 +161,8 @@ async fn run(file: &Path) -> Result<()> {
     let (readings_tx, readings_rx) = pipe::latest("readings", Reading::key);
     let (samples_tx, samples_rx) = pipe::weighed_events("samples", 4096, PIPE_BYTES_MAX, Sample::size);
     // Who asks for what is kept will ask here.
-    let (_history_tx, history_rx) = pipe::calls("history", 8);
-    let (kept_tx, _) = watch::channel(keeper::Stats::default());
+    let (history_tx, history_rx) = pipe::calls("history", 8);
+    let (kept_tx, kept_rx) = watch::channel(keeper::Stats::default());
 
     // The parts: each takes the ends it uses. The ends of a part that is switched off are dropped, so that
     // whoever talks to it learns that nobody is there.
@@ -324,6 +325,13 @@ async fn run(file: &Path) -> Result<()> {
             keeper::Outbox { stats: kept_tx },
         );
         group.spawn("keeper", keeper.run(stop.child_token()));
+        if let Some(address) = config.devices.readings {
+            let listener = TcpListener::bind(address)
+                .await
+                .with_context(|| format!("kubeedgeRs.readings.listen: {address}"))?;
+            let outbox = keeper::api::Outbox { history: history_tx, stats: kept_rx };
+            group.spawn("readings", keeper::api::serve(listener, outbox, stop.child_token()));
+        }
     }
     for (mapper, assignments) in config.devices.mappers.iter().zip(assignments_rx) {
         let (name, protocol) = protocol(*mapper, &config.devices);

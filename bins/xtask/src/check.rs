@@ -36,7 +36,10 @@ const FEATURES: [(&str, &[&str]); 4] = [
         "kubeedge-cloud",
         &["", "cloudhub", "edgecontroller", "devicecontroller", "router", "standalone", "pki", "simulation"],
     ),
-    ("kubeedge-device", &["", "dmi", "mapper", "keeper", "modbus", "mqtt", "http", "local", "thermometer"]),
+    (
+        "kubeedge-device",
+        &["", "dmi", "mapper", "keeper", "keeper-api", "modbus", "mqtt", "http", "local", "thermometer"],
+    ),
 ];
 
 /// Runs all checks; the cheapest first.

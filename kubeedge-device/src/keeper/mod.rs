@@ -50,6 +50,8 @@
 //! # }
 //! ```
 
+#[cfg(feature = "keeper-api")]
+pub mod api;
 mod block;
 mod deliver;
 mod driver;

@@ -1,6 +1,6 @@
 //! Devices that are driven in this process, and what is kept of their values.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use anyhow::{Result, ensure};
 use kubeedge_device::{
@@ -41,6 +41,8 @@ pub(crate) struct Devices {
     pub(crate) mappers: Vec<Mapper>,
     pub(crate) local: local::Config,
     pub(crate) keeper: keeper::Config,
+    /// Where questions about what is kept are answered.
+    pub(crate) readings: Option<SocketAddr>,
 }
 
 pub(super) fn read(root: &Node<'_>) -> Result<Devices> {
@@ -49,6 +51,7 @@ pub(super) fn read(root: &Node<'_>) -> Result<Devices> {
         mappers: mappers(&ours.at("mappers"))?,
         local: local(&ours.at("localDevices"))?,
         keeper: keeper(&ours.at("readings"))?,
+        readings: readings(&ours.at("readings.listen"))?,
     })
 }
 
@@ -77,6 +80,20 @@ fn local(node: &Node<'_>) -> Result<local::Config> {
     }
     let files = node.at("files").list()?.iter().map(Node::file).collect::<Result<_>>()?;
     Ok(local::Config { files, commands, ..local::Config::default() })
+}
+
+fn readings(node: &Node<'_>) -> Result<Option<SocketAddr>> {
+    if node.text()?.is_empty() {
+        return Ok(None);
+    }
+    let address = node.parsed::<SocketAddr>()?;
+    ensure!(
+        address.ip().is_loopback(),
+        node.wrong(
+            "nobody is asked for a password there, so that it has to be an address of 127.0.0.0/8 or ::1"
+        )
+    );
+    Ok(Some(address))
 }
 
 fn keeper(node: &Node<'_>) -> Result<keeper::Config> {

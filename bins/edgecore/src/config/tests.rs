@@ -106,7 +106,7 @@ kubeedgeRs:
   runtime: process
   mappers: [thermometer, modbus]
   localDevices: {files: [/sys], commands: {up: [/usr/bin/uptime, -s]}}
-  readings: {history: {count: 10}, outbox: {overflow: dropNewest}, format: json}
+  readings: {history: {count: 10}, outbox: {overflow: dropNewest}, format: json, listen: "127.0.0.1:7777"}
   serviceBus: {allow: [{port: 80, path: /api}, {port: 81}]}
 "#
         .replace("Edge-Node", "edge-node")
@@ -135,6 +135,7 @@ kubeedgeRs:
     let keeper = config.devices.keeper;
     assert_eq!((keeper.history.count_max, keeper.history.bytes_max), (10, 8 << 20));
     assert_eq!((keeper.outgoing.overflow, keeper.format), (Overflow::DropNewest, Format::Json));
+    assert_eq!(config.devices.readings, Some(SocketAddr::from(([127, 0, 0, 1], 7777))));
 }
 
 #[test]
