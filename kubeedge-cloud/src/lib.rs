@@ -12,6 +12,9 @@ pub mod devicecontroller;
 #[cfg(feature = "edgecontroller")]
 pub mod edgecontroller;
 
+#[cfg(feature = "manifests")]
+pub mod manifests;
+
 #[cfg(feature = "pki")]
 pub mod pki;
 

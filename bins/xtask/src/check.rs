@@ -34,7 +34,17 @@ const FEATURES: [(&str, &[&str]); 4] = [
     ),
     (
         "kubeedge-cloud",
-        &["", "cloudhub", "edgecontroller", "devicecontroller", "router", "standalone", "pki", "simulation"],
+        &[
+            "",
+            "cloudhub",
+            "edgecontroller",
+            "devicecontroller",
+            "router",
+            "standalone",
+            "pki",
+            "manifests",
+            "simulation",
+        ],
     ),
     (
         "kubeedge-device",

@@ -1,0 +1,137 @@
+//! What a cluster is given before cloudcore runs on it: definitions of KubeEdge's kinds, rights, and cloudcore itself.
+//!
+//! ```
+//! use kubeedge_cloud::manifests::{self, Options};
+//!
+//! let options = Options { image: "registry.example/cloudcore:v1".to_owned(), ..Options::default() };
+//! let yaml = manifests::yaml(&manifests::all(&options));
+//! assert!(yaml.contains("kind: ServiceAccount"));
+//! ```
+//!
+//! Everything is a JSON value in the form that the API takes, in the order in which it is to be applied.
+
+mod deployment;
+pub mod kinds;
+mod rbac;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{CustomResourceExt, core::crd::merge_crds};
+use serde_json::{Value, json};
+
+pub use deployment::{deployment, service};
+pub use rbac::{rights, service_account};
+
+/// What differs from one cluster to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The namespace of cloudcore; KubeEdge's is `kubeedge`.
+    pub namespace: String,
+    /// The image of cloudcore.
+    pub image: String,
+    /// How many replicas run.
+    pub replicas: u32,
+    /// The addresses and names by which nodes reach cloudcore: they go into its certificate.
+    pub advertise_addresses: Vec<String>,
+    /// Whether cloudcore listens at its host's own addresses, as KubeEdge's charts have it. Without it nodes come in
+    /// by the Service's node ports.
+    pub host_network: bool,
+    /// The text of cloudcore.yaml; the defaults with `advertise_addresses` if it is empty.
+    pub config: String,
+    /// Labels for all objects, besides those that select cloudcore's pods.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            namespace: "kubeedge".to_owned(),
+            image: concat!("kubeedge/cloudcore:v", env!("CARGO_PKG_VERSION")).to_owned(),
+            replicas: 1,
+            advertise_addresses: Vec::new(),
+            host_network: true,
+            config: String::new(),
+            labels: BTreeMap::new(),
+        }
+    }
+}
+
+/// Everything, in the order in which it is to be applied.
+pub fn all(options: &Options) -> Vec<Value> {
+    let mut objects = crds();
+    objects.push(namespace(options));
+    objects.push(service_account(options));
+    objects.extend(rights(options));
+    objects.extend(deployment(options));
+    objects.push(service(options));
+    objects
+}
+
+/// The namespace of cloudcore.
+pub fn namespace(options: &Options) -> Value {
+    let mut namespace = json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": { "name": options.namespace },
+    });
+    namespace["metadata"]["labels"] = labels(options);
+    namespace
+}
+
+/// The definitions of KubeEdge's kinds.
+///
+/// # Panics
+/// Never: what is merged has one group and one name each.
+pub fn crds() -> Vec<Value> {
+    use kinds::{apps, devices, operations, operations_v1alpha1, policy, rules, syncs};
+    let both = |old, new| merge_crds(vec![old, new], "v1alpha2").expect("both versions are of one kind");
+    // KubeEdge writes these statuses together with the object.
+    let mut crds: Vec<CustomResourceDefinition> = vec![
+        without_status_path(devices::Device::crd()),
+        devices::DeviceModel::crd(),
+        without_status_path(devices::DeviceStatus::crd()),
+        without_status_path(rules::Rule::crd()),
+    ];
+    crds.extend([
+        rules::RuleEndpoint::crd(),
+        syncs::ObjectSync::crd(),
+        syncs::ClusterObjectSync::crd(),
+        both(operations_v1alpha1::NodeUpgradeJob::crd(), operations::NodeUpgradeJob::crd()),
+        both(operations_v1alpha1::ImagePrePullJob::crd(), operations::ImagePrePullJob::crd()),
+        operations::ConfigUpdateJob::crd(),
+        apps::NodeGroup::crd(),
+        apps::EdgeApplication::crd(),
+        policy::ServiceAccountAccess::crd(),
+    ]);
+    crds.iter().map(|crd| serde_json::to_value(crd).expect("a definition is JSON")).collect()
+}
+
+/// The text of objects, one YAML document each.
+///
+/// # Panics
+/// Never: JSON values are YAML.
+pub fn yaml(objects: &[Value]) -> String {
+    let documents = objects.iter().map(|object| serde_saphyr::to_string(object).expect("JSON is YAML"));
+    documents.map(|document| format!("---\n{}\n", document.trim_end())).collect()
+}
+
+fn without_status_path(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    for version in &mut crd.spec.versions {
+        version.subresources = None;
+    }
+    crd
+}
+
+fn labels(options: &Options) -> Value {
+    let mut labels = options.labels.clone();
+    labels.insert("kubeedge".to_owned(), "cloudcore".to_owned());
+    labels.insert("k8s-app".to_owned(), "kubeedge".to_owned());
+    json!(labels)
+}
+
+fn metadata(options: &Options, name: &str) -> Value {
+    json!({ "name": name, "namespace": options.namespace, "labels": labels(options) })
+}

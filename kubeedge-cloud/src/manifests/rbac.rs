@@ -1,0 +1,121 @@
+//! The least rights that cloudcore does its work with.
+
+use serde_json::{Value, json};
+
+use super::{Options, labels, metadata};
+
+/// The name of the service account, and of what binds it.
+const NAME: &str = "cloudcore";
+
+/// Where the Leases of nodes are (KEP-589).
+const LEASES: &str = "kube-node-lease";
+
+/// The account that cloudcore runs as.
+pub fn service_account(options: &Options) -> Value {
+    json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(options, NAME) })
+}
+
+/// The roles of that account, each with its binding.
+///
+/// Everything in the cluster that nodes may need is readable; written is only what nodes report.
+pub fn rights(options: &Options) -> Vec<Value> {
+    let mut objects = cluster_wide(options);
+    objects.extend(in_namespace(options, LEASES, &lease_rules()));
+    objects.extend(in_namespace(options, &options.namespace, &own_rules()));
+    objects
+}
+
+fn cluster_wide(options: &Options) -> Vec<Value> {
+    let metadata = json!({ "name": NAME, "labels": labels(options) });
+    vec![
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": metadata,
+            "rules": cluster_rules(),
+        }),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": metadata,
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": NAME },
+            "subjects": [subject(options)],
+        }),
+    ]
+}
+
+fn in_namespace(options: &Options, namespace: &str, rules: &[Value]) -> Vec<Value> {
+    let metadata = json!({ "name": NAME, "namespace": namespace, "labels": labels(options) });
+    vec![
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "Role",
+            "metadata": metadata,
+            "rules": rules,
+        }),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": metadata,
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": NAME },
+            "subjects": [subject(options)],
+        }),
+    ]
+}
+
+fn subject(options: &Options) -> Value {
+    json!({ "kind": "ServiceAccount", "name": NAME, "namespace": options.namespace })
+}
+
+fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> Value {
+    json!({ "apiGroups": [group], "resources": resources, "verbs": verbs })
+}
+
+fn cluster_rules() -> Vec<Value> {
+    let read = ["get", "list", "watch"];
+    vec![
+        // What pods on nodes are made of.
+        rule("", &["pods", "configmaps", "secrets", "persistentvolumeclaims", "persistentvolumes"], &read),
+        rule("node.k8s.io", &["runtimeclasses"], &read),
+        // What nodes report of pods; pods that stand for files of nodes; and pods that have ended.
+        rule("", &["pods"], &["create", "delete"]),
+        rule("", &["pods/status"], &["patch"]),
+        // The nodes themselves.
+        rule("", &["nodes"], &["get", "list", "create", "patch"]),
+        rule("", &["nodes/status"], &["patch"]),
+        rule("", &["events"], &["get", "create", "patch"]),
+        // Tokens that pods mount. Each is bound to a pod on the node that asks.
+        rule("", &["serviceaccounts/token"], &["create"]),
+        // Devices, and what is reported of them, which stands in the Device.
+        rule("devices.kubeedge.io", &["devices", "devicemodels"], &read),
+        rule("devices.kubeedge.io", &["devices"], &["patch"]),
+        // Rules, and how often they served, which stands in the Rule.
+        rule("rules.kubeedge.io", &["rules", "ruleendpoints"], &read),
+        rule("rules.kubeedge.io", &["rules"], &["patch"]),
+    ]
+}
+
+fn lease_rules() -> Vec<Value> {
+    vec![rule("coordination.k8s.io", &["leases"], &["get", "create", "patch"])]
+}
+
+/// The Secrets by which replicas share one authority, and nodes join; and what replicas agree on.
+fn own_rules() -> Vec<Value> {
+    let secrets = ["casecret", "cloudcoresecret", "tokensecret"];
+    let named = json!({
+        "apiGroups": [""],
+        "resources": ["secrets"],
+        "resourceNames": secrets,
+        "verbs": ["get", "update", "patch"],
+    });
+    vec![
+        named,
+        // A right to create cannot be bound to a name.
+        rule("", &["secrets"], &["create"]),
+        rule(
+            "coordination.k8s.io",
+            &["leases"],
+            &["get", "list", "watch", "create", "update", "patch", "delete"],
+        ),
+    ]
+}
