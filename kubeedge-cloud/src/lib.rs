@@ -1,5 +1,8 @@
 //! The cloud half of KubeEdge, one feature per part.
 
+#[cfg(any(feature = "devicecontroller", feature = "edgecontroller"))]
+pub mod authorization;
+
 #[cfg(feature = "cloudhub")]
 pub mod cloudhub;
 

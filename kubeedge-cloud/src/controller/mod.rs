@@ -14,6 +14,8 @@
 pub(crate) mod api;
 #[cfg(any(feature = "devicecontroller", feature = "edgecontroller"))]
 mod placement;
+#[cfg(any(feature = "devicecontroller", feature = "edgecontroller"))]
+pub(crate) mod references;
 #[cfg(test)]
 pub(crate) mod testing;
 mod watch;

@@ -12,6 +12,7 @@ use kubeedge_core::{
 };
 
 use super::{Change, Kind};
+use crate::authorization::Graph;
 
 /// What an object says of itself.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -111,16 +112,10 @@ impl Placement {
         others.chain(roots).cloned().collect()
     }
 
-    /// The root of this name, if it exists and has a node.
-    pub(crate) fn root(&self, reference: &ObjectRef) -> Option<(&Object, &NodeName)> {
-        self.roots.get(reference).map(|root| (&root.object, &root.node))
-    }
-
-    /// Whether the object of this name, existing or not, is a root of the node or referred to by one.
-    pub(crate) fn belongs(&self, node: &NodeName, reference: &ObjectRef) -> bool {
-        self.nodes
-            .get(node)
-            .is_some_and(|node| node.roots.contains(reference) || node.uses.contains_key(reference))
+    /// The roots of the node.
+    pub(crate) fn roots_of(&self, node: &NodeName) -> impl Iterator<Item = &Object> {
+        let roots = self.nodes.get(node).into_iter().flat_map(|node| &node.roots);
+        roots.filter_map(|reference| self.roots.get(reference)).map(|root| &root.object)
     }
 
     /// The object of this name, if it is known.
@@ -292,6 +287,18 @@ impl Placement {
 
     fn tell(&mut self, node: &NodeName, message: ObjectEvent) {
         self.outputs.push_back(ToNode { node: node.clone(), message });
+    }
+}
+
+impl Graph for Placement {
+    fn root(&self, reference: &ObjectRef) -> Option<(&Object, &NodeName)> {
+        self.roots.get(reference).map(|root| (&root.object, &root.node))
+    }
+
+    fn belongs(&self, node: &NodeName, reference: &ObjectRef) -> bool {
+        self.nodes
+            .get(node)
+            .is_some_and(|node| node.roots.contains(reference) || node.uses.contains_key(reference))
     }
 }
 

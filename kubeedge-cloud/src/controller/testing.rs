@@ -33,6 +33,7 @@ mod cluster {
     use kubeedge_core::id::Uid;
     use serde_json::Value;
     use tokio::sync::watch;
+    use tokio_util::sync::CancellationToken;
     use tower::Service;
 
     use crate::{
@@ -40,7 +41,7 @@ mod cluster {
             Kind,
             api::{Api, Error, Place},
         },
-        standalone::{ApiServer, Config},
+        standalone::{self, ApiServer, Config, Standalone},
     };
 
     /// The API, for the test itself.
@@ -93,6 +94,21 @@ mod cluster {
         pub(crate) async fn remembering(history_changes: usize) -> Self {
             let config = Config { history_changes, ..Config::default() };
             let server = ApiServer::open(None, config).await.unwrap();
+            Self { api: Api::new(server.client()), server }
+        }
+
+        /// An API that also evicts, from nodes that are not heard of, pods that tolerate that no longer than this
+        /// or say nothing of it.
+        pub(crate) async fn evicting_after(default_toleration: Duration) -> Self {
+            let node_interval = Duration::from_millis(20);
+            let config = Config { node_interval, default_toleration, ..Config::default() };
+            let server = ApiServer::open(None, config).await.unwrap();
+            let (outbox, outside) = standalone::pipes();
+            let running = Standalone::new(server.clone(), None, outbox);
+            tokio::spawn(async move {
+                let _outside = outside;
+                running.run(CancellationToken::new()).await
+            });
             Self { api: Api::new(server.client()), server }
         }
 

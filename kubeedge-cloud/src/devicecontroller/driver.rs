@@ -37,7 +37,7 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(part: DeviceController) -> Self {
-        let DeviceController { config, client, inbox, outbox, counts } = part;
+        let DeviceController { config, client, inbox, outbox, counts, denials } = part;
         let backoff = Backoff { first: config.retry_first, max: config.retry_max };
         let timing = Timing { backoff, ..Timing::default() };
         let changes = WATCHED.map(|kind| watch(client.clone(), kind, timing).boxed());
@@ -45,7 +45,7 @@ impl Driver {
             api: Api::new(client),
             inbox,
             outbox,
-            state: State::new(&config),
+            state: State::new(&config).counting(denials),
             changes: SelectAll::from_iter(changes),
             writing: FuturesUnordered::new(),
             waiting: Vec::new(),

@@ -54,6 +54,8 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::authorization::Denials;
+
 /// How DeviceController behaves.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -157,18 +159,24 @@ pub struct DeviceController {
     inbox: Inbox,
     outbox: Outbox,
     counts: watch::Sender<Counts>,
+    denials: Denials,
 }
 
 impl DeviceController {
     /// Creates the part. `client` may lead to any API server that has KubeEdge's device kinds; while it lacks them,
     /// the part says so once and waits for them.
     pub fn new(config: Config, client: Client, inbox: Inbox, outbox: Outbox) -> Self {
-        Self { config, client, inbox, outbox, counts: watch::Sender::default() }
+        Self { config, client, inbox, outbox, counts: watch::Sender::default(), denials: Denials::default() }
     }
 
     /// What it has done so far, for metrics; to be taken before [`DeviceController::run`].
     pub fn counts(&self) -> watch::Receiver<Counts> {
         self.counts.subscribe()
+    }
+
+    /// What nodes were refused so far, for metrics; to be taken before [`DeviceController::run`].
+    pub fn denials(&self) -> Denials {
+        self.denials.clone()
     }
 
     /// Runs until `stop` is cancelled. Writes in flight are given up then; edges report again what was not

@@ -19,7 +19,10 @@ use super::{
     Config, Counts,
     status::{self, merge, patch, says},
 };
-use crate::controller::{Backoff, Change, Kind, Limits, Outcome, Placed, Placement, WORTH_A_WARNING, Writes};
+use crate::{
+    authorization::{Action, Denials, Graph as _, allows},
+    controller::{Backoff, Change, Kind, Limits, Outcome, Placed, Placement, WORTH_A_WARNING, Writes},
+};
 
 /// Devices.
 pub(super) const DEVICES: Kind =
@@ -89,6 +92,7 @@ pub(super) struct State {
     changed_meanwhile: BTreeSet<DeviceId>,
     outputs: VecDeque<Output>,
     counts: Counts,
+    denials: Denials,
 }
 
 impl State {
@@ -114,7 +118,14 @@ impl State {
             changed_meanwhile: BTreeSet::new(),
             outputs: VecDeque::new(),
             counts: Counts::default(),
+            denials: Denials::default(),
         }
+    }
+
+    /// Counts there what nodes are refused.
+    pub(super) fn counting(mut self, denials: Denials) -> Self {
+        self.denials = denials;
+        self
     }
 
     /// Takes what the API tells of devices and models.
@@ -306,14 +317,12 @@ impl State {
     /// Decides what the Device should say; `Err` says why nothing is written.
     fn decide(&self, node: &NodeName, report: &DeviceReport) -> Result<DeviceReport, &'static str> {
         let reference = ObjectRef::device(&report.device);
-        let (device, placed) = self.placement.root(&reference).ok_or("the device does not exist")?;
-        if device.uid != report.uid {
-            return Err("the device was replaced by another of its name");
+        let action = Action::WriteDevice { device: &reference, uid: &report.uid };
+        if let Err(denial) = allows(node, action, &self.placement) {
+            self.denials.note(node, &reference, denial);
+            return Err(denial.reason());
         }
-        if placed != node {
-            tracing::warn!(%node, device = %report.device, of = %placed, "a node reports a device of another node");
-            return Err("the device is on another node");
-        }
+        let (device, _) = self.placement.root(&reference).ok_or("the device does not exist")?;
         // What was written is newer than what was watched.
         let known = match self.written.get(&report.device) {
             Some((_, told)) => Some(told.clone()),

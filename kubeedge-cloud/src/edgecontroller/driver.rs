@@ -6,22 +6,30 @@ use futures::{
 use jiff::Timestamp;
 use kubeedge_core::{
     id::NodeName,
-    message::{Answer, FromNode, Object, Query, UploadedEvent},
+    message::{Answer, FromNode, Object, ObjectRef, Query, UploadedEvent},
     pipe::{Call, Replier},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Config, EdgeController, Inbox, Outbox, requests,
+    Config, EdgeController, Inbox, Outbox,
+    autonomy::Policy,
+    requests,
     state::{Output, Plan, State, WATCHED, Wanted, WriteKey},
 };
-use crate::controller::{Backoff, Change, Outcome, Timing, api::Api, now, sleep_until, watch};
+use crate::{
+    authorization::Denials,
+    controller::{Backoff, Change, Outcome, Timing, api::Api, now, sleep_until, watch},
+};
 
 /// How many questions and events of nodes are worked on at once; the rest waits in its pipe.
 const ASKED_AT_ONCE: usize = 32;
 
 /// How many questions for a snapshot wait for the first lists; each edge asks again after its deadline.
 const WAITING_AT_ONCE: usize = 65_536;
+
+/// What a write was about and was to tell, what became of it, and the policy that it has seen of the node.
+type WriteEnded = (WriteKey, Wanted, Outcome, Option<Policy>);
 
 /// The loop that performs what the state asks.
 pub(super) struct Driver {
@@ -31,30 +39,34 @@ pub(super) struct Driver {
     outbox: Outbox,
     state: State,
     changes: SelectAll<BoxStream<'static, Change>>,
-    writing: FuturesUnordered<BoxFuture<'static, (WriteKey, Wanted, Outcome)>>,
+    writing: FuturesUnordered<BoxFuture<'static, WriteEnded>>,
+    tolerating: FuturesUnordered<BoxFuture<'static, (ObjectRef, Outcome)>>,
     renewing: FuturesUnordered<BoxFuture<'static, (NodeName, Outcome)>>,
     asked: FuturesUnordered<BoxFuture<'static, ()>>,
     absent: FuturesUnordered<BoxFuture<'static, Vec<NodeName>>>,
     waiting: Vec<(NodeName, Replier<Vec<Object>>)>,
     started: Timestamp,
+    denials: Denials,
 }
 
 impl Driver {
     pub(super) fn new(part: EdgeController) -> Self {
-        let EdgeController { config, client, inbox, outbox } = part;
+        let EdgeController { config, client, inbox, outbox, denials } = part;
         let backoff = Backoff { first: config.retry_first, max: config.retry_max };
         let timing = Timing { backoff, ..Timing::default() };
         let changes = WATCHED.map(|kind| watch(client.clone(), kind, timing).boxed());
         let api = Api::new(client);
         Self {
-            state: State::new(&config),
+            state: State::new(&config).counting(denials.clone()),
             changes: SelectAll::from_iter(changes),
             writing: FuturesUnordered::new(),
+            tolerating: FuturesUnordered::new(),
             renewing: FuturesUnordered::new(),
             asked: FuturesUnordered::new(),
             absent: FuturesUnordered::from_iter([absent(api.clone(), config.clone()).boxed()]),
             waiting: Vec::new(),
             started: Timestamp::now(),
+            denials,
             config,
             api,
             inbox,
@@ -82,7 +94,11 @@ impl Driver {
                 Some(call) = self.inbox.snapshots.recv() => self.handle_snapshot(call),
                 Some(call) = self.inbox.queries.recv(), if may_ask => self.handle_query(call),
                 Some(event) = self.inbox.events.recv(), if may_ask => self.handle_event(event),
-                Some((key, wanted, outcome)) = self.writing.next() => {
+                Some((pod, outcome)) = self.tolerating.next() => self.state.handle_tolerated(pod, outcome, now()),
+                Some((key, wanted, outcome, policy)) = self.writing.next() => {
+                    if let Some(policy) = policy {
+                        self.state.handle_policy(&key.0, policy);
+                    }
                     self.state.handle_written(key, wanted, outcome, now());
                 }
                 Some((node, outcome)) = self.renewing.next() => {
@@ -101,11 +117,21 @@ impl Driver {
     /// when all stop is a matter of chance.
     fn perform(&mut self) {
         while let Some(job) = self.state.poll_write(now()) {
-            let api = self.api.clone();
+            let (api, denials) = (self.api.clone(), self.denials.clone());
             self.writing.push(
                 async move {
-                    let outcome = requests::write(&api, &job.key.0, &job.write).await;
-                    (job.key, job.wanted, outcome)
+                    let (outcome, policy) = requests::write(&api, &job.key.0, &job.write, &denials).await;
+                    (job.key, job.wanted, outcome, policy)
+                }
+                .boxed(),
+            );
+        }
+        while let Some((pod, patch)) = self.state.poll_toleration(now()) {
+            let api = self.api.clone();
+            self.tolerating.push(
+                async move {
+                    let outcome = requests::merge_pod(&api, &pod, &patch).await;
+                    (pod, outcome)
                 }
                 .boxed(),
             );
@@ -173,7 +199,7 @@ impl Driver {
                 let api = self.api.clone();
                 self.asked.push(async move { requests::record(&api, &node, event).await }.boxed());
             }
-            Err(why) => tracing::debug!(%node, why, "an event of the edge is dropped"),
+            Err(why) => tracing::debug!(%node, %why, "an event of the edge is dropped"),
         }
     }
 }

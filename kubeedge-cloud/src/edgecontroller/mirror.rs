@@ -1,18 +1,14 @@
 //! Pods that a node runs from files of its own: each has a Pod in the API that stands for it, which the cloud
-//! creates in the node's place.
-//!
-//! A node may create no other pods than these, and none that could be given what is not the node's: the rules are
-//! those of the NodeRestriction admission.
+//! creates in the node's place. What a node may ask for here is said in [`crate::authorization`].
 
 use bytes::Bytes;
 use kubeedge_core::{
-    id::{NodeName, Uid, check_subdomain},
-    message::{MirrorReport, Object, ObjectRef},
+    id::{NodeName, Uid},
+    message::{MirrorReport, ObjectRef},
 };
 use serde_json::{Map, Value, json};
 
 use super::{
-    references,
     requests::{node_place, place},
     state::PODS,
 };
@@ -31,63 +27,18 @@ pub(super) struct Mirror {
     pod: Option<Value>,
 }
 
-/// Reads what a node reports, and takes of it what it may ask for.
-pub(super) fn check(node: &NodeName, report: &MirrorReport) -> Result<Mirror, &'static str> {
-    let MirrorReport { reference, pod } = report;
-    let own = reference.name().strip_suffix(node.as_str()).is_some_and(|name| name.ends_with('-'));
-    if reference.kind() != "Pod" || !own {
-        return Err("only a pod whose name ends with the node's may stand for one of its files");
-    }
-    let names = [("namespace", reference.namespace()), ("pod name", reference.name())];
-    if names.iter().any(|(what, name)| check_subdomain(what, name).is_err()) {
-        return Err("its name is none that Kubernetes takes");
-    }
-    let pod = pod.as_ref().map(|json| check_pod(node, reference, json)).transpose()?;
-    Ok(Mirror { reference: reference.clone(), pod })
+/// Takes of what a node reports and may ask for what it has to say: nothing is believed besides.
+pub(super) fn read(report: &MirrorReport) -> Mirror {
+    Mirror { reference: report.reference.clone(), pod: report.pod.as_ref().map(read_pod) }
 }
 
-fn check_pod(node: &NodeName, reference: &ObjectRef, json: &Bytes) -> Result<Value, &'static str> {
-    let pod: Value = serde_json::from_slice(json).map_err(|_| "it is not JSON")?;
+fn read_pod(json: &Bytes) -> Value {
+    let pod: Value = serde_json::from_slice(json).unwrap_or_default();
     let metadata = &pod["metadata"];
-    if metadata["name"] != reference.name() || metadata["namespace"] != reference.namespace() {
-        return Err("it has another name than it is reported under");
-    }
-    if metadata["annotations"][MIRROR].as_str().is_none_or(str::is_empty) {
-        return Err("it lacks the annotation kubernetes.io/config.mirror");
-    }
-    let spec = &pod["spec"];
-    if spec["nodeName"] != node.as_str() {
-        return Err("it is not on the node that reports it");
-    }
-    if ["serviceAccountName", "serviceAccount"]
-        .iter()
-        .any(|member| spec[member].as_str().is_some_and(|s| !s.is_empty()))
-    {
-        return Err("a pod of a file cannot have a service account");
-    }
-    let object = Object::from_json(json.clone()).map_err(|_| "it is no Pod")?;
-    if !references::place(&object).references.is_empty() || wants_more(spec) {
-        return Err("a pod of a file cannot refer to Secrets, ConfigMaps, claims or tokens");
-    }
     let kept = ["name", "namespace", "labels", "annotations"];
     let kept = kept.iter().filter(|member| !metadata[**member].is_null());
     let kept: Map<_, _> = kept.map(|member| ((*member).to_owned(), metadata[*member].clone())).collect();
-    Ok(json!({ "apiVersion": "v1", "kind": "Pod", "metadata": kept, "spec": spec }))
-}
-
-/// Whether a volume is made of an object of the API, or of a token.
-fn wants_more(spec: &Value) -> bool {
-    let items = |list: &Value| list.as_array().cloned().unwrap_or_default();
-    let claims = !items(&spec["resourceClaims"]).is_empty();
-    claims
-        || items(&spec["volumes"]).iter().any(|volume| {
-            let token = |source: &Value| {
-                !source["serviceAccountToken"].is_null() || !source["clusterTrustBundle"].is_null()
-            };
-            !volume["persistentVolumeClaim"].is_null()
-                || !volume["ephemeral"].is_null()
-                || items(&volume["projected"]["sources"]).iter().any(token)
-        })
+    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": kept, "spec": pod["spec"] })
 }
 
 /// Brings the API to what it should have.
@@ -138,79 +89,18 @@ async fn bring(api: &Api, node: &NodeName, mirror: &Mirror) -> Result<Outcome, E
 mod tests {
     use super::*;
 
-    fn report(name: &str, pod: &Value) -> MirrorReport {
-        let pod = Some(Bytes::from(pod.to_string()));
-        MirrorReport { reference: ObjectRef::pod("default", name), pod }
-    }
-
-    fn pod(change: impl FnOnce(&mut Value)) -> Value {
-        let mut pod = json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": { "name": "web-edge-1", "namespace": "default", "uid": "forged", "labels": { "app": "web" },
-                "annotations": { MIRROR: "abc" }, "ownerReferences": [{ "name": "forged" }] },
-            "spec": { "nodeName": "edge-1", "containers": [{ "name": "app", "image": "app:1" }] },
-            "status": { "phase": "Running" },
-        });
-        change(&mut pod);
-        pod
-    }
-
     #[test]
-    fn a_node_may_ask_for_what_stands_for_its_own_pods_and_nothing_is_believed_besides() {
-        let node: NodeName = "edge-1".parse().unwrap();
-        let mirror = check(&node, &report("web-edge-1", &pod(|_| {}))).unwrap();
-        let expected = json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": { "name": "web-edge-1", "namespace": "default", "labels": { "app": "web" },
-                "annotations": { MIRROR: "abc" } },
-            "spec": { "nodeName": "edge-1", "containers": [{ "name": "app", "image": "app:1" }] },
+    fn nothing_of_a_reported_pod_is_believed_but_what_it_is_made_of() {
+        let spec = json!({ "nodeName": "edge-1", "containers": [{ "name": "app", "image": "app:1" }] });
+        let metadata = json!({
+            "name": "web-edge-1", "namespace": "default", "labels": { "app": "web" }, "annotations": { MIRROR: "abc" },
         });
-        assert_eq!(mirror.pod, Some(expected));
-        let gone = MirrorReport { reference: ObjectRef::pod("default", "web-edge-1"), pod: None };
-        assert_eq!(check(&node, &gone).unwrap().pod, None);
-    }
-
-    #[test]
-    fn a_node_cannot_create_pods_that_are_not_its_own_or_could_be_given_what_is_not() {
-        let node: NodeName = "edge-1".parse().unwrap();
-        for (name, pod) in [
-            ("web", pod(|_| {})),
-            ("web-edge-2", pod(|_| {})),
-            ("-edge-1", pod(|_| {})),
-            ("other-edge-1", pod(|_| {})),
-            ("web-edge-1", pod(|pod| pod["metadata"]["annotations"] = json!({}))),
-            ("web-edge-1", pod(|pod| pod["metadata"]["namespace"] = json!("kube-system"))),
-            ("web-edge-1", pod(|pod| pod["spec"]["nodeName"] = json!("edge-2"))),
-            ("web-edge-1", pod(|pod| pod["spec"]["serviceAccountName"] = json!("admin"))),
-            (
-                "web-edge-1",
-                pod(|pod| pod["spec"]["volumes"] = json!([{ "secret": { "secretName": "keys" } }])),
-            ),
-            (
-                "web-edge-1",
-                pod(|pod| {
-                    pod["spec"]["volumes"] = json!([{ "persistentVolumeClaim": { "claimName": "c" } }])
-                }),
-            ),
-            (
-                "web-edge-1",
-                pod(|pod| {
-                    pod["spec"]["volumes"] =
-                        json!([{ "projected": { "sources": [{ "serviceAccountToken": {} }] } }])
-                }),
-            ),
-            (
-                "web-edge-1",
-                pod(|pod| {
-                    pod["spec"]["containers"][0]["envFrom"] = json!([{ "configMapRef": { "name": "c" } }])
-                }),
-            ),
-        ] {
-            assert!(check(&node, &report(name, &pod)).is_err(), "{name} {pod}");
-        }
-        let mut other = report("web-edge-1", &json!("no object"));
-        assert!(check(&node, &other).is_err());
-        other.pod = Some("{".into());
-        assert!(check(&node, &other).is_err());
+        let mut reported = json!({ "metadata": metadata, "spec": spec, "status": { "phase": "Running" } });
+        reported["metadata"]["uid"] = json!("forged");
+        reported["metadata"]["ownerReferences"] = json!([{ "name": "forged" }]);
+        let reference = ObjectRef::pod("default", "web-edge-1");
+        let report = MirrorReport { reference: reference.clone(), pod: Some(reported.to_string().into()) };
+        let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
+        assert_eq!(read(&report), Mirror { reference, pod: Some(pod) });
     }
 }

@@ -3,7 +3,9 @@
 //! Downwards it watches Pods, ConfigMaps and Secrets, and tells each node of its pods and of what they refer to.
 //! Upwards it writes what nodes report: their own registration and status, the status of their pods, events. While
 //! a node has a session it renews the node's Lease in its place; when the session ends it sets the node's
-//! conditions to Unknown. It never deletes a pod because a node is away.
+//! conditions to Unknown, and says in the condition `EdgeLinkReady` since when. It never deletes a pod because a node is
+//! away, and sees to it that nobody else does: the pods of a node tolerate its absence without end, unless the Node is
+//! annotated with `node.kubeedge.io/autonomy: evict`.
 //!
 //! Objects keep their bytes: what the API has is what the edge gets, unknown fields included.
 //!
@@ -21,9 +23,9 @@
 //! # }
 //! ```
 
+mod autonomy;
 mod driver;
 mod mirror;
-mod references;
 mod requests;
 mod state;
 mod status;
@@ -43,6 +45,8 @@ use kubeedge_core::{
 };
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
+
+use crate::authorization::Denials;
 
 /// How EdgeController behaves.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -162,13 +166,19 @@ pub struct EdgeController {
     client: Client,
     inbox: Inbox,
     outbox: Outbox,
+    denials: Denials,
 }
 
 impl EdgeController {
     /// Creates the part. `client` may lead to any API server: it needs to read, watch and write what the
     /// [module](self) names.
     pub fn new(config: Config, client: Client, inbox: Inbox, outbox: Outbox) -> Self {
-        Self { config, client, inbox, outbox }
+        Self { config, client, inbox, outbox, denials: Denials::default() }
+    }
+
+    /// What nodes were refused so far, for metrics; to be taken before [`EdgeController::run`].
+    pub fn denials(&self) -> Denials {
+        self.denials.clone()
     }
 
     /// Runs until `stop` is cancelled. Writes in flight are given up then; edges report again what was not

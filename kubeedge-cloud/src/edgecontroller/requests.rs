@@ -8,23 +8,48 @@ use kubeedge_core::{
 use serde_json::{Value, json};
 
 use super::{
-    Config, mirror,
+    Config,
+    autonomy::Policy,
+    mirror,
     state::{EVENTS, LEASES, NODES, PODS, SERVICE_ACCOUNTS, Write},
     status,
 };
-use crate::controller::{
-    Kind, Outcome,
-    api::{Api, Error, Place},
+use crate::{
+    authorization::Denials,
+    controller::{
+        Kind, Outcome,
+        api::{Api, Error, Place},
+    },
 };
 
 /// Where the Leases of nodes are (KEP-589).
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 
 /// Makes a write about `node`.
-pub(super) async fn write(api: &Api, node: &NodeName, write: &Write) -> Outcome {
+///
+/// Returns also the policy that the Node has, where it was seen.
+pub(super) async fn write(
+    api: &Api,
+    node: &NodeName,
+    write: &Write,
+    denials: &Denials,
+) -> (Outcome, Option<Policy>) {
+    let mut policy = None;
+    (make(api, node, write, denials, &mut policy).await, policy)
+}
+
+async fn make(
+    api: &Api,
+    node: &NodeName,
+    write: &Write,
+    denials: &Denials,
+    policy: &mut Option<Policy>,
+) -> Outcome {
     let written = match write {
-        Write::Node(report) => match status::read_node(&report.json, node) {
-            Ok(report) => write_node(api, node, &report).await,
+        Write::Node(report) => match status::read_node(&report.json, node, denials) {
+            Ok(report) => {
+                write_node(api, node, &report).await.map(|existing| *policy = Some(Policy::of(&existing)))
+            }
             Err(why) => return Outcome::Refused(why),
         },
         Write::Away { since } => write_away(api, node, *since).await,
@@ -51,7 +76,7 @@ pub(super) async fn write(api: &Api, node: &NodeName, write: &Write) -> Outcome 
     }
 }
 
-async fn write_node(api: &Api, node: &NodeName, report: &Value) -> Result<(), Error> {
+async fn write_node(api: &Api, node: &NodeName, report: &Value) -> Result<Value, Error> {
     let place = node_place(node);
     let mut existing = match api.value(place).await {
         Err(error) if error.is_missing() => {
@@ -66,7 +91,7 @@ async fn write_node(api: &Api, node: &NodeName, report: &Value) -> Result<(), Er
     if let Some(patch) = status::node_status(&existing, report, Timestamp::now()) {
         api.merge(place, "status", &patch).await?;
     }
-    Ok(())
+    Ok(existing)
 }
 
 async fn write_away(api: &Api, node: &NodeName, since: Timestamp) -> Result<(), Error> {
@@ -77,6 +102,15 @@ async fn write_away(api: &Api, node: &NodeName, since: Timestamp) -> Result<(), 
         api.merge(place, "status", &patch).await?;
     }
     Ok(())
+}
+
+/// Merges a patch into a pod. Who may not change pods does without.
+pub(super) async fn merge_pod(api: &Api, pod: &ObjectRef, patch: &Value) -> Outcome {
+    match api.merge(place(PODS, pod), "", patch).await {
+        Err(error) if error.code() == Some(403) => Outcome::Refused(error.to_string()),
+        Err(error) if error.is_missing() => Outcome::Done,
+        other => other.map_or_else(Outcome::from, |_| Outcome::Done),
+    }
 }
 
 async fn delete_pod(api: &Api, pod: &ObjectRef, uid: &Uid, known_deleting: bool) -> Result<(), Error> {

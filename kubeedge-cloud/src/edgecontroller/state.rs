@@ -1,10 +1,11 @@
 //! What EdgeController decides: what goes down, what is written to the API next, what is acknowledged. Pure.
 
 mod kept;
+mod pods_kept;
 mod questions;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -20,10 +21,14 @@ use serde_json::Value;
 
 use super::{
     Config,
+    autonomy::Policy,
     mirror::{self, Mirror},
-    references,
+    status,
 };
-use crate::controller::{Backoff, Change, Kind, Limits, Outcome, Placement, WORTH_A_WARNING, Writes};
+use crate::{
+    authorization::{Action, Denials, Graph as _, allows},
+    controller::{Backoff, Change, Kind, Limits, Outcome, Placement, WORTH_A_WARNING, Writes, references},
+};
 use kept::Kept;
 pub(super) use questions::Plan;
 
@@ -120,6 +125,8 @@ struct Session {
     held: Option<Delivered<Report>>,
     /// What the API took last of the node in this session.
     taken: Option<NodeReport>,
+    /// What becomes of its pods while it is away, as far as known.
+    policy: Option<Policy>,
 }
 
 /// The state.
@@ -129,9 +136,13 @@ pub(super) struct State {
     sessions: BTreeMap<NodeName, Session>,
     reports: Writes<WriteKey, Wanted>,
     leases: Writes<NodeName, ()>,
+    /// The pods whose tolerations are to be as the policies of their nodes have them.
+    tolerations: Writes<ObjectRef, ()>,
+    intolerant: BTreeSet<ObjectRef>,
     kept: Kept,
     lease_interval: Duration,
     outputs: VecDeque<Output>,
+    denials: Denials,
 }
 
 impl State {
@@ -144,10 +155,19 @@ impl State {
             sessions: BTreeMap::new(),
             reports: Writes::new(limits),
             leases: Writes::new(limits),
+            tolerations: Writes::new(limits),
+            intolerant: BTreeSet::new(),
             kept: Kept::default(),
             lease_interval: config.lease_interval,
             outputs: VecDeque::new(),
+            denials: Denials::default(),
         }
+    }
+
+    /// Counts there what nodes are refused.
+    pub(super) fn counting(mut self, denials: Denials) -> Self {
+        self.denials = denials;
+        self
     }
 
     /// Takes what the API tells of pods and what they are made of.
@@ -160,6 +180,7 @@ impl State {
         self.placement.handle_change(change);
         if let Some(reference) = about {
             self.kept.handle_change(&reference, &self.placement);
+            self.want_tolerations(&reference);
         }
         if listed {
             self.kept.handle_listed(&self.placement);
@@ -187,8 +208,12 @@ impl State {
         let FromNode { node, message } = from;
         let key = (node.clone(), ReportKey::Node);
         let waiting = self.reports.withdraw(&key);
-        let session =
-            self.sessions.entry(node.clone()).or_insert(Session { online: false, held: None, taken: None });
+        let session = self.sessions.entry(node.clone()).or_insert(Session {
+            online: false,
+            held: None,
+            taken: None,
+            policy: None,
+        });
         match message {
             SessionState::Online => {
                 session.online = true;
@@ -301,7 +326,7 @@ impl State {
     /// When to ask [`poll_write`](Self::poll_write) and [`poll_renewal`](Self::poll_renewal) again.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let reports = if self.placement.is_complete() { self.reports.poll_timeout() } else { None };
-        [reports, self.leases.poll_timeout()].into_iter().flatten().min()
+        [reports, self.leases.poll_timeout(), self.tolerations.poll_timeout()].into_iter().flatten().min()
     }
 
     /// Whether it is known what exists.
@@ -322,22 +347,24 @@ impl State {
             Wanted::Report(delivered) => &delivered.message,
         };
         match report {
-            Report::Node(report) => Ok(Write::Node(report.clone())),
+            Report::Node(report) => {
+                let name = status::name_of(&report.json).unwrap_or_default();
+                self.authorize(node, Action::WriteNode(&name), &name)?;
+                Ok(Write::Node(report.clone()))
+            }
             Report::Pod(report) => self.decide_pod(node, report),
-            Report::Mirror(report) => mirror::check(node, report).map(Write::Mirror),
+            Report::Mirror(report) => {
+                self.authorize(node, Action::Mirror(report), &report.reference)?;
+                Ok(Write::Mirror(mirror::read(report)))
+            }
             Report::Device(_) => Err("devices are DeviceController's"),
         }
     }
 
     fn decide_pod(&self, node: &NodeName, report: &PodReport) -> Result<Write, &'static str> {
-        let (pod, placed) = self.placement.root(&report.reference).ok_or("the pod does not exist")?;
-        if pod.uid != report.uid {
-            return Err("the pod was replaced by another of its name");
-        }
-        if placed != node {
-            tracing::warn!(%node, pod = %report.reference, of = %placed, "a node reports a pod of another node");
-            return Err("the pod is on another node");
-        }
+        let action = Action::WritePod { pod: &report.reference, uid: &report.uid };
+        self.authorize(node, action, &report.reference)?;
+        let (pod, _) = self.placement.root(&report.reference).ok_or("the pod does not exist")?;
         Ok(match &report.state {
             PodState::Status(status) => {
                 Write::PodStatus { pod: pod.clone(), report: report.clone(), status: status.clone() }
@@ -347,6 +374,19 @@ impl State {
                 uid: report.uid.clone(),
                 known_deleting: is_deleting(pod),
             },
+        })
+    }
+
+    /// Whether the node may; what it may not is counted.
+    fn authorize(
+        &self,
+        node: &NodeName,
+        action: Action<'_>,
+        what: &impl std::fmt::Display,
+    ) -> Result<(), &'static str> {
+        allows(node, action, &self.placement).map_err(|denial| {
+            self.denials.note(node, what, denial);
+            denial.reason()
         })
     }
 

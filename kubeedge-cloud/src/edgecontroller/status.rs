@@ -7,8 +7,13 @@ use jiff::Timestamp;
 use kubeedge_core::id::{NodeName, Uid};
 use serde_json::{Map, Value, json};
 
+use crate::authorization::{Denial, Denials, allowed_members, may_annotate, may_label};
+
 /// The label that makes a Node an edge node, with an empty value (KubeEdge's convention).
 pub(super) const EDGE_LABEL: &str = "node-role.kubernetes.io/edge";
+
+/// The condition by which the cloud says whether it has the node's link, and since when it has not.
+pub(super) const LINK_CONDITION: &str = "EdgeLinkReady";
 
 /// The reason that Kubernetes' own node lifecycle controller gives when it no longer hears of a node.
 const UNKNOWN_REASON: &str = "NodeStatusUnknown";
@@ -19,14 +24,27 @@ const NODE_CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "
 /// Members of a pod's status that vanish from the API when the node no longer reports them.
 const POD_MESSAGES: [&str; 2] = ["message", "reason"];
 
-/// Takes a node's report, if it is of that node.
-pub(super) fn read_node(json: &[u8], node: &NodeName) -> Result<Value, String> {
-    let report: Value = serde_json::from_slice(json).map_err(|error| format!("it is not JSON: {error}"))?;
-    match report["metadata"]["name"].as_str() {
-        Some(name) if name == node.as_str() => Ok(report),
-        Some(other) => Err(format!("it is of another node: {other:?}")),
-        None => Err("it has no metadata.name".to_owned()),
+/// Takes of a node's report what a node may say of itself.
+pub(super) fn read_node(json: &[u8], node: &NodeName, denials: &Denials) -> Result<Value, String> {
+    let mut report: Value =
+        serde_json::from_slice(json).map_err(|error| format!("it is not JSON: {error}"))?;
+    for (member, may, denial) in [
+        ("labels", may_label as fn(&str) -> bool, Denial::Label),
+        ("annotations", may_annotate, Denial::Annotation),
+    ] {
+        let given = report["metadata"][member].take();
+        report["metadata"][member] = allowed_members(node, &given, may, denial, denials).into();
     }
+    if let Some(conditions) = report["status"]["conditions"].as_array_mut() {
+        conditions.retain(|condition| condition["type"] != LINK_CONDITION);
+    }
+    Ok(report)
+}
+
+/// The name that a node's report is made under.
+pub(super) fn name_of(json: &[u8]) -> Option<String> {
+    let report: Value = serde_json::from_slice(json).ok()?;
+    report["metadata"]["name"].as_str().map(str::to_owned)
 }
 
 /// The Node to create for a report. The API takes a status only afterwards.
@@ -36,7 +54,7 @@ pub(super) fn node_to_create(report: &Value, node: &NodeName) -> Value {
         "kind": "Node",
         "metadata": {
             "name": node.as_str(),
-            "labels": labels(report),
+            "labels": object_or_empty(&report["metadata"]["labels"]),
             "annotations": object_or_empty(&report["metadata"]["annotations"]),
         },
         "spec": { "taints": report["spec"]["taints"].as_array().cloned().unwrap_or_default() },
@@ -46,9 +64,8 @@ pub(super) fn node_to_create(report: &Value, node: &NodeName) -> Value {
 /// What to merge into the Node's metadata; `None` if it has all that is reported.
 pub(super) fn node_metadata(existing: &Value, report: &Value) -> Option<Value> {
     let mut metadata = Map::new();
-    for (member, reported) in
-        [("labels", labels(report)), ("annotations", object_or_empty(&report["metadata"]["annotations"]))]
-    {
+    for member in ["labels", "annotations"] {
+        let reported = object_or_empty(&report["metadata"][member]);
         let has = &existing["metadata"][member];
         let missing: Map<_, _> = reported.into_iter().filter(|(key, value)| has[key] != *value).collect();
         if !missing.is_empty() {
@@ -62,7 +79,11 @@ pub(super) fn node_metadata(existing: &Value, report: &Value) -> Option<Value> {
 pub(super) fn node_status(existing: &Value, report: &Value, now: Timestamp) -> Option<Value> {
     let mut status = object_or_empty(&report["status"]);
     if let Some(Value::Array(reported)) = status.remove("conditions") {
-        let merged = merge_conditions(&existing["status"]["conditions"], reported, now);
+        let mut merged = merge_conditions(&existing["status"]["conditions"], reported, now);
+        if merged.iter().all(|condition| !is_link(condition) || condition["status"] != "True") {
+            merged.retain(|condition| !is_link(condition));
+            merged.push(link(true, now, "The edge has a session with the cloud."));
+        }
         status.insert("conditions".to_owned(), merged.into());
     }
     let has = &existing["status"];
@@ -77,6 +98,13 @@ pub(super) fn node_away(existing: &Value, since: Timestamp, now: Timestamp) -> O
         conditions.push(json!({ "type": "Ready", "status": "" }));
     }
     let mut changed = false;
+    // Who was away before stays away since then, even if the cloud was restarted meanwhile.
+    if conditions.iter().all(|condition| !is_link(condition) || condition["status"] != "False") {
+        conditions.retain(|condition| !is_link(condition));
+        let message = format!("The edge has been away since {}.", seconds(since));
+        conditions.push(link(false, since, &message));
+        changed = true;
+    }
     for condition in &mut conditions {
         let of_node = condition["type"].as_str().is_some_and(|kind| NODE_CONDITIONS.contains(&kind));
         if of_node && condition["status"] != "Unknown" {
@@ -90,6 +118,20 @@ pub(super) fn node_away(existing: &Value, since: Timestamp, now: Timestamp) -> O
     changed.then(|| at_version(existing, &json!({ "conditions": conditions })))
 }
 
+fn is_link(condition: &Value) -> bool {
+    condition["type"] == LINK_CONDITION
+}
+
+fn link(ready: bool, since: Timestamp, message: &str) -> Value {
+    json!({
+        "type": LINK_CONDITION,
+        "status": if ready { "True" } else { "False" },
+        "reason": if ready { "SessionEstablished" } else { "SessionLost" },
+        "message": message,
+        "lastTransitionTime": seconds(since),
+    })
+}
+
 /// What to merge into the status of the pod of this UID.
 pub(super) fn pod_status(
     existing: &Value,
@@ -99,6 +141,8 @@ pub(super) fn pod_status(
 ) -> Result<Value, String> {
     let mut status: Map<String, Value> =
         serde_json::from_slice(reported).map_err(|error| format!("its status is no JSON object: {error}"))?;
+    // NodeRestriction: which claims a pod has been given is for the cloud to say.
+    status.remove("resourceClaimStatuses");
     if let Some(Value::Array(reported)) = status.remove("conditions") {
         let merged = merge_conditions(&existing["status"]["conditions"], reported, now);
         status.insert("conditions".to_owned(), merged.into());
@@ -177,29 +221,6 @@ fn at_version(existing: &Value, status: &Value) -> Value {
         "metadata": { "resourceVersion": existing["metadata"]["resourceVersion"] },
         "status": status,
     })
-}
-
-/// The labels that a node may give itself.
-fn labels(report: &Value) -> Map<String, Value> {
-    let mut labels = object_or_empty(&report["metadata"]["labels"]);
-    labels.retain(|label, _| may_label(label));
-    labels
-}
-
-/// Whether a node may set this label on itself: as the NodeRestriction admission has it, so that a node cannot
-/// draw pods to itself that were meant for others; besides them KubeEdge's own roles.
-fn may_label(label: &str) -> bool {
-    let (prefix, name) = label.split_once('/').unwrap_or(("", label));
-    let of = |domain: &str| prefix == domain || prefix.strip_suffix(domain).is_some_and(|p| p.ends_with('.'));
-    match prefix {
-        "node-role.kubernetes.io" => matches!(name, "edge" | "agent"),
-        "kubernetes.io" | "beta.kubernetes.io" => {
-            matches!(name, "hostname" | "arch" | "os" | "instance-type")
-        }
-        "topology.kubernetes.io" | "failure-domain.beta.kubernetes.io" => matches!(name, "region" | "zone"),
-        _ if of("node.kubernetes.io") || of("kubelet.kubernetes.io") => true,
-        _ => !of("kubernetes.io") && !of("k8s.io"),
-    }
 }
 
 fn object_or_empty(value: &Value) -> Map<String, Value> {

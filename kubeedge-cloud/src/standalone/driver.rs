@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ApiServer, ApiService, Error, Inner, Listener,
+    ApiServer, ApiService, Error, Inner, Listener, eviction,
     failure::Failure,
     history::Change,
     json::{items, text},
@@ -81,6 +81,7 @@ impl Standalone {
                 () = stop.cancelled() => Ok(()),
                 () = schedule(&inner) => Ok(()),
                 () = sweep::run(&inner) => Ok(()),
+                () = eviction::run(&inner) => Ok(()),
                 () = inner.store.failed() => Err(Error::Failed),
             }
         };

@@ -8,7 +8,8 @@
 //! * [`ApiServer::client`] for code in the same process, such as controllers and tests;
 //! * [`ApiServer::serve`] adds TLS and a bearer token, for `kubectl`;
 //! * [`Standalone`] is the part that also does what a cluster's own controllers do: it gives pods a node,
-//!   asks nodes for logs, and removes expired events and pods of vanished nodes.
+//!   asks nodes for logs, evicts pods from nodes that are not heard of unless they tolerate it, and removes expired
+//!   events and pods of vanished nodes.
 //!
 //! ```
 //! use k8s_openapi::api::core::v1::Namespace;
@@ -36,6 +37,7 @@ mod defaults;
 mod delete;
 mod discovery;
 mod driver;
+mod eviction;
 mod failure;
 mod history;
 mod json;
@@ -95,6 +97,11 @@ pub struct Config {
     pub event_ttl: Duration,
     /// How often expired events and pods of vanished nodes are looked for.
     pub sweep_interval: Duration,
+    /// How often it is looked for nodes that are not heard of, and for pods that have tolerated that long enough.
+    pub node_interval: Duration,
+    /// How long a pod that says nothing of it stays on a node that is not heard of: 300 s, as the admission plugin
+    /// DefaultTolerationSeconds has it.
+    pub default_toleration: Duration,
 }
 
 impl Default for Config {
@@ -112,6 +119,8 @@ impl Default for Config {
             node_timeout: Duration::from_secs(30),
             event_ttl: Duration::from_secs(3600),
             sweep_interval: Duration::from_secs(60),
+            node_interval: Duration::from_secs(5),
+            default_toleration: Duration::from_secs(300),
         }
     }
 }

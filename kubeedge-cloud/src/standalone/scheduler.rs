@@ -74,7 +74,8 @@ fn fits(pod: &Value, node: &Value, pods: usize) -> Result<(), String> {
     Ok(())
 }
 
-fn tolerates(toleration: &Value, key: &str, value: &str, effect: &str) -> bool {
+/// Whether the toleration is of a taint like this.
+pub(crate) fn tolerates(toleration: &Value, key: &str, value: &str, effect: &str) -> bool {
     let of = |member| text(toleration, &[member]);
     let same_effect = of("effect").is_empty() || of("effect") == effect;
     let exists = of("operator") == "Exists";

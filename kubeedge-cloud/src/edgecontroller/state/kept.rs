@@ -16,7 +16,7 @@ use kubeedge_core::{
 };
 
 use super::{State, Wanted, Write, WriteKey};
-use crate::{controller::Placement, edgecontroller::status};
+use crate::{authorization::Graph as _, controller::Placement, edgecontroller::status};
 
 /// The last status that the API took of each pod: of no more pods than there are on nodes.
 #[derive(Debug, Default)]

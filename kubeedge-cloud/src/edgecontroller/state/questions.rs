@@ -4,10 +4,14 @@ use kubeedge_core::{
     id::{NodeName, check_subdomain},
     message::{Answer, FromNode, ObjectRef, Query, TokenRequest, UploadedEvent},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
+use std::fmt::Display;
 
 use super::{NODES, State, WATCHED};
-use crate::controller::Kind;
+use crate::{
+    authorization::{Action, Denial, allows},
+    controller::Kind,
+};
 
 /// How a question is answered.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,12 +32,11 @@ impl State {
             Query::Get(reference) => reference,
             Query::Token(request) => return self.plan_token(node, request),
         };
+        if let Err(denial) = allows(node, Action::Read(reference), &self.placement) {
+            return self.refuse(node, reference, denial);
+        }
         if *reference == ObjectRef::node(node.as_str()) {
             return Plan::Ask(NODES, reference.clone());
-        }
-        if !self.placement.belongs(node, reference) {
-            let why = format!("node {node} has no pod that refers to {reference}");
-            return Plan::Answer(Answer::Refused(why));
         }
         let known = self.placement.get(reference).cloned();
         let kind = WATCHED.into_iter().find(|kind| kind.kind == reference.kind());
@@ -47,21 +50,19 @@ impl State {
         }
     }
 
-    /// A node gets tokens for the pods that are on it, and only such as those pods mount (the API server's
-    /// NodeRestriction has the same rule).
     fn plan_token(&self, node: &NodeName, request: &TokenRequest) -> Plan {
-        let refused = |why: String| Plan::Answer(Answer::Refused(why));
-        let reference = ObjectRef::pod(request.namespace.as_str(), request.pod.as_str());
-        let placed = self.placement.root(&reference);
-        let Some((pod, _)) = placed.filter(|(pod, on)| *on == node && pod.uid == request.pod_uid) else {
-            return refused(format!("node {node} has no {reference} with UID {}", request.pod_uid));
-        };
-        let json: Value = serde_json::from_slice(&pod.json).unwrap_or_default();
-        if mounts_token(&json["spec"], request) {
-            Plan::Issue(request.clone())
-        } else {
-            refused(format!("{reference} mounts no such token of {:?}", request.service_account))
+        match allows(node, Action::Token(request), &self.placement) {
+            Ok(()) => Plan::Issue(request.clone()),
+            Err(denial) => {
+                let what = format!("a token of {}/{}", request.namespace, request.service_account);
+                self.refuse(node, &what, denial)
+            }
         }
+    }
+
+    fn refuse(&self, node: &NodeName, what: &impl Display, denial: Denial) -> Plan {
+        self.denials.note(node, what, denial);
+        Plan::Answer(Answer::Refused(format!("node {node} may not have {what}: {denial}")))
     }
 
     /// Reads an event that a node recorded, if it is about the node or one of its pods.
@@ -69,25 +70,21 @@ impl State {
         &self,
         from: &FromNode<UploadedEvent>,
     ) -> Result<Value, String> {
-        let mut event: Value =
-            serde_json::from_slice(&from.message.json).map_err(|error| format!("it is not JSON: {error}"))?;
-        let about = &event["involvedObject"];
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let (kind, namespace, name) = (text(&about["kind"]), text(&about["namespace"]), text(&about["name"]));
-        let own = match kind.as_str() {
-            "Pod" => {
-                let pod = self.placement.root(&ObjectRef::pod(namespace.as_str(), name.as_str()));
-                pod.is_some_and(|(_, node)| *node == from.node)
-                    && event["metadata"]["namespace"] == *namespace
-            }
-            "Node" => name == from.node.as_str() && event["metadata"]["namespace"] == "default",
-            _ => false,
+        let event: Result<Value, _> = serde_json::from_slice(&from.message.json);
+        let allowed = match &event {
+            Ok(event) => allows(&from.node, Action::Record(event), &self.placement),
+            Err(_) => Err(Denial::Unreadable),
         };
-        if !own {
-            return Err(format!("it is about {kind} {namespace}/{name}, which is not of this node"));
+        if let Err(denial) = allowed {
+            self.denials.note(&from.node, "an event", denial);
+            return Err(denial.to_string());
         }
+        let mut event = event.map_err(|error| error.to_string())?;
         check_subdomain("event name", event["metadata"]["name"].as_str().unwrap_or_default())
             .map_err(|error| error.to_string())?;
+        // Owners and finalizers would bind others to what a node records.
+        let kept = |member: &str| event["metadata"][member].clone();
+        event["metadata"] = json!({ "name": kept("name"), "namespace": kept("namespace") });
         event["apiVersion"] = "v1".into();
         event["kind"] = "Event".into();
         if !event["source"].is_object() {
@@ -96,24 +93,4 @@ impl State {
         event["source"]["host"] = from.node.as_str().into();
         Ok(event)
     }
-}
-
-/// Whether a volume of the pod asks for this token.
-fn mounts_token(spec: &Value, request: &TokenRequest) -> bool {
-    let text = |value: &Value, default: &str| match value.as_str() {
-        None | Some("") => default.to_owned(),
-        Some(text) => text.to_owned(),
-    };
-    let items = |list: &Value| list.as_array().cloned().unwrap_or_default();
-    let sources =
-        items(&spec["volumes"]).into_iter().flat_map(|volume| items(&volume["projected"]["sources"]));
-    let mut tokens = sources.map(|mut source| source["serviceAccountToken"].take());
-    text(&spec["serviceAccountName"], "default") == request.service_account
-        && tokens.any(|token| {
-            // An hour is the API's default.
-            let seconds = token["expirationSeconds"].as_u64().unwrap_or(3600);
-            token.is_object()
-                && text(&token["audience"], "") == request.audience
-                && seconds == request.expiration_seconds
-        })
 }

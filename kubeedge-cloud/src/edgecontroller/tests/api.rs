@@ -1,5 +1,7 @@
 //! EdgeController between its pipes and a real API server.
 
+mod autonomy;
+
 use std::time::Duration;
 
 use kubeedge_core::{

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::{
-    Config, references,
+    Config,
     state::{Output, State, WATCHED},
 };
 use crate::controller::{
@@ -179,7 +179,7 @@ impl World {
     fn expected(&self, name: &NodeName) -> BTreeMap<ObjectRef, (Uid, Fingerprint)> {
         let mut expected = BTreeSet::new();
         for pod in self.api.values().filter(|object| object.reference.kind() == "Pod") {
-            let placed = references::place(pod);
+            let placed = crate::controller::references::place(pod);
             if placed.node.as_ref() == Some(name) {
                 expected.insert(pod.reference.clone());
                 expected.extend(placed.references);
@@ -188,7 +188,7 @@ impl World {
         let claims = expected.iter().filter_map(|reference| self.api.get(reference));
         let volumes: Vec<ObjectRef> = claims
             .filter(|object| object.reference.kind() == "PersistentVolumeClaim")
-            .flat_map(|claim| references::place(claim).references)
+            .flat_map(|claim| crate::controller::references::place(claim).references)
             .collect();
         expected.extend(volumes);
         let exists = expected.into_iter().filter_map(|reference| self.api.get(&reference));

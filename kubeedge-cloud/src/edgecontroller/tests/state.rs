@@ -111,7 +111,7 @@ fn every_way_to_refer_to_a_config_map_or_a_secret_counts() {
             "ephemeralContainers": null,
         },
     }));
-    let placed = super::super::references::place(&pod);
+    let placed = crate::controller::references::place(&pod);
     assert_eq!(placed.node, Some(node("edge-1")));
     let names: Vec<_> = placed.references.iter().map(ObjectRef::name).collect();
     let expected = [

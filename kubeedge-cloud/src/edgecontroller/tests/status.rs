@@ -2,8 +2,13 @@ use jiff::Timestamp;
 use kubeedge_core::id::Uid;
 use serde_json::{Value, json};
 
-use super::super::status::{node_away, node_metadata, node_status, node_to_create, pod_status, read_node};
-use crate::controller::testing::node;
+use super::super::status::{
+    name_of, node_away, node_metadata, node_status, node_to_create, pod_status, read_node,
+};
+use crate::{
+    authorization::{Denial, Denials},
+    controller::testing::node,
+};
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -30,32 +35,44 @@ fn report() -> Value {
     })
 }
 
+fn read(json: &Value) -> Value {
+    read_node(json.to_string().as_bytes(), &node("edge-1"), &Denials::default()).unwrap()
+}
+
 #[test]
-fn a_report_that_names_another_node_is_refused() {
-    let json = report().to_string();
-    assert!(read_node(json.as_bytes(), &node("edge-1")).is_ok());
-    assert!(read_node(json.as_bytes(), &node("edge-2")).is_err());
-    assert!(read_node(b"{}", &node("edge-1")).is_err());
-    assert!(read_node(b"[", &node("edge-1")).is_err());
+fn a_report_says_which_node_it_is_of() {
+    assert_eq!(name_of(report().to_string().as_bytes()).as_deref(), Some("edge-1"));
+    assert_eq!(name_of(b"{}"), None);
+    assert_eq!(name_of(b"["), None);
+    assert!(read_node(b"[", &node("edge-1"), &Denials::default()).is_err());
 }
 
 #[test]
 fn a_node_is_created_with_its_taints_and_with_the_labels_that_it_may_set() {
-    let created = node_to_create(&report(), &node("edge-1"));
+    let denials = Denials::default();
+    let mut json = report();
+    json["metadata"]["annotations"]["node.kubeedge.io/autonomy"] = "evict".into();
+    let reported = read_node(json.to_string().as_bytes(), &node("edge-1"), &denials).unwrap();
+    let created = node_to_create(&reported, &node("edge-1"));
     let labels: Vec<_> = created["metadata"]["labels"].as_object().unwrap().keys().collect();
     let expected =
         ["kubernetes.io/arch", "node-role.kubernetes.io/edge", "site", "topology.kubernetes.io/zone"];
     assert_eq!(labels, expected);
+    assert_eq!(created["metadata"]["annotations"], json!({ "note": "1" }));
     assert_eq!(created["spec"], json!({ "taints": [{ "key": "edge", "effect": "NoSchedule" }] }));
+    assert_eq!((denials.of(Denial::Label), denials.of(Denial::Annotation)), (3, 1));
 }
 
 #[test]
 fn a_node_that_has_all_that_is_reported_is_not_written() {
+    let report = || read(&report());
     let mut existing = report();
     existing["metadata"]["labels"]["of-the-user"] = "kept".into();
     let now = at("2026-02-01T00:00:00Z");
     assert_eq!(node_metadata(&existing, &report()), None);
-    assert_eq!(node_status(&existing, &report(), now), None);
+    existing["status"] = node_status(&existing, &report(), now).unwrap()["status"].take();
+    existing["status"]["capacity"] = json!({ "cpu": "4" });
+    assert_eq!(node_status(&existing, &report(), now), None, "the link is told of once");
     existing["metadata"]["labels"]["site"] = "south".into();
     assert_eq!(
         node_metadata(&existing, &report()),
@@ -80,6 +97,9 @@ fn conditions_of_other_writers_stay_and_a_transition_is_not_older_than_the_one_b
             "conditions": [
                 { "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-10T00:00:00Z" },
                 { "type": "NetworkUnavailable", "status": "False" },
+                { "type": "EdgeLinkReady", "status": "True", "reason": "SessionEstablished",
+                  "message": "The edge has a session with the cloud.",
+                  "lastTransitionTime": "2026-01-10T00:00:00Z" },
             ],
         },
     });
@@ -102,6 +122,12 @@ fn a_node_that_is_away_is_unknown_since_then_and_says_so_once() {
     });
     assert_eq!(conditions[0], ready);
     assert_eq!(conditions[1]["status"], "True", "another's condition is not touched");
+    let link = json!({
+        "type": "EdgeLinkReady", "status": "False", "reason": "SessionLost",
+        "message": "The edge has been away since 2026-01-02T03:04:05Z.",
+        "lastTransitionTime": "2026-01-02T03:04:05Z",
+    });
+    assert_eq!(conditions[2], link);
     existing["status"]["conditions"] = conditions.clone();
     assert_eq!(node_away(&existing, at("2026-01-03T00:00:00Z"), at("2026-01-03T00:00:00Z")), None);
 }

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use kubeedge_core::message::{Object, ObjectRef};
 use serde_json::Value;
 
-use crate::controller::Placed;
+use super::Placed;
 
 /// Reads which node a Pod is on and what it refers to, or to which storage a claim is bound. A pod that cannot be
 /// read is on no node.
-pub(super) fn place(object: &Object) -> Placed {
+pub(crate) fn place(object: &Object) -> Placed {
     match object.reference.kind() {
         "Pod" => place_pod(object),
         "PersistentVolumeClaim" => Placed { node: None, references: bound(object).into_iter().collect() },

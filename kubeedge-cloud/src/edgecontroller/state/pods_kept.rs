@@ -1,0 +1,73 @@
+//! Which pods are brought to the policies of their nodes, and when.
+
+use std::time::Instant;
+
+use kubeedge_core::{id::NodeName, message::ObjectRef};
+use serde_json::Value;
+
+use super::State;
+use crate::{
+    authorization::Graph as _,
+    controller::Outcome,
+    edgecontroller::autonomy::{self, Policy},
+};
+
+impl State {
+    /// Takes the policy that a Node has.
+    pub(in crate::edgecontroller) fn handle_policy(&mut self, node: &NodeName, policy: Policy) {
+        let Some(session) = self.sessions.get_mut(node) else { return };
+        if session.policy.replace(policy) != Some(policy) {
+            let pods: Vec<_> = self.placement.roots_of(node).map(|pod| pod.reference.clone()).collect();
+            for pod in pods {
+                self.want_tolerations(&pod);
+            }
+        }
+    }
+
+    /// Wants a pod's tolerations looked at, if the policy of its node is known.
+    pub(super) fn want_tolerations(&mut self, reference: &ObjectRef) {
+        if self.toleration(reference).is_some() {
+            self.intolerant.insert(reference.clone());
+        }
+    }
+
+    fn toleration(&self, reference: &ObjectRef) -> Option<Value> {
+        let (pod, node) = self.placement.root(reference)?;
+        let policy = self.sessions.get(node)?.policy?;
+        autonomy::patch(pod, policy)
+    }
+
+    /// Which pod to change next, and how, if it may be done at once.
+    pub(in crate::edgecontroller) fn poll_toleration(&mut self, now: Instant) -> Option<(ObjectRef, Value)> {
+        while let Some(pod) = self.intolerant.pop_first() {
+            self.tolerations.put(pod, (), now);
+        }
+        loop {
+            let (pod, ()) = self.tolerations.poll_write(now)?;
+            match self.toleration(&pod) {
+                Some(patch) => return Some((pod, patch)),
+                None => self.tolerations.succeeded(&pod),
+            }
+        }
+    }
+
+    /// Takes what became of a change of a pod.
+    pub(in crate::edgecontroller) fn handle_tolerated(
+        &mut self,
+        pod: ObjectRef,
+        outcome: Outcome,
+        now: Instant,
+    ) {
+        match outcome {
+            Outcome::Done => self.tolerations.succeeded(&pod),
+            Outcome::Refused(why) => {
+                tracing::warn!(%pod, %why, "the pod may be evicted while its node is away: its tolerations cannot be changed");
+                self.tolerations.succeeded(&pod);
+            }
+            Outcome::Retry(why) => {
+                tracing::debug!(%pod, %why, "the pod's tolerations will be changed later");
+                self.tolerations.failed(&pod, (), now);
+            }
+        }
+    }
+}
