@@ -27,6 +27,8 @@ pub struct Ports {
     pub websocket: u16,
     /// The standalone API.
     pub api: u16,
+    /// Where nodes join.
+    pub https: u16,
 }
 
 /// What one edgecore is started with besides the cloud's address.
@@ -89,7 +91,8 @@ impl Cloud {
         modules: &str,
     ) -> Result<Self> {
         fs::create_dir_all(folder)?;
-        let ports = Ports { quic: free_port()?, websocket: free_port()?, api: free_port()? };
+        let ports =
+            Ports { quic: free_port()?, websocket: free_port()?, api: free_port()?, https: free_port()? };
         let mut cloud = Self { binaries: binaries.clone(), folder: folder.to_owned(), ports, process: None };
         fs::write(cloud.folder.join("cloudcore.yaml"), cloud.config(heartbeat) + modules)?;
         cloud.spawn()?;
@@ -99,12 +102,13 @@ impl Cloud {
     fn config(&self, heartbeat: u64) -> String {
         // A silent node is given up after two heartbeats, as KubeEdge has it.
         let keepalive = 2 * heartbeat;
-        let Ports { quic, websocket, .. } = self.ports;
+        let Ports { quic, websocket, https, .. } = self.ports;
         format!(
             "apiVersion: cloudcore.config.kubeedge.io/v1alpha1\nkind: CloudCore\nmodules:\n  cloudHub:\n    \
              advertiseAddress: [127.0.0.1]\n    keepaliveInterval: {keepalive}\n    \
              quic: {{enable: true, address: 127.0.0.1, port: {quic}}}\n    \
-             websocket: {{enable: true, address: 127.0.0.1, port: {websocket}}}\n"
+             websocket: {{enable: true, address: 127.0.0.1, port: {websocket}}}\n    \
+             https: {{enable: true, address: 127.0.0.1, port: {https}}}\n"
         )
     }
 

@@ -15,6 +15,9 @@ pub mod devicecontroller;
 #[cfg(feature = "edgecontroller")]
 pub mod edgecontroller;
 
+#[cfg(feature = "enrollment")]
+pub mod enrollment;
+
 #[cfg(feature = "manifests")]
 pub mod manifests;
 

@@ -16,6 +16,8 @@ pub mod dmi;
 pub mod group;
 pub mod hub;
 pub mod id;
+#[cfg(feature = "join")]
+pub mod join;
 pub mod message;
 pub mod pace;
 pub mod pipe;

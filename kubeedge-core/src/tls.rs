@@ -15,14 +15,19 @@
 //! The configurations name their cryptography (`ring`) themselves and never ask for the process-wide provider,
 //! so they work whatever else a program has linked.
 
+mod lifetime;
+mod live;
+mod refusal;
+
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+pub use rustls::RootCertStore;
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, ServerConfig,
     client::Resumption,
     crypto::{CryptoProvider, ring},
     server::{NoServerSessionStorage, WebPkiClientVerifier},
@@ -32,6 +37,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use sha2::{Digest, Sha256};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
+pub use self::{lifetime::Lifetime, live::Live, refusal::Refusal};
 use crate::id::{InvalidId, NodeName};
 
 /// A certificate chain, the own certificate first, and its private key.

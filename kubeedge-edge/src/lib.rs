@@ -1,5 +1,8 @@
 //! The edge half of KubeEdge, one feature per part.
 
+#[cfg(feature = "certificates")]
+pub mod certificates;
+
 #[cfg(feature = "devicetwin")]
 pub mod devicetwin;
 

@@ -39,8 +39,21 @@ pub(crate) struct Config {
     pub(crate) edge_controller: Option<Duration>,
     /// Whether devices go to nodes, and how often their statuses are written.
     pub(crate) device_controller: Option<devicecontroller::Config>,
+    /// How nodes join and renew their certificates.
+    pub(crate) enrollment: Enrollment,
     /// Messages by rules; `None` if they are switched off.
     pub(crate) router: Option<Router>,
+}
+
+/// How nodes join and renew their certificates, beside what `modules.cloudHub` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Enrollment {
+    /// For how long after its end a certificate can be renewed.
+    pub(crate) renew_expired_within: Duration,
+    /// Requests that are answered in a second.
+    pub(crate) requests_per_second: u32,
+    /// And at once.
+    pub(crate) requests_burst: u32,
 }
 
 /// Messages between applications in the cloud and on nodes.
@@ -108,9 +121,18 @@ impl Config {
             hub: hub::read(&root.at("modules.cloudHub"))?,
             edge_controller: controller.at("enable").bool()?.then_some(frequency),
             device_controller: device_controller(root)?,
+            enrollment: enrollment(&root.at("kubeedgeRs.enrollment"))?,
             router: router(root)?,
         })
     }
+}
+
+fn enrollment(node: &Node<'_>) -> Result<Enrollment> {
+    Ok(Enrollment {
+        renew_expired_within: node.at("renewExpiredWithin").duration()?,
+        requests_per_second: node.at("requestsPerSecond").number(1, 100_000)?,
+        requests_burst: node.at("requestsBurst").number(1, 1_000_000)?,
+    })
 }
 
 fn router(root: &Node<'_>) -> Result<Option<Router>> {

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -10,99 +10,108 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Args;
+use kube::Client;
 use kubeedge_cloud::{
-    pki::{Authority, CERTIFICATE_FILE, KEY_FILE},
+    enrollment::{self, ServerCertificate, Trusted},
+    pki::Authority,
     standalone,
 };
 use kubeedge_core::{
     id::NodeName,
     tls::{self, Identity},
-    transport::quic::ResetSecret,
 };
 use tokio::net::TcpListener;
 
-use crate::config::hub::Hub;
+use crate::config::{
+    Config,
+    hub::{Hub, TlsFiles},
+};
+
+/// Where KubeEdge keeps its Secrets.
+const NAMESPACE: &str = "kubeedge";
 
 /// 365 days: KubeEdge's edgeCertSigningDuration.
 const NODE_CERTIFICATE_LASTS: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The server's certificate is issued at each start, so it only has to outlast the process: 10 years.
-const SERVER_CERTIFICATE_LASTS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// The certificate of the standalone API is issued at each start, so it only has to outlast the process: 10 years.
+const API_CERTIFICATE_LASTS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// The cloud's authority and certificate.
-pub(crate) struct CloudIdentity {
-    authority: Authority,
-    server: Identity,
-    reset_secret: [u8; 32],
+/// The cloud's authority as files have it: in the folder of a standalone cloud, where it is created if there is none,
+/// or else where the configuration says, if something is there.
+pub(crate) fn authority(standalone: Option<&Path>, hub: &Hub) -> Result<Option<Authority>> {
+    if let Some(folder) = standalone {
+        return Ok(Some(Authority::open_or_create(folder)?));
+    }
+    let TlsFiles { ca, ca_key, .. } = &hub.tls;
+    // One without the other is an error that names the one that is missing.
+    let given = ca_key.exists();
+    Ok(given.then(|| Authority::load(ca, ca_key)).transpose()?)
 }
 
-impl CloudIdentity {
-    /// Opens the authority in the folder of a standalone cloud, or else where the configuration says, creates it if
-    /// there is none, and issues the server's certificate.
-    pub(crate) fn open(standalone: Option<&Path>, hub: &Hub, api: SocketAddr) -> Result<Self> {
-        let (authority, certificate, key) = match standalone {
-            Some(folder) => {
-                let authority = Authority::open_or_create(folder)?;
-                (authority, folder.join(CERTIFICATE_FILE), folder.join(KEY_FILE))
-            }
-            None => {
-                (open_or_create(&hub.tls.ca, &hub.tls.ca_key)?, hub.tls.ca.clone(), hub.tls.ca_key.clone())
-            }
-        };
-        // The authority's key is what stays the same from start to start.
-        let reset_secret = Identity::from_files(&certificate, &key)?.derive_secret("quic reset");
-        let addresses = hub.advertise_addresses.iter().map(ToString::to_string);
-        let names: Vec<_> = ["localhost".to_owned(), "127.0.0.1".to_owned()]
-            .into_iter()
-            .chain(addresses)
-            .chain((standalone.is_some() && !api.ip().is_unspecified()).then(|| api.ip().to_string()))
-            .chain(hub.dns_names.iter().cloned())
-            .collect();
-        let issued = authority.issue_server(&names, SERVER_CERTIFICATE_LASTS)?;
-        let server = Identity::from_pem(issued.certificate_pem.as_bytes(), issued.key_pem.as_bytes())?;
-        Ok(Self { authority, server, reset_secret })
-    }
+/// The authority that all replicas share: the one from files, or else the one that the API has or gets.
+pub(crate) async fn shared(client: &Client, files: Option<Authority>) -> Result<Trusted> {
+    let shared = match files {
+        Some(authority) => enrollment::publish_authority(client, NAMESPACE, authority).await,
+        None => enrollment::open_authority(client, NAMESPACE).await,
+    };
+    shared.context("the certificate authority of the cloud")
+}
 
-    /// What edges are listened for with: they must show a certificate of the authority.
-    pub(crate) fn link_tls(&self) -> Result<Arc<rustls::ServerConfig>> {
-        let roots = tls::roots_from_pem(self.authority.certificate_pem().as_bytes())?;
-        Ok(Arc::new(tls::server_config(&self.server, roots)?))
-    }
-
-    /// With what a restarted cloud tells edges that it knows nothing of their connections; the same at each start.
-    pub(crate) fn reset_secret(&self) -> ResetSecret {
-        ResetSecret::new(self.reset_secret)
-    }
-
-    /// Serves the standalone API on `socket`, and writes the kubeconfig that reaches it into `folder`.
-    pub(crate) fn api_listener(&self, socket: TcpListener, folder: &Path) -> Result<standalone::Listener> {
-        let token = token(&folder.join("token"))?;
-        let mut address = socket.local_addr()?;
-        if address.ip().is_unspecified() {
-            // It listens everywhere; kubectl needs one place, and this machine is where the file is.
-            address.set_ip(Ipv4Addr::LOCALHOST.into());
-        }
-        let url = format!("https://{address}");
-        let kubeconfig = standalone::kubeconfig(&url, self.authority.certificate_pem(), &token);
-        write_private(&folder.join("kubeconfig"), &kubeconfig)?;
-        tracing::info!(kubeconfig = %folder.join("kubeconfig").display(), url, "standalone API");
-        let tls = Arc::new(tls::web_server_config(&self.server)?);
-        Ok(standalone::Listener { socket, tls, token: standalone::Token::new(&token) })
+/// How nodes join.
+pub(crate) fn enrollment(config: &Config, standalone: bool) -> enrollment::Config {
+    let (hub, ours) = (&config.hub, &config.enrollment);
+    let files = &hub.tls;
+    let server = if !standalone && files.certificate.exists() && files.key.exists() {
+        ServerCertificate::Files { certificate: files.certificate.clone(), key: files.key.clone() }
+    } else {
+        ServerCertificate::Issued { names: names(hub) }
+    };
+    enrollment::Config {
+        namespace: NAMESPACE.to_owned(),
+        server,
+        node_certificate_lasts: hub.certificate_validity,
+        token_refresh: hub.token_refresh,
+        renew_expired_within: ours.renew_expired_within,
+        limits: enrollment::Limits {
+            requests_per_second: ours.requests_per_second,
+            requests_burst: ours.requests_burst,
+            ..enrollment::Limits::default()
+        },
+        ..enrollment::Config::default()
     }
 }
 
-fn open_or_create(certificate: &Path, key: &Path) -> Result<Authority> {
-    if certificate.exists() || key.exists() {
-        return Ok(Authority::load(certificate, key)?);
+/// Under what the cloud is reached.
+fn names(hub: &Hub) -> Vec<String> {
+    let addresses = hub.advertise_addresses.iter().map(ToString::to_string);
+    let own = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    own.into_iter().chain(addresses).chain(hub.dns_names.iter().cloned()).collect()
+}
+
+/// Serves the standalone API on `socket`, and writes the kubeconfig that reaches it into `folder`.
+pub(crate) fn api_listener(
+    authority: &Authority,
+    hub: &Hub,
+    socket: TcpListener,
+    folder: &Path,
+) -> Result<standalone::Listener> {
+    let token = token(&folder.join("token"))?;
+    let mut address = socket.local_addr()?;
+    let mut names = names(hub);
+    if address.ip().is_unspecified() {
+        // It listens everywhere; kubectl needs one place, and this machine is where the file is.
+        address.set_ip(Ipv4Addr::LOCALHOST.into());
+    } else {
+        names.push(address.ip().to_string());
     }
-    for file in [certificate, key] {
-        if let Some(folder) = file.parent() {
-            fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-        }
-    }
-    let authority = Authority::create()?;
-    authority.save(certificate, key)?;
-    Ok(authority)
+    let issued = authority.issue_server(&names, API_CERTIFICATE_LASTS)?;
+    let server = Identity::from_pem(issued.certificate_pem.as_bytes(), issued.key_pem.as_bytes())?;
+    let url = format!("https://{address}");
+    let kubeconfig = standalone::kubeconfig(&url, authority.certificate_pem(), &token);
+    write_private(&folder.join("kubeconfig"), &kubeconfig)?;
+    tracing::info!(kubeconfig = %folder.join("kubeconfig").display(), url, "standalone API");
+    let tls = Arc::new(tls::web_server_config(&server)?);
+    Ok(standalone::Listener { socket, tls, token: standalone::Token::new(&token) })
 }
 
 /// The token of the standalone API: drawn once, then kept.

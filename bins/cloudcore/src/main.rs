@@ -17,12 +17,12 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use config::Config;
-use identity::CloudIdentity;
 use kube::Client;
 use kubeedge_cloud::{
     cloudhub::{self, CloudHub},
     devicecontroller::{self, DeviceController},
     edgecontroller::{self, EdgeController},
+    enrollment::Enrollment,
     router::{self, Router},
     standalone::{self, ApiServer, Standalone},
 };
@@ -34,10 +34,11 @@ use kubeedge_core::{
         Acked, Delivered, Delivery, FromNode, ObjectEvent, ObjectRef, Report, ReportKey, SessionState,
         ToNode, UploadedPublish,
     },
-    pipe, tls,
+    pipe,
+    tls::{self, Live},
     transport::{
         Listener,
-        quic::{QuicListener, QuicListenerConfig},
+        quic::{QuicListener, QuicListenerConfig, ResetSecret},
         websocket::{WebSocketListener, WebSocketListenerConfig},
     },
 };
@@ -127,32 +128,39 @@ async fn main() -> ExitCode {
 
 async fn run(serve: &Serve) -> Result<()> {
     let config = load(serve)?;
-    let identity = CloudIdentity::open(
-        serve.data_dir.as_deref().filter(|_| serve.standalone),
-        &config.hub,
-        serve.api_address,
-    )?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), standalone = serve.standalone, "cloudcore starts");
 
-    // The world outside: the links to nodes, and the Kubernetes API.
-    let listeners = listeners(&config, &identity)?;
+    // The world outside: the Kubernetes API, and the links to nodes.
+    let authority = identity::authority(serve.data_dir.as_deref().filter(|_| serve.standalone), &config.hub)?;
     let (requests_tx, requests_rx) = pipe::calls("requests", 64);
     let stop = CancellationToken::new();
     let mut group = Group::new(stop.clone());
-    let client = match &serve.data_dir {
-        Some(folder) if serve.standalone => {
+    let client = match (&serve.data_dir, &authority) {
+        (Some(folder), Some(authority)) if serve.standalone => {
             let api = ApiServer::open(Some(&folder.join("api.redb")), standalone::Config::default()).await?;
             let socket = TcpListener::bind(serve.api_address)
                 .await
                 .with_context(|| format!("--api-address {}", serve.api_address))?;
-            let listener = identity.api_listener(socket, folder)?;
+            let listener = identity::api_listener(authority, &config.hub, socket, folder)?;
             let client = api.client();
             let outbox = standalone::Outbox { requests: requests_tx.clone() };
             group.spawn("standalone", Standalone::new(api, Some(listener), outbox).run(stop.child_token()));
             client
         }
-        Some(_) | None => cluster(&config.api).await?,
+        _ => cluster(&config.api).await?,
     };
+    let trusted = identity::shared(&client, authority).await?;
+    let reset_secret = ResetSecret::new(trusted.authority().derive_secret("quic reset"));
+    let link_tls = Live::empty();
+    let enrollment = Enrollment::open(
+        identity::enrollment(&config, serve.standalone),
+        trusted,
+        client.clone(),
+        link_tls.clone(),
+        https(&config.hub).await?,
+    )
+    .await?;
+    let listeners = listeners(&config, &link_tls, reset_secret)?;
 
     // The arrows of ARCHITECTURE.md: one line per pipe.
     let (downstream_tx, downstream_rx) = pipe::latest("downstream", object_at_node);
@@ -170,6 +178,7 @@ async fn run(serve: &Serve) -> Result<()> {
         pipe::latest("taken", |taken: &ToNode<Delivery>| (taken.node.clone(), taken.message));
 
     // The parts: each takes the ends it uses.
+    group.spawn("enrollment", enrollment.run(stop.child_token()));
     let mut snapshots = Vec::new();
     if config.edge_controller.is_some() {
         snapshots.push(edge_snapshots_tx);
@@ -272,15 +281,24 @@ async fn cluster(api: &config::Api) -> Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
-fn listeners(config: &Config, identity: &CloudIdentity) -> Result<Vec<Box<dyn Listener>>> {
+/// Where nodes ask for their certificates.
+async fn https(hub: &config::hub::Hub) -> Result<Option<TcpListener>> {
+    let Some(address) = hub.https.filter(|_| hub.enable) else { return Ok(None) };
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("modules.cloudHub.https: cannot listen on {address}"))?;
+    tracing::info!(%address, "listening for nodes that join");
+    Ok(Some(listener))
+}
+
+fn listeners(config: &Config, tls: &Live, reset_secret: ResetSecret) -> Result<Vec<Box<dyn Listener>>> {
     let mut listeners: Vec<Box<dyn Listener>> = Vec::new();
     if !config.hub.enable {
         return Ok(listeners);
     }
-    let tls = identity.link_tls()?;
+    let tls = Arc::new(tls.server_config()?);
     if let Some(address) = config.hub.quic {
-        let reset_secret = Some(identity.reset_secret());
-        let quic = QuicListenerConfig { reset_secret, ..QuicListenerConfig::default() };
+        let quic = QuicListenerConfig { reset_secret: Some(reset_secret), ..QuicListenerConfig::default() };
         listeners.push(Box::new(QuicListener::bind(address, tls.clone(), quic)?));
     }
     if let Some(address) = config.hub.websocket {

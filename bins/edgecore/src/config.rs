@@ -86,7 +86,7 @@ impl Config {
 
     fn from_tree(root: &Node<'_>, hostname: &str, warnings: &mut Vec<String>) -> Result<Self> {
         let modules = root.at("modules");
-        let hub = hub::read(&modules.at("edgeHub"), warnings)?;
+        let hub = hub::read(&modules.at("edgeHub"))?;
         let meta = modules::meta(&modules.at("metaManager"))?;
         ensure!(
             meta.enable || !hub.enable,

@@ -3,6 +3,7 @@
 //! `main()` has four paragraphs: configuration, adapters, pipes, parts. Reading it is reading the architecture.
 
 mod config;
+mod identity;
 
 use std::{
     io::IsTerminal,
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Parser;
 use config::{Config, hub::Hub, modules::Runtime};
 use kubeedge_core::{
@@ -28,7 +29,7 @@ use kubeedge_core::{
         process::{self, ProcessRuntime},
     },
     store::redb::{RedbConfig, RedbStore},
-    tls::{self, Identity},
+    tls::Live,
     transport::{
         Transport,
         fallback::FallbackTransport,
@@ -42,6 +43,7 @@ use kubeedge_device::{
     protocols::{http::Http, local::Local, modbus::Modbus, mqtt::Mqtt, thermometer::SimulatedThermometer},
 };
 use kubeedge_edge::{
+    certificates::Certificates,
     devicetwin::{self, DeviceTwin},
     dmi::{self, Dmi},
     edged::{
@@ -128,7 +130,8 @@ async fn run(file: &Path) -> Result<()> {
     tracing::info!(node = %config.node, version = env!("CARGO_PKG_VERSION"), "edgecore starts");
 
     // The world outside: one line per port.
-    let transport = transport(&config.hub, config.database.with_extension("link"))?;
+    let link_tls = Live::empty();
+    let transport = transport(&config.hub, &link_tls, config.database.with_extension("link"))?;
     let store = Arc::new(RedbStore::open(&config.database, RedbConfig::default())?);
     let runtime = config.edged.as_ref().map(|edged| runtime(&edged.runtime)).transpose()?;
 
@@ -169,6 +172,13 @@ async fn run(file: &Path) -> Result<()> {
     let stop = CancellationToken::new();
     let mut group = Group::new(stop.clone());
     if let Some(transport) = transport {
+        let certificates =
+            Certificates::open(identity::certificates(&config.node, &config.hub), link_tls.clone());
+        let token = config.hub.token.as_ref().map(|token| token.expose().to_owned());
+        let forget =
+            identity::forget_token(file.to_owned(), token, certificates.standing(), stop.child_token());
+        group.spawn("token", forget);
+        group.spawn("certificates", certificates.run(stop.child_token()));
         let edgehub = EdgeHub::new(
             edgehub::Config::new(config.node.clone()),
             transport,
@@ -183,7 +193,12 @@ async fn run(file: &Path) -> Result<()> {
                 connectivity: connectivity_tx,
             },
         );
-        group.spawn("edgehub", edgehub.run(stop.child_token()));
+        let session = stop.child_token();
+        group.spawn("edgehub", async move {
+            // There is nobody to dial as before there is a certificate.
+            let joined = session.run_until_cancelled(link_tls.ready()).await;
+            if joined.is_some() { edgehub.run(session).await } else { Ok(()) }
+        });
     } else {
         drop((
             reports_rx,
@@ -386,14 +401,11 @@ fn key_of_delivered(object: &Delivered<ObjectEvent>) -> ObjectRef {
 
 /// The ways to the cloud, QUIC preferred; `None` if the node has none. The name of the one that won is kept in the
 /// file `winner`, so that a node whose network blocks UDP does not try it first at each start.
-fn transport(hub: &Hub, winner: PathBuf) -> Result<Option<Arc<dyn Transport>>> {
+fn transport(hub: &Hub, tls: &Live, winner: PathBuf) -> Result<Option<Arc<dyn Transport>>> {
     if !hub.enable {
         return Ok(None);
     }
-    let identity = Identity::from_files(&hub.tls.certificate, &hub.tls.key)
-        .context("modules.edgeHub: the node has no certificate; `cloudcore issue-certificate` makes one")?;
-    let roots = tls::roots_from_file(&hub.tls.ca).context("modules.edgeHub.tlsCaFile")?;
-    let tls = Arc::new(tls::client_config(&identity, roots)?);
+    let tls = Arc::new(tls.client_config()?);
     let mut ways: Vec<Arc<dyn Transport>> = Vec::new();
     if let Some(link) = &hub.quic {
         ways.push(Arc::new(QuicTransport::new(QuicConfig::new(link.server.to_string(), tls.clone()))?));

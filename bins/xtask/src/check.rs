@@ -13,12 +13,13 @@ use crate::{
 const FEATURES: [(&str, &[&str]); 4] = [
     (
         "kubeedge-core",
-        &["", "quic", "websocket", "redb", "containerd", "dmi", "process", "tls", "conformance"],
+        &["", "quic", "websocket", "redb", "containerd", "dmi", "process", "tls", "join", "conformance"],
     ),
     (
         "kubeedge-edge",
         &[
             "",
+            "certificates",
             "edgehub",
             "metamanager",
             "devicetwin",
@@ -43,6 +44,7 @@ const FEATURES: [(&str, &[&str]); 4] = [
             "standalone",
             "pki",
             "manifests",
+            "enrollment",
             "simulation",
         ],
     ),

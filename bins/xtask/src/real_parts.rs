@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// What is needed, how one sees that it is there, and the Debian package that has it.
-const PARTS: [Part; 10] = [
+const PARTS: [Part; 12] = [
     Part { file: "containerd", package: "containerd" },
     Part { file: "runc", package: "runc" },
     Part { file: "/usr/lib/cni/bridge", package: "containernetworking-plugins" },
@@ -20,6 +20,9 @@ const PARTS: [Part; 10] = [
     Part { file: "mosquitto_pub", package: "mosquitto-clients" },
     Part { file: "kubectl", package: "kubernetes-client" },
     Part { file: "/usr/lib/python3/dist-packages/paho/mqtt/client.py", package: "python3-paho-mqtt" },
+    // A client for joining that is not ours.
+    Part { file: "curl", package: "curl" },
+    Part { file: "openssl", package: "openssl" },
     // With it comes the python3 that it is for.
     Part { file: "python3", package: "python3-venv" },
 ];

@@ -60,6 +60,7 @@ const REAL: &[&str] = &[
     "end_to_end_faults",
     "end_to_end_bad_input",
     "end_to_end_messages",
+    "end_to_end_join",
     "twin_topics",
     "end_to_end_pod_faults",
     "end_to_end_pods",

@@ -19,9 +19,10 @@
 //! and for command lines.
 
 mod files;
+mod request;
 mod sec1;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     fmt, io,
@@ -35,6 +36,8 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, PublicKeyData,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+
+pub use self::request::InvalidRequest;
 
 /// Where [`Authority::open_or_create`] keeps the authority's certificate, below its directory.
 pub const CERTIFICATE_FILE: &str = "ca/rootCA.crt";
@@ -83,6 +86,49 @@ impl Authority {
     /// If one of them is not what it should be, or they do not belong together.
     pub fn from_pem(certificate: &str, key: &str) -> Result<Self, Error> {
         Self::parse(certificate, key, Path::new("the certificate"), Path::new("the key"))
+    }
+
+    /// Takes an authority as KubeEdge keeps it in a Secret: the certificate as DER, the key as DER of SEC1 or PKCS#8.
+    ///
+    /// # Errors
+    /// As [`Authority::from_pem`].
+    pub fn from_der(certificate: &[u8], key: &[u8]) -> Result<Self, Error> {
+        let certificate = pem("CERTIFICATE", certificate);
+        // Both forms are a sequence that begins with a version: 0 in PKCS#8, 1 in SEC1.
+        let label = if key.windows(3).take(6).any(|bytes| bytes == [0x02, 0x01, 0x01]) {
+            "EC PRIVATE KEY"
+        } else {
+            "PRIVATE KEY"
+        };
+        Self::from_pem(&certificate, &pem(label, key))
+    }
+
+    /// The certificate as DER.
+    ///
+    /// # Errors
+    /// If it cannot be read, which an authority that was opened does not meet.
+    pub fn certificate_der(&self) -> Result<CertificateDer<'static>, Error> {
+        CertificateDer::from_pem_slice(self.certificate_pem.as_bytes())
+            .map_err(|error| Error::invalid(Path::new("the certificate"), error))
+    }
+
+    /// The private key as DER of SEC1, which is how KubeEdge keeps it and signs tokens with it.
+    ///
+    /// # Errors
+    /// If the key is not on the curve P-256.
+    pub fn key_sec1_der(&self) -> Result<Vec<u8>, Error> {
+        let key = self.issuer.key();
+        sec1::from_pkcs8(key.serialized_der(), key.public_key_raw())
+            .ok_or_else(|| Error::invalid(Path::new("the key"), "only the curve P-256 is supported"))
+    }
+
+    /// Derives a secret for another purpose from the private key: the same for as long as the key is the same, and
+    /// telling nothing about it.
+    pub fn derive_secret(&self, purpose: &str) -> [u8; 32] {
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, self.issuer.key().serialized_der());
+        let mut secret = [0; 32];
+        secret.copy_from_slice(ring::hmac::sign(&key, purpose.as_bytes()).as_ref());
+        secret
     }
 
     /// Reads an authority from PEM files.
@@ -246,6 +292,9 @@ pub enum Error {
     /// A server's certificate needs a name, since clients verify it.
     #[error("a server's certificate needs at least one name or address")]
     NoName,
+    /// A request for a certificate is not granted.
+    #[error("the request is not granted: {0}")]
+    Request(InvalidRequest),
     /// The certificate cannot be made.
     #[error("the certificate cannot be issued")]
     Issue(#[from] rcgen::Error),
@@ -261,6 +310,14 @@ fn parse_key(pem: &str, file: &Path) -> Result<KeyPair, Error> {
     let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|error| Error::invalid(file, error))?;
     let key = sec1::to_pkcs8(key).map_err(|reason| Error::invalid(file, reason))?;
     KeyPair::try_from(&key).map_err(|error| Error::invalid(file, error))
+}
+
+/// PEM as RFC 7468 has it.
+fn pem(label: &str, der: &[u8]) -> String {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let base64 = STANDARD.encode(der);
+    let lines: Vec<_> = base64.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
 fn node_params(node: &NodeName) -> CertificateParams {

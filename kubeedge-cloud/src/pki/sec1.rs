@@ -11,6 +11,15 @@ const VERSION_AND_P256: [u8; 24] = [
 /// The longest SEC 1 key on P-256 with its public half and its curve; a longer one is another curve's.
 const P256_KEY_MAX: usize = 121;
 
+/// RFC 5915: version 1, then a private key of 32 bytes.
+const VERSION_AND_LENGTH: [u8; 5] = [0x02, 0x01, 0x01, 0x04, 0x20];
+
+/// RFC 5915: the parameters, which are the curve prime256v1.
+const P256: [u8; 12] = [0xa0, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+
+/// RFC 5915: the public key, as a bit string of 65 bytes.
+const PUBLIC_KEY: [u8; 5] = [0xa1, 0x44, 0x03, 0x42, 0x00];
+
 const SEQUENCE: u8 = 0x30;
 const OCTET_STRING: u8 = 0x04;
 
@@ -26,6 +35,18 @@ pub(super) fn to_pkcs8(key: PrivateKeyDer<'static>) -> Result<PrivateKeyDer<'sta
     let mut pkcs8 = Vec::new();
     put(&mut pkcs8, SEQUENCE, &body);
     Ok(PrivatePkcs8KeyDer::from(pkcs8).into())
+}
+
+/// The key of a PKCS#8 document as Go's `x509.MarshalECPrivateKey` writes it, with its curve and its public half.
+pub(super) fn from_pkcs8(pkcs8: &[u8], public_key: &[u8]) -> Option<Vec<u8>> {
+    let begins = VERSION_AND_LENGTH.len()
+        + pkcs8.windows(VERSION_AND_LENGTH.len()).position(|bytes| bytes == VERSION_AND_LENGTH)?;
+    let private_key = pkcs8.get(begins..begins + 32)?;
+    let body = [&VERSION_AND_LENGTH, private_key, &P256, &PUBLIC_KEY, public_key].concat();
+    let mut sec1 = Vec::new();
+    put(&mut sec1, SEQUENCE, &body);
+    // An uncompressed point on this curve; anything else is another curve's.
+    (public_key.len() == 65).then_some(sec1)
 }
 
 /// Appends a DER element of less than 256 bytes.

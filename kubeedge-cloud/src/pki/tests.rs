@@ -69,6 +69,36 @@ async fn authorities_do_not_trust_each_other() {
     meet(&one, &server, &one, &edge).await.unwrap_err();
 }
 
+/// A certificate as PEM.
+#[allow(dead_code, reason = "the tests of enrollment use it")]
+pub(crate) fn pem_of(certificate: &[u8]) -> String {
+    super::pem("CERTIFICATE", certificate)
+}
+
+/// An authority's own key as PEM, for who tries to pass for a node with it.
+#[allow(dead_code, reason = "the tests of enrollment use it")]
+pub(crate) fn key_pem_of(authority: &Authority) -> String {
+    authority.issuer.key().serialize_pem()
+}
+
+#[test]
+fn an_authority_reads_back_as_kubeedge_keeps_it() {
+    for authority in [Authority::create().unwrap(), Authority::from_pem(SEC1_CERTIFICATE, SEC1_KEY).unwrap()]
+    {
+        let (certificate, key) = (authority.certificate_der().unwrap(), authority.key_sec1_der().unwrap());
+        let again = Authority::from_der(&certificate, &key).unwrap();
+        assert_eq!(again.certificate_der().unwrap(), certificate);
+        assert_eq!(again.key_sec1_der().unwrap(), key);
+        assert_eq!(super::pem("EC PRIVATE KEY", &key).lines().next(), SEC1_KEY.lines().next());
+    }
+    let known = Authority::from_pem(SEC1_CERTIFICATE, SEC1_KEY).unwrap();
+    assert_eq!(
+        super::pem("EC PRIVATE KEY", &known.key_sec1_der().unwrap()),
+        SEC1_KEY,
+        "as Go has written it"
+    );
+}
+
 #[test]
 fn an_authority_is_created_once_and_opened_afterwards() {
     let directory = tempfile::tempdir().unwrap();

@@ -17,8 +17,8 @@ pub(crate) struct Hub {
     pub(crate) websocket: Option<Link>,
     /// The QUIC transport, if it is enabled.
     pub(crate) quic: Option<Link>,
-    /// Where certificates are asked for: `https://host:port`.
-    pub(crate) http_server: String,
+    /// Where certificates are asked for, by HTTPS.
+    pub(crate) http_server: Server,
     /// What a node without a certificate shows to get one.
     pub(crate) token: Option<Secret>,
     /// Whether a certificate is renewed before it ends.
@@ -94,7 +94,7 @@ impl fmt::Display for Server {
     }
 }
 
-pub(super) fn read(node: &Node<'_>, warnings: &mut Vec<String>) -> Result<Hub> {
+pub(super) fn read(node: &Node<'_>) -> Result<Hub> {
     let hub = Hub {
         enable: node.at("enable").bool()?,
         heartbeat: node.at("heartbeat").seconds()?,
@@ -115,7 +115,6 @@ pub(super) fn read(node: &Node<'_>, warnings: &mut Vec<String>) -> Result<Hub> {
     if hub.enable {
         let linked = hub.websocket.is_some() || hub.quic.is_some();
         ensure!(linked, node.wrong("one of websocket.enable and quic.enable must be true"));
-        warn_of_missing_identity(&hub, node, warnings);
     }
     Ok(hub)
 }
@@ -130,22 +129,12 @@ fn link(node: &Node<'_>) -> Result<Option<Link>> {
     Ok(node.at("enable").bool()?.then_some(link))
 }
 
-fn http_server(node: &Node<'_>) -> Result<String> {
+fn http_server(node: &Node<'_>) -> Result<Server> {
     let text = node.text()?;
     let server = text.strip_prefix("https://").map(|rest| rest.trim_end_matches('/').parse::<Server>());
     match server {
-        Some(Ok(server)) => Ok(format!("https://{server}")),
+        Some(Ok(server)) => Ok(server),
         Some(Err(error)) => Err(node.wrong(format!("{text:?}: {error}"))),
         None => Err(node.wrong(format!("{text:?} must be https://host:port"))),
-    }
-}
-
-fn warn_of_missing_identity(hub: &Hub, node: &Node<'_>, warnings: &mut Vec<String>) {
-    if hub.token.is_some() && !hub.tls.certificate.exists() {
-        warnings.push(format!(
-            "{}: set, and there is no certificate at {}; this edge does not ask for one by token yet",
-            node.at("token").path(),
-            hub.tls.certificate.display(),
-        ));
     }
 }

@@ -156,7 +156,6 @@ fn what_has_no_effect_or_is_not_known_is_named() {
         ("kind", "CloudCore", "kind: \"CloudCore\" is not EdgeCore"),
         ("modules.eventBus.mqttQOS", "2", "modules.eventBus.mqttQOS: QoS 2 is not offered"),
         ("modules.eventBus.mqttmode", "0", "modules.eventBus.mqttmode: taken as mqttMode"),
-        ("modules.edgeHub.token", "abc.def", "modules.edgeHub.token: set, and there is no certificate"),
     ] {
         let warnings = warnings(&at(path, value));
         assert!(warnings.len() == 1 && warnings[0].starts_with(expected), "{path}: {warnings:?}");

@@ -1,0 +1,245 @@
+//! How nodes join, and keep being trusted: the authority that all replicas of the cloud share, the token, and the HTTPS
+//! server that issues and renews nodes' certificates, as KubeEdge has them.
+//!
+//! ```no_run
+//! # async fn example(client: kube::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! use kubeedge_cloud::enrollment::{self, Enrollment, ServerCertificate};
+//! use kubeedge_core::tls::Live;
+//! use tokio::net::TcpListener;
+//! use tokio_util::sync::CancellationToken;
+//!
+//! let authority = enrollment::open_authority(&client, "kubeedge").await?;
+//! let config = enrollment::Config {
+//!     server: ServerCertificate::Issued { names: vec!["cloud.example".into()] },
+//!     ..enrollment::Config::default()
+//! };
+//! let tls = Live::empty();
+//! let listener = TcpListener::bind("0.0.0.0:10002").await?;
+//! // From here on `tls` has a server's certificate, for the listeners of the link too.
+//! let enrollment = Enrollment::open(config, authority, client, tls.clone(), Some(listener)).await?;
+//! enrollment.run(CancellationToken::new()).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is refused
+//! Every refusal is a [`Refused`]: a word in the header [`REASON_HEADER`] for programs, a sentence in the body for
+//! people, and a count. Nothing is kept for who is refused, so that no number of them takes memory: connections,
+//! headers, bodies, times and rates are bounded by [`Limits`].
+//!
+//! # The token
+//! It has KubeEdge's form and lets any node join until it ends. What a thief could do with it beyond that is refused:
+//! a token that is older than a Node lets nobody be that node again, and nobody can become a node that is connected.
+
+mod counts;
+mod driver;
+mod policy;
+mod rate;
+mod refused;
+mod secrets;
+mod serve;
+#[cfg(test)]
+mod tests;
+mod token;
+mod trusted;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use kube::Client;
+use kubeedge_core::tls::{self, Live};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use self::driver::Driver;
+pub use self::{
+    counts::Counts,
+    refused::{REASON_HEADER, Refused},
+    secrets::{Step, join_token, rotate},
+    token::issue as issue_token,
+    trusted::Trusted,
+};
+use crate::pki::{self, Authority};
+
+/// What nodes get, and on which terms.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The namespace of the Secrets. `kubeedge`.
+    pub namespace: String,
+    /// What the cloud shows to nodes.
+    pub server: ServerCertificate,
+    /// How long a node's certificate is valid. 365 days: KubeEdge's edgeCertSigningDuration.
+    pub node_certificate_lasts: Duration,
+    /// How long the certificate that the cloud issues to itself is valid; it is renewed at a third. 365 days.
+    pub server_certificate_lasts: Duration,
+    /// How often the token changes; each is valid for twice as long. 12 h: KubeEdge's tokenRefreshDuration.
+    pub token_refresh: Duration,
+    /// For how long after its certificate has ended a node may renew it with the key that it had. 30 days. Whoever has
+    /// an old disk of a node can do so too, for as long as the Node is in the API; zero forbids it.
+    pub renew_expired_within: Duration,
+    /// How often the Secrets and files are looked at. 60 s.
+    pub check_interval: Duration,
+    /// What bounds the server.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        Self {
+            namespace: "kubeedge".to_owned(),
+            server: ServerCertificate::Issued { names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()] },
+            node_certificate_lasts: 365 * DAY,
+            server_certificate_lasts: 365 * DAY,
+            token_refresh: DAY / 2,
+            renew_expired_within: 30 * DAY,
+            check_interval: Duration::from_secs(60),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What the cloud shows to nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerCertificate {
+    /// A certificate that the authority issues for these names and addresses. Each replica has its own, in memory only.
+    Issued {
+        /// The host names and IP addresses at which nodes reach the cloud.
+        names: Vec<String>,
+    },
+    /// PEM files that somebody else keeps; they are read again when they change.
+    Files {
+        /// The certificate chain.
+        certificate: PathBuf,
+        /// The private key.
+        key: PathBuf,
+    },
+}
+
+/// What bounds the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once. 256, each of some 50 KiB.
+    pub connections: usize,
+    /// How long a connection may last, handshake and all. 20 s.
+    pub connection_lasts: Duration,
+    /// The bytes of a request's headers. 16 KiB.
+    pub header_bytes: usize,
+    /// The bytes of a request's body. 16 KiB: requests for certificates have some 300 bytes.
+    pub body_bytes: usize,
+    /// Requests for certificates and names in a second, in the long run. 50.
+    pub requests_per_second: u32,
+    /// And at once after a quiet time. 200.
+    pub requests_burst: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 256,
+            connection_lasts: Duration::from_secs(20),
+            header_bytes: 16 << 10,
+            body_bytes: 16 << 10,
+            requests_per_second: 50,
+            requests_burst: 200,
+        }
+    }
+}
+
+/// Opens the authority that the API has, or creates it there. However many replicas do so at once, they have the
+/// same one afterwards: only one creation succeeds, and the others read what it made.
+///
+/// # Errors
+/// If the API cannot be asked, or has something else under that name.
+pub async fn open_authority(client: &Client, namespace: &str) -> Result<Trusted, Error> {
+    secrets::open(client, namespace).await
+}
+
+/// Puts an authority that is kept in files into the API, where `keadm` and other replicas look for it.
+///
+/// # Errors
+/// If the API cannot be asked.
+pub async fn publish_authority(
+    client: &Client,
+    namespace: &str,
+    authority: Authority,
+) -> Result<Trusted, Error> {
+    secrets::publish(client, namespace, authority).await
+}
+
+/// The part: keeps the token and the server's certificate fresh, and serves nodes that join or renew.
+#[derive(Debug)]
+pub struct Enrollment {
+    driver: Driver,
+    listener: Option<TcpListener>,
+}
+
+impl Enrollment {
+    /// Gives `tls` its trust and its certificate, and the API its token. Without a listener nobody can join here, and
+    /// everything else is kept fresh.
+    ///
+    /// # Errors
+    /// If the certificate cannot be had, or the API cannot be asked.
+    pub async fn open(
+        config: Config,
+        trusted: Trusted,
+        client: Client,
+        tls: Live,
+        listener: Option<TcpListener>,
+    ) -> Result<Self, Error> {
+        Ok(Self { driver: Driver::open(config, trusted, client, tls).await?, listener })
+    }
+
+    /// What has been granted and refused, also while the part runs.
+    pub fn counts(&self) -> Arc<Counts> {
+        self.driver.counts()
+    }
+
+    /// Runs until `stop`.
+    ///
+    /// # Errors
+    /// If the certificates cannot be used for TLS. What the API or a file refuses for a time is tried again.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+        let Self { driver, listener } = self;
+        let Some(listener) = listener else {
+            driver.run(stop).await;
+            return Ok(());
+        };
+        let server = serve::Server::new(&driver)?;
+        tokio::join!(driver.run(stop.clone()), server.run(listener, stop));
+        Ok(())
+    }
+}
+
+/// Says why nodes cannot join or be trusted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The API does not answer as it should.
+    #[error("{action} Secret {name}")]
+    Api {
+        /// What was tried.
+        action: &'static str,
+        /// The Secret.
+        name: String,
+        /// Why it failed.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// A Secret is there and cannot be used; it is left as it is.
+    #[error("Secret {name} cannot be used: {reason}")]
+    Secret {
+        /// The Secret.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A step of a rotation does not follow from where it stands.
+    #[error("{0}")]
+    Step(&'static str),
+    /// A certificate cannot be made.
+    #[error("the authority cannot issue")]
+    Pki(#[from] pki::Error),
+    /// A certificate cannot be used.
+    #[error("the certificates cannot be used")]
+    Tls(#[from] tls::Error),
+}

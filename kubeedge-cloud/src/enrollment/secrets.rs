@@ -1,0 +1,260 @@
+//! The Secrets of KubeEdge that all replicas of the cloud share: `casecret` and `tokensecret`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{Namespace, Secret},
+};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+};
+use kubeedge_core::join::JoinToken;
+
+use super::{Error, Trusted};
+use crate::pki::Authority;
+
+const AUTHORITY: &str = "casecret";
+const TOKEN: &str = "tokensecret";
+
+const CERTIFICATE_KEY: &str = "cadata";
+const PRIVATE_KEY_KEY: &str = "cakeydata";
+const TOKEN_KEY: &str = "tokendata";
+/// Ours: authorities that are trusted beside the one that signs, as PEM. KubeEdge passes over it.
+const BUNDLE_KEY: &str = "bundle.pem";
+/// Ours: the authority that is to sign next.
+const NEXT_CERTIFICATE_KEY: &str = "nextcadata";
+const NEXT_PRIVATE_KEY_KEY: &str = "nextcakeydata";
+
+/// How often a creation that others made in vain is looked at again.
+const ATTEMPTS: usize = 5;
+
+/// Opens the authority, or creates it.
+pub(super) async fn open(client: &Client, namespace: &str) -> Result<Trusted, Error> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    for _ in 0..ATTEMPTS {
+        if let Some(trusted) = read(&secrets).await? {
+            return Ok(trusted);
+        }
+        let authority = Authority::create()?;
+        ensure_namespace(client, namespace).await?;
+        let made = secrets.create(&PostParams::default(), &secret(AUTHORITY, data_of(&authority)?)).await;
+        match made {
+            Ok(_) => {
+                tracing::info!(namespace, secret = AUTHORITY, "a certificate authority was created");
+                return Ok(Trusted::new(authority, ""));
+            }
+            // Another replica was faster, and its authority is everybody's.
+            Err(error) if is(&error, 409) => {}
+            Err(error) => return Err(api("create", AUTHORITY, error)),
+        }
+    }
+    Err(Error::Secret { name: AUTHORITY.into(), reason: "it comes and goes while it is read".into() })
+}
+
+/// The authority as the API has it, or `None` if it has none.
+pub(super) async fn read(secrets: &Api<Secret>) -> Result<Option<Trusted>, Error> {
+    let found = secrets.get_opt(AUTHORITY).await.map_err(|error| api("get", AUTHORITY, error))?;
+    found.map(|secret| parse(&secret.data.unwrap_or_default())).transpose()
+}
+
+fn parse(data: &BTreeMap<String, ByteString>) -> Result<Trusted, Error> {
+    let invalid = |reason: String| Error::Secret { name: AUTHORITY.into(), reason };
+    let member = |key: &str| data.get(key).ok_or_else(|| invalid(format!("{key} is missing")));
+    let (certificate, key) = (member(CERTIFICATE_KEY)?, member(PRIVATE_KEY_KEY)?);
+    let authority =
+        Authority::from_der(&certificate.0, &key.0).map_err(|error| invalid(error.to_string()))?;
+    let bundle = data.get(BUNDLE_KEY).map_or_else(String::new, text);
+    Ok(Trusted::new(authority, &bundle))
+}
+
+fn text(bytes: &ByteString) -> String {
+    String::from_utf8_lossy(&bytes.0).into_owned()
+}
+
+/// Puts an authority from files into the API. What it has otherwise stays trusted only if the files say so.
+pub(super) async fn publish(
+    client: &Client,
+    namespace: &str,
+    authority: Authority,
+) -> Result<Trusted, Error> {
+    ensure_namespace(client, namespace).await?;
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let data = data_of(&authority)?;
+    let known = secrets.get_opt(AUTHORITY).await.map_err(|error| api("get", AUTHORITY, error))?;
+    let same = known
+        .as_ref()
+        .and_then(|secret| secret.data.as_ref())
+        .is_some_and(|known| data.iter().all(|(key, value)| known.get(key) == Some(value)));
+    if !same {
+        put(&secrets, AUTHORITY, known, data).await?;
+    }
+    Ok(Trusted::new(authority, ""))
+}
+
+/// The token for joining as the API has it, or `None` if it has none.
+///
+/// # Errors
+/// If the API cannot be asked, or has something else under that name.
+pub async fn join_token(client: &Client, namespace: &str) -> Result<Option<JoinToken>, Error> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    Ok(read_token(&secrets).await?.1)
+}
+
+async fn read_token(secrets: &Api<Secret>) -> Result<(Option<Secret>, Option<JoinToken>), Error> {
+    let found = secrets.get_opt(TOKEN).await.map_err(|error| api("get", TOKEN, error))?;
+    let token = found.as_ref().and_then(|secret| secret.data.as_ref()?.get(TOKEN_KEY));
+    let token = token
+        .map(|token| text(token).parse())
+        .transpose()
+        .map_err(|error| Error::Secret { name: TOKEN.into(), reason: format!("{error}") })?;
+    Ok((found, token))
+}
+
+/// Makes the token anew unless the API has one of this authority that `is_fresh`. Says when to look again.
+pub(super) async fn refresh_token(
+    client: &Client,
+    namespace: &str,
+    authority: &Authority,
+    now: Duration,
+    refresh: Duration,
+) -> Result<(), Error> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    // One that cannot be read is replaced like one that has ended.
+    let (known, token) = match read_token(&secrets).await {
+        Err(Error::Secret { .. }) => (secrets.get_opt(TOKEN).await.map_err(|e| api("get", TOKEN, e))?, None),
+        read => read?,
+    };
+    let own = authority.certificate_der()?;
+    // With half of its life left it is as old as a refresh; of several replicas the first makes the next one.
+    let fresh = |token: &JoinToken| {
+        token.is_of(&own)
+            && token.expires().is_some_and(|end| end > now + refresh && end <= now + 3 * refresh)
+    };
+    if token.as_ref().is_some_and(fresh) {
+        return Ok(());
+    }
+    let token = super::token::issue(authority, now, 2 * refresh)?;
+    let data = [(TOKEN_KEY.to_owned(), ByteString(token.expose().into_bytes()))].into();
+    put(&secrets, TOKEN, known, data).await?;
+    tracing::info!(namespace, secret = TOKEN, "the token for joining was made anew");
+    Ok(())
+}
+
+/// The steps by which one authority follows another without a node that loses its trust.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Makes the next authority, and lets everybody trust it. Nodes learn of it within a day.
+    Introduce,
+    /// Lets it sign, from here on. Certificates of the one before stay good until they are renewed.
+    Switch,
+    /// Ends the trust in the one before. Nodes that have not renewed since have to join again.
+    Retire,
+}
+
+/// Takes a step of changing the authority.
+///
+/// # Errors
+/// [`Error::Step`] if the step before has not been taken; [`Error::Api`] with a conflict if somebody else takes
+/// one at the same time.
+pub async fn rotate(client: &Client, namespace: &str, step: Step) -> Result<(), Error> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let mut found = secrets.get(AUTHORITY).await.map_err(|error| api("get", AUTHORITY, error))?;
+    let mut data = found.data.take().unwrap_or_default();
+    take(step, &mut data)?;
+    found.data = Some(data);
+    secrets
+        .replace(AUTHORITY, &PostParams::default(), &found)
+        .await
+        .map_err(|error| api("replace", AUTHORITY, error))?;
+    Ok(())
+}
+
+fn take(step: Step, data: &mut BTreeMap<String, ByteString>) -> Result<(), Error> {
+    let current = parse(data)?;
+    let is_introduced = data.contains_key(NEXT_CERTIFICATE_KEY);
+    match step {
+        Step::Introduce if is_introduced => {
+            return Err(Error::Step("the next authority is introduced already; `switch` is the next step"));
+        }
+        Step::Introduce => {
+            let next = Authority::create()?;
+            let bundle = Trusted::new(next, current.bundle_pem());
+            data.insert(BUNDLE_KEY.into(), ByteString(bundle.bundle_pem().as_bytes().to_vec()));
+            let next = bundle.authority();
+            data.insert(NEXT_CERTIFICATE_KEY.into(), ByteString(next.certificate_der()?.to_vec()));
+            data.insert(NEXT_PRIVATE_KEY_KEY.into(), ByteString(next.key_sec1_der()?));
+        }
+        Step::Switch => {
+            let next = (data.remove(NEXT_CERTIFICATE_KEY), data.remove(NEXT_PRIVATE_KEY_KEY));
+            let (Some(certificate), Some(key)) = next else {
+                return Err(Error::Step("no authority is introduced; `introduce` is the first step"));
+            };
+            // The bundle has both already.
+            data.insert(CERTIFICATE_KEY.into(), certificate);
+            data.insert(PRIVATE_KEY_KEY.into(), key);
+        }
+        Step::Retire if is_introduced => {
+            return Err(Error::Step("the next authority does not sign yet; `switch` comes before `retire`"));
+        }
+        Step::Retire => {
+            data.remove(BUNDLE_KEY);
+        }
+    }
+    Ok(())
+}
+
+fn data_of(authority: &Authority) -> Result<BTreeMap<String, ByteString>, Error> {
+    Ok([
+        (CERTIFICATE_KEY.to_owned(), ByteString(authority.certificate_der()?.to_vec())),
+        (PRIVATE_KEY_KEY.to_owned(), ByteString(authority.key_sec1_der()?)),
+    ]
+    .into())
+}
+
+fn secret(name: &str, data: BTreeMap<String, ByteString>) -> Secret {
+    Secret {
+        metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+        data: Some(data),
+        type_: Some("Opaque".to_owned()),
+        ..Secret::default()
+    }
+}
+
+/// Creates the Secret, or replaces what `known` is of it.
+async fn put(
+    secrets: &Api<Secret>,
+    name: &str,
+    known: Option<Secret>,
+    data: BTreeMap<String, ByteString>,
+) -> Result<(), Error> {
+    let written = match known {
+        None => secrets.create(&PostParams::default(), &secret(name, data)).await,
+        Some(mut known) => {
+            known.data.get_or_insert_default().extend(data);
+            // Its resource version goes along: what another replica has written since is not overwritten.
+            secrets.replace(name, &PostParams::default(), &known).await
+        }
+    };
+    written.map(drop).map_err(|error| api("write", name, error))
+}
+
+/// Creates the namespace if it is missing, as far as that is allowed; if it is not, the Secret's creation says so.
+async fn ensure_namespace(client: &Client, name: &str) -> Result<(), Error> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+    match namespaces.create(&PostParams::default(), &Namespace { metadata, ..Namespace::default() }).await {
+        Ok(_) => Ok(()),
+        Err(error) if is(&error, 409) || is(&error, 403) => Ok(()),
+        Err(error) => Err(api("create the namespace of", AUTHORITY, error)),
+    }
+}
+
+fn api(action: &'static str, name: &str, source: kube::Error) -> Error {
+    Error::Api { action, name: name.to_owned(), source: Box::new(source) }
+}
+
+fn is(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}

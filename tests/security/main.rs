@@ -1,0 +1,5 @@
+//! The vulnerabilities that KubeEdge has had, one test each, named by its number.
+
+mod bodies;
+mod commands;
+mod frames;
