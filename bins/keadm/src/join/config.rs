@@ -169,7 +169,8 @@ mod tests {
         for (set, reason) in [
             ("modules.edgeHub.heartbeet=5", "unknown key"),
             ("modules.edgeHub.heartbeat=soon", "a whole number expected"),
-            ("modules.edgeHub.heartbeat.x=5", "has no keys"),
+            ("modules.edgeHub.heartbeat.x=5", "a whole number expected"),
+            ("kind.x=5", "has no keys"),
             ("modules", "not key=value"),
             (".=1", "empty part"),
         ] {
