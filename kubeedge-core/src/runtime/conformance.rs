@@ -135,6 +135,7 @@ pub async fn run<R: ContainerRuntime>(open: impl AsyncFn() -> R, workload: &Work
     running::a_command_that_cannot_be_run_is_observed_as_exited(&open().await, workload).await;
     exec::run(&open().await, workload).await;
     running::what_runs_is_counted(&open().await, workload).await;
+    running::limits_of_a_container_that_runs_are_changed_or_refused(&open().await, workload).await;
     running::a_log_that_was_renamed_is_opened_again(&open().await, workload).await;
     running::a_restriction_is_kept_or_refused(&open().await, workload).await;
     removing_a_sandbox_ends_what_runs_in_it(&open().await, workload).await;

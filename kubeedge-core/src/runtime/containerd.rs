@@ -42,7 +42,7 @@ use self::{
     errors::gone_is_success,
 };
 use super::{
-    ContainerConfig, ContainerId, ContainerRuntime, Execution, ObservedSandbox, RuntimeError, RuntimeInfo,
+    ContainerConfig, ContainerId, ContainerRuntime, Execution, ObservedSandbox, Resources, RuntimeError, RuntimeInfo,
     SandboxConfig, SandboxId, SandboxStats,
 };
 
@@ -245,6 +245,15 @@ impl ContainerRuntime for Containerd {
         let mut runtime = self.runtime();
         let call = runtime.stop_container(Request::new(request));
         gone_is_success(self.wait(|| format!("stop container {id}"), deadline, call).await)
+    }
+
+    async fn update_container(&self, id: &ContainerId, resources: &Resources) -> Result<(), RuntimeError> {
+        let request = cri::UpdateContainerResourcesRequest {
+            container_id: id.0.clone(),
+            linux: Some(config::linux_resources(resources)),
+        };
+        let what = || format!("change the limits of container {id}");
+        self.call(what, self.runtime().update_container_resources(Request::new(request))).await.map(drop)
     }
 
     async fn remove_container(&self, id: &ContainerId) -> Result<(), RuntimeError> {

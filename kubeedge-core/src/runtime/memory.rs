@@ -16,7 +16,7 @@ use async_trait::async_trait;
 pub use self::exec::Exec;
 use super::{
     ContainerConfig, ContainerId, ContainerLog, ContainerRuntime, ContainerState, ContainerStats,
-    Credentials, Execution, Image, LogFormat, ObservedContainer, ObservedSandbox, RuntimeError, RuntimeInfo,
+    Credentials, Execution, Image, LogFormat, ObservedContainer, ObservedSandbox, Resources, RuntimeError, RuntimeInfo,
     SandboxConfig, SandboxId, SandboxStats,
 };
 
@@ -334,6 +334,17 @@ impl ContainerRuntime for MemoryRuntime {
         let code = state.exits.get_mut(&name).and_then(VecDeque::pop_front);
         if let (Some(code), Some((_, found))) = (code, state.container(id)) {
             end(&mut found.state, code);
+        }
+        Ok(())
+    }
+
+    async fn update_container(&self, id: &ContainerId, resources: &Resources) -> Result<(), RuntimeError> {
+        let what = format!("change the limits of container {id}");
+        let mut state = self.open(&what)?;
+        state.running(what, id)?;
+        for config in state.sandboxes.values_mut().filter_map(|sandbox| sandbox.configs.get_mut(id)) {
+            let oom_score_adj = config.resources.oom_score_adj;
+            config.resources = Resources { oom_score_adj, ..resources.clone() };
         }
         Ok(())
     }

@@ -126,6 +126,14 @@ pub trait ContainerRuntime: Images {
     /// If its command cannot be run; the container is then observed as exited.
     async fn start_container(&self, id: &ContainerId) -> Result<(), RuntimeError>;
 
+    /// Gives a container that runs other limits, without stopping it. What is zero or empty stays as it is, and so
+    /// does `oom_score_adj`.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Invalid`] if the runtime sets no limits; another if the container is absent or does not run,
+    /// or if it uses more than it may have: then its limits are those that it had.
+    async fn update_container(&self, id: &ContainerId, resources: &Resources) -> Result<(), RuntimeError>;
+
     /// Asks the container to stop, and kills it after `grace`. One that is gone or stopped is success.
     /// When this returns `Ok` the container is not running.
     ///
@@ -309,6 +317,13 @@ macro_rules! forward {
             }
             async fn start_container(&self, id: &ContainerId) -> Result<(), RuntimeError> {
                 (**self).start_container(id).await
+            }
+            async fn update_container(
+                &self,
+                id: &ContainerId,
+                resources: &Resources,
+            ) -> Result<(), RuntimeError> {
+                (**self).update_container(id, resources).await
             }
             async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<(), RuntimeError> {
                 (**self).stop_container(id, grace).await

@@ -37,7 +37,7 @@ use tracing::warn;
 use self::inner::Inner;
 use super::{
     ContainerConfig, ContainerId, ContainerRuntime, Credentials, Execution, FileSystemUsage, Image, ImageId,
-    Images, ObservedSandbox, RuntimeError, RuntimeInfo, SandboxConfig, SandboxId, SandboxStats,
+    Images, ObservedSandbox, Resources, RuntimeError, RuntimeInfo, SandboxConfig, SandboxId, SandboxStats,
 };
 
 /// Where the process runtime keeps what it knows.
@@ -172,6 +172,13 @@ impl ContainerRuntime for ProcessRuntime {
     async fn start_container(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let id = id.clone();
         self.work(format!("start container {id}"), move |inner| inner.start(&id)).await
+    }
+
+    async fn update_container(&self, id: &ContainerId, _: &Resources) -> Result<(), RuntimeError> {
+        Err(RuntimeError::Invalid {
+            what: format!("change the limits of container {id}"),
+            message: "the process runtime sets no limits".to_owned(),
+        })
     }
 
     async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<(), RuntimeError> {

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use kubeedge_core::runtime::{ContainerConfig, ContainerId, Credentials, SandboxConfig, SandboxId};
+use kubeedge_core::runtime::{ContainerConfig, ContainerId, Credentials, Resources, SandboxConfig, SandboxId};
 
 use super::{make::Before, volumes::Prepare};
 
@@ -40,6 +40,8 @@ pub(crate) enum Action {
     Create(Box<Create>),
     /// Start a container that was created.
     Start(ContainerId),
+    /// Give a container that runs other limits.
+    Resize(ContainerId, Box<Resources>),
     /// Run the container's postStart hook.
     PostStart(Task),
     /// Run the container's preStop hook, if one is given, and stop it with what the hook has left of the grace.

@@ -37,6 +37,7 @@ pub(crate) async fn perform(runtime: Arc<dyn ContainerRuntime>, action: Action) 
         | Action::Inspect { .. }
         | Action::Create(_)
         | Action::Start(_)
+        | Action::Resize(..)
         | Action::RemoveContainer { .. }
         | Action::StopSandbox(_)
         | Action::RemoveSandbox(_)
@@ -74,6 +75,10 @@ async fn act(runtime: &dyn ContainerRuntime, action: Action) -> Result<Outcome, 
         Action::Create(create) => return self::create(runtime, *create).await,
         Action::Start(id) => {
             runtime.start_container(&id).await.map_err(|error| failure("RunContainerError", &error))
+        }
+        Action::Resize(id, resources) => {
+            let resized = runtime.update_container(&id, &resources).await;
+            resized.map_err(|error| failure("ResizeError", &error))
         }
         Action::PostStart(task) => probe::hook(runtime, task, POST_START_DEADLINE)
             .await

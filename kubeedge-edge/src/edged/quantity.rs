@@ -1,6 +1,8 @@
 //! Amounts of resources in the API's notation.
 
-use serde::{Deserialize, Deserializer};
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// An amount such as `100m` or `64Mi`, in thousandths.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +61,22 @@ impl Quantity {
     /// Whole units, rounded up: bytes of memory.
     pub(crate) fn units(self) -> i64 {
         i64::try_from((self.0 + 999).div_euclid(1000)).unwrap_or(i64::MAX)
+    }
+}
+
+/// In the shortest form of the API: whole units where it can be, else thousandths.
+impl fmt::Display for Quantity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 % 1000 {
+            0 => write!(f, "{}", self.0 / 1000),
+            _ => write!(f, "{}m", self.0),
+        }
+    }
+}
+
+impl Serialize for Quantity {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
     }
 }
 

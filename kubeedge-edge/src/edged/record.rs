@@ -2,6 +2,7 @@
 //! that after a restart without a link times, counts and readiness read on as they were.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -11,6 +12,8 @@ use kubeedge_core::id::Uid;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::warn;
+
+use super::pod::Requirements;
 
 /// A record larger than this is not one of ours. 4 MiB: more than the API lets a status be.
 const RECORD_MAX: u64 = 4 << 20;
@@ -23,11 +26,22 @@ pub(crate) struct Record {
     /// Whether it was released from being held.
     #[serde(default)]
     pub(crate) released: bool,
+    /// What each of its containers was allotted, and what was given to the one that runs.
+    #[serde(default)]
+    pub(crate) resources: BTreeMap<String, Held>,
+}
+
+/// What a container has of the node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Held {
+    pub(crate) allotted: Requirements,
+    /// `None` before it has been created.
+    pub(crate) given: Option<Requirements>,
 }
 
 impl Record {
-    pub(crate) fn new(status: &Bytes, released: bool) -> Self {
-        Self { status: serde_json::from_slice(status).unwrap_or_default(), released }
+    pub(crate) fn new(status: &Bytes, released: bool, resources: BTreeMap<String, Held>) -> Self {
+        Self { status: serde_json::from_slice(status).unwrap_or_default(), released, resources }
     }
 }
 
@@ -69,10 +83,16 @@ mod tests {
 
     use super::*;
 
+    fn requirements(cpu: &str) -> Requirements {
+        serde_json::from_value(json!({ "requests": { "cpu": cpu, "memory": "64Mi" } })).unwrap()
+    }
+
     #[test]
     fn records_are_read_back_and_a_broken_one_costs_only_itself() {
         let directory = tempfile::tempdir().unwrap();
-        let record = Record { status: json!({ "phase": "Running" }), released: true };
+        let held = Held { allotted: requirements("100m"), given: Some(requirements("1")) };
+        let resources = [("app".to_owned(), held)].into();
+        let record = Record { status: json!({ "phase": "Running" }), released: true, resources };
         write(&directory.path().join("status/u-1.json"), &record).unwrap();
         fs::write(directory.path().join("status/u-2.json"), "{").unwrap();
         let read = read_all(&directory.path().join("status"));

@@ -10,6 +10,7 @@ mod entry;
 mod exits;
 mod plan;
 mod probes;
+mod resize;
 mod statics;
 mod steps;
 #[cfg(test)]
@@ -551,7 +552,7 @@ impl State {
         *pulling += entry.pulls() - pulled;
         if let Some(report) = status::changed(entry, sandboxes, &self.config, &self.runtime, now) {
             if let PodState::Status(status) = &report.state {
-                let record = Record::new(status, entry.released);
+                let record = Record::new(status, entry.released, entry.held_resources());
                 self.outputs.push_back(Output::Keep(uid, record));
             }
             self.report(report);

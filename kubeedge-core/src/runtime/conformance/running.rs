@@ -49,6 +49,30 @@ pub(super) async fn a_command_that_cannot_be_run_is_observed_as_exited(
     runtime.remove_sandbox(&sandbox).await.expect("remove_sandbox");
 }
 
+pub(super) async fn limits_of_a_container_that_runs_are_changed_or_refused(
+    runtime: &impl ContainerRuntime,
+    workload: &Workload,
+) {
+    let (sandbox, id) = running(runtime, workload, "conformance-resize").await;
+    let more = Resources {
+        cpu_shares: 512,
+        cpu_quota: 50_000,
+        cpu_period: 100_000,
+        memory_limit: 256 << 20,
+        ..Resources::default()
+    };
+    match runtime.update_container(&id, &more).await {
+        Ok(()) => {
+            runtime.stop_container(&id, Duration::from_secs(1)).await.expect("stop_container");
+            runtime.update_container(&id, &more).await.expect_err("what does not run has no limits to change");
+        }
+        Err(error) => assert!(matches!(error, RuntimeError::Invalid { .. }), "it is refused: {error}"),
+    }
+    runtime.remove_sandbox(&sandbox).await.expect("remove_sandbox");
+    let gone = runtime.update_container(&id, &more).await;
+    assert!(gone.is_err(), "what is absent has no limits to change");
+}
+
 pub(super) async fn what_runs_is_counted(runtime: &impl ContainerRuntime, workload: &Workload) {
     let uid = "conformance-stats";
     let (sandbox, id) = running(runtime, workload, uid).await;

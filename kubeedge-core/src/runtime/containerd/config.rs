@@ -212,7 +212,7 @@ fn propagation(from: MountPropagation) -> cri::MountPropagation {
     }
 }
 
-fn linux_resources(from: &Resources) -> cri::LinuxContainerResources {
+pub(super) fn linux_resources(from: &Resources) -> cri::LinuxContainerResources {
     let hugepages = from.hugepages.iter();
     cri::LinuxContainerResources {
         cpu_period: from.cpu_period,

@@ -5,13 +5,14 @@
 
 mod affinity;
 mod ports;
+mod resize;
 mod resources;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
-pub(crate) use self::resources::Amounts;
+pub(crate) use self::{resize::resize, resources::Amounts};
 use super::{Config, Taint, pod::Pod};
 
 /// What the node offers to its pods.

@@ -14,7 +14,10 @@ use std::{
 
 use kubeedge_core::runtime::{ContainerConfig, Mount, MountPropagation, SandboxConfig};
 
-pub(crate) use self::{credentials::credentials, resources::qos_class};
+pub(crate) use self::{
+    credentials::credentials,
+    resources::{limits, qos_class},
+};
 use super::{
     Config,
     pod::{Container, Pod, VolumeMount},
@@ -137,7 +140,7 @@ pub(crate) fn container(
         mounts,
         spec_hash: spec_hash(container),
         log_path: PathBuf::from(&container.name).join(format!("{attempt}.log")),
-        resources: resources::resources(pod, container, facts),
+        resources: limits(pod, container, facts),
         stdin: container.stdin,
         stdin_once: container.stdin_once,
         tty: container.tty,

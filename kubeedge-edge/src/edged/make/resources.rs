@@ -13,7 +13,7 @@ use crate::edged::{
 /// The kernel's usual period for limits of processor time.
 const PERIOD_US: i64 = 100_000;
 
-pub(super) fn resources(pod: &Pod, container: &Container, facts: &Facts<'_>) -> Resources {
+pub(crate) fn limits(pod: &Pod, container: &Container, facts: &Facts<'_>) -> Resources {
     let limits = &container.resources.limits;
     let limit = |name: &str| limits.get(name).copied();
     let request = |name: &str| container.resources.requests.get(name).copied().or(limit(name));

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Lifecycle, Probe, Security};
 use crate::edged::quantity::Quantity;
 
@@ -17,6 +19,7 @@ members! {
         env_from: Vec<EnvFrom>,
         ports: Vec<Port>,
         resources: Requirements,
+        resize_policy: Vec<ResizePolicy>,
         volume_mounts: Vec<VolumeMount>,
         security_context: Security,
         restart_policy: String,
@@ -38,9 +41,9 @@ members! {
         host_ip: String,
         protocol: String,
     }
-    Requirements {
-        requests: BTreeMap<String, Quantity>,
-        limits: BTreeMap<String, Quantity>,
+    ResizePolicy {
+        resource_name: String,
+        restart_policy: String,
     }
     EnvVar {
         name: String,
@@ -83,4 +86,14 @@ members! {
         read_only: bool,
         mount_propagation: String,
     }
+}
+
+/// What a container is promised, and the most that it may use.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Requirements {
+    #[serde(deserialize_with = "super::or_default")]
+    pub(crate) requests: BTreeMap<String, Quantity>,
+    #[serde(deserialize_with = "super::or_default")]
+    pub(crate) limits: BTreeMap<String, Quantity>,
 }

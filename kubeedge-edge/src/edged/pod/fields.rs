@@ -106,7 +106,7 @@ pub(crate) const CONTAINER: &[Field] = fields! {
     "name": Done,
     "ports": Done,
     "readinessProbe": Done,
-    "resizePolicy": Harmless("limits are set when a container starts, so there is no resizing to be told how"),
+    "resizePolicy": Done,
     "resources": Parts(fields! {
         "claims": Refused(DEVICES),
         "limits": Done,

@@ -93,6 +93,7 @@ impl State {
         self.asking = None;
         let may_ask = self.online && !late;
         self.judge_waiting(&room, may_ask.then_some(now.at + ANSWER_WAIT));
+        self.judge_resizes(&room);
     }
 
     /// Judges one after the other; `ask` is until when the API would be waited for, if it may be asked.
@@ -206,7 +207,7 @@ impl Entry {
     }
 
     /// Whether what it was given is not free yet.
-    fn takes_room(&self) -> bool {
+    pub(super) fn takes_room(&self) -> bool {
         let ended = self.shown.has_ended() || self.wanted().is_some_and(Pod::had_ended);
         self.stage == Stage::Wanted && !ended
     }
@@ -219,7 +220,7 @@ impl Pod {
     }
 
     /// Pods of files before others, as they are what the node needs to work, then by age.
-    fn rank(&self) -> (bool, String) {
+    pub(super) fn rank(&self) -> (bool, String) {
         (!self.is_static(), self.metadata.creation_timestamp.clone().unwrap_or_default())
     }
 }

@@ -16,6 +16,7 @@ use super::{
     Moment, Verdict,
     exits::{Crash, LastWords, Trouble, exit_code, newest_of},
     probes::Probes,
+    resize::{Given, Resize},
     steps::Busy,
 };
 use crate::edged::{
@@ -23,7 +24,7 @@ use crate::edged::{
     action::Slot,
     events::{Kind, Note},
     pod::{InvalidPod, Pod},
-    record::Record,
+    record::{Held, Record},
     status::Shown,
     volumes, words,
 };
@@ -77,6 +78,12 @@ pub(crate) struct Entry {
     pub(crate) attempts: BTreeMap<String, u32>,
     /// What containers said at their end.
     pub(crate) last_words: BTreeMap<ContainerId, LastWords>,
+    /// Other resources that its object asks for than it was allotted.
+    pub(crate) resize: Option<Resize>,
+    /// What the newest instance of each container was given.
+    pub(crate) given: BTreeMap<String, Given>,
+    /// What an earlier process has allotted.
+    pub(crate) allotments: BTreeMap<String, Held>,
     pub(crate) probes: Probes,
     pub(crate) ips: Vec<String>,
     /// What the cloud was told last.
@@ -145,6 +152,9 @@ impl Entry {
             hooked: BTreeSet::new(),
             attempts: BTreeMap::new(),
             last_words: BTreeMap::new(),
+            resize: None,
+            given: BTreeMap::new(),
+            allotments: BTreeMap::new(),
             probes: Probes::default(),
             ips: Vec::new(),
             shown: Shown::default(),
@@ -163,6 +173,7 @@ impl Entry {
             self.troubles.clear();
         }
         self.shown.seed(pod.as_ref().ok());
+        let pod = pod.map(|pod| self.keep_allotted(pod));
         let note = match (&pod, &self.pod) {
             (Err(error), Some(Err(known))) if error.message == known.message => None,
             (Err(error), _) => Some(Note::of_pod(Kind::Warning, error.reason, error.message.as_str())),
@@ -250,6 +261,9 @@ impl Entry {
     /// Takes what an earlier process kept.
     pub(crate) fn restore(&mut self, record: Record) {
         self.released = record.released;
+        let given = record.resources.iter().filter_map(|(name, held)| Some((name, held.given.clone()?)));
+        self.given = given.map(|(name, given)| (name.clone(), Given::new(given))).collect();
+        self.allotments = record.resources;
         let containers = record.status["containerStatuses"].as_array().into_iter().flatten();
         self.ran = containers.into_iter().any(|one| one["containerID"].is_string());
         let text = |name: &str| record.status[name].as_str().unwrap_or_default().to_owned();

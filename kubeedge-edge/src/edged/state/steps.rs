@@ -12,6 +12,7 @@ use super::{
 use crate::edged::{
     action::{Action, Failure, Outcome, Slot},
     events::Note,
+    pod::Requirements,
 };
 
 /// A step in flight.
@@ -24,6 +25,7 @@ pub(crate) enum Busy {
     Create,
     Start(ContainerId),
     PostStart(ContainerId),
+    Resize(Requirements),
     /// `until` when it will have been killed at the latest.
     Stop {
         until: Instant,
@@ -43,7 +45,7 @@ impl Busy {
             Self::Create => 3,
             Self::Start(_) => 4,
             Self::PostStart(_) => 5,
-            Self::Step => 10,
+            Self::Resize(_) | Self::Step => 10,
             Self::Stop { .. } => 11,
             Self::RemoveFiles => 12,
         }
@@ -64,6 +66,7 @@ impl Entry {
             Action::Create(create) => {
                 let name = &create.config.name;
                 self.images.remove(name);
+                self.note_given(name);
                 self.attempts.insert(name.clone(), create.config.attempt);
                 if let Some(crash) = self.crashes.get_mut(name) {
                     crash.delay = crash.next_delay();
@@ -71,6 +74,7 @@ impl Entry {
                 Busy::Create
             }
             Action::Start(id) => Busy::Start(id.clone()),
+            Action::Resize(..) => Busy::Resize(self.allotted_of(slot.name())),
             Action::PostStart(_) => match self.starting.get(slot.name()) {
                 Some(Starting::Started(id)) => Busy::PostStart(id.clone()),
                 Some(Starting::Created(_) | Starting::HookFailed(_)) | None => Busy::Step,
@@ -91,7 +95,12 @@ impl Entry {
         self.changed = true;
         let name = slot.name().to_owned();
         let touches = match &busy {
-            Busy::Prepare | Busy::Inspect | Busy::Pull | Busy::PostStart(_) | Busy::RemoveFiles => false,
+            Busy::Prepare
+            | Busy::Inspect
+            | Busy::Pull
+            | Busy::PostStart(_)
+            | Busy::Resize(_)
+            | Busy::RemoveFiles => false,
             Busy::RunSandbox | Busy::Create | Busy::Start(_) | Busy::Stop { .. } | Busy::Step => true,
         };
         if touches {
@@ -99,6 +108,7 @@ impl Entry {
         }
         match (outcome, busy) {
             (Outcome::Aborted, busy) => self.aborted(&name, &busy),
+            (Outcome::Failed(failure), Busy::Resize(_)) => self.resize_failed(&name, failure, now),
             (Outcome::Failed(failure), busy) => self.failed(name, failure, &busy, now),
             (outcome, busy) => {
                 self.forget_trouble(&name, busy.rank());
@@ -116,6 +126,7 @@ impl Entry {
             Busy::RunSandbox
             | Busy::Inspect
             | Busy::Pull
+            | Busy::Resize(_)
             | Busy::Stop { .. }
             | Busy::RemoveFiles
             | Busy::Step => {}
@@ -147,6 +158,7 @@ impl Entry {
                 }
             }
             (Busy::PostStart(_), _) => drop(self.starting.remove(&name)),
+            (Busy::Resize(given), _) => self.resized(name, given),
             (Busy::Stop { .. }, Outcome::Stopped { hook, overdue }) => {
                 self.starting.remove(&name);
                 if let Some(message) = hook {
@@ -171,6 +183,7 @@ impl Entry {
             Busy::RunSandbox
             | Busy::Inspect
             | Busy::Pull
+            | Busy::Resize(_)
             | Busy::Stop { .. }
             | Busy::RemoveFiles
             | Busy::Step => {}
@@ -190,6 +203,7 @@ impl Entry {
             | Busy::Inspect
             | Busy::Create
             | Busy::Start(_)
+            | Busy::Resize(_)
             | Busy::Stop { .. }
             | Busy::RemoveFiles
             | Busy::Step => doubled(1, 60),

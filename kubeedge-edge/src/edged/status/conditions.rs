@@ -74,6 +74,13 @@ pub(super) fn of(scene: &Scene<'_>, init: &[Value], containers: &[Value], phase:
         let message = verdict.message.clone();
         all.push(Condition { kind: "DisruptionTarget", status: true, reason, message });
     }
+    if let Some((reason, message)) = entry.resize_refusal() {
+        all.push(Condition { kind: "PodResizePending", status: true, reason, message });
+    }
+    if let Some(failed) = entry.resizing(sandboxes) {
+        let (reason, message) = failed.map_or(("", String::new()), |message| ("Error", message));
+        all.push(Condition { kind: "PodResizeInProgress", status: true, reason, message });
+    }
     if entry.held {
         let message = "Upgrade is currently held due to edge-hold-upgrade annotation".to_owned();
         all.push(Condition { kind: "HeldUpgrade", status: true, reason: "HoldUpgradeEnabled", message });

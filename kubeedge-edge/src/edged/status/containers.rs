@@ -1,11 +1,14 @@
 //! The status of each container.
 
+use std::collections::BTreeMap;
+
 use kubeedge_core::runtime::{ContainerState, ObservedSandbox};
 use serde_json::{Value, json};
 
 use super::Past;
 use crate::edged::{
-    pod::{Container, Pod},
+    pod::{Container, Pod, Requirements},
+    quantity::{Quantity, binary},
     state::{Entry, Moment, exit_code, is_running, may_not_restart, newest},
     text::{duration, rfc3339},
 };
@@ -56,6 +59,16 @@ impl Scene<'_> {
             "image": newest.map_or(&container.image, |one| &one.image),
             "imageID": newest.map_or("", |one| &one.image_id),
         });
+        let allotted = &container.resources;
+        if !allotted.requests.is_empty() {
+            status["allocatedResources"] = amounts(&allotted.requests);
+        }
+        let given = self.entry.given.get(name).filter(|_| running).map_or(allotted, |given| &given.resources);
+        if *given != Requirements::default() {
+            let both = [("limits", &given.limits), ("requests", &given.requests)];
+            let both = both.into_iter().filter(|(_, amounts)| !amounts.is_empty());
+            status["resources"] = both.map(|(name, of)| (name.to_owned(), amounts(of))).collect();
+        }
         let id = newest.map(|one| &one.id).or(last.map(|past| &past.id)).filter(|id| !id.0.is_empty());
         if let Some(id) = id {
             status["containerID"] = json!(format!("{}://{id}", self.runtime));
@@ -124,4 +137,13 @@ impl Scene<'_> {
         }
         Some(json!({ "reason": failure.reason, "message": failure.message }))
     }
+}
+
+/// Amounts as the API has them: memory and disk with the binary suffixes, as the kubelet writes what it read.
+fn amounts(of: &BTreeMap<String, Quantity>) -> Value {
+    let text = |name: &str, amount: &Quantity| match name {
+        "cpu" => amount.to_string(),
+        _ => binary(amount.units()),
+    };
+    of.iter().map(|(name, amount)| (name.clone(), Value::String(text(name, amount)))).collect()
 }

@@ -9,6 +9,7 @@ use super::{
         entry::{Entry, Image, Starting},
         exits::{exit_code, is_final, is_running, newest_of},
         probes::ProbeKind,
+        resize::NextResize,
         steps::Busy,
     },
     Planner, Steps,
@@ -101,7 +102,7 @@ impl Planner<'_> {
         let name = &container.name;
         let slot = Slot::Container(name.clone());
         if let Some(busy) = entry.busy.get(&slot) {
-            let runs = matches!(busy, Busy::PostStart(_));
+            let runs = matches!(busy, Busy::PostStart(_) | Busy::Resize(_));
             return if runs { Stand::Running } else { Stand::Waiting };
         }
         if let Some(starting) = entry.starting.get(name).cloned() {
@@ -205,7 +206,15 @@ impl Planner<'_> {
         } else if is_replaced(newest, container) {
             (format!("Container {name} definition changed, will be restarted"), None)
         } else {
-            return;
+            match entry.next_resize(container, pod.restart_policy_of(container), self.now) {
+                NextResize::Nothing => return,
+                NextResize::InPlace => {
+                    let resources = Box::new(make::limits(pod, container, &self.facts));
+                    let resize = Action::Resize(newest.id.clone(), resources);
+                    return steps.begin(entry, Slot::Container(name.clone()), resize, self.now.at);
+                }
+                NextResize::ByRestart => (format!("Container {name} resize requires restart"), None),
+            }
         };
         entry.say(Note::killing(name, message));
         let grace = Duration::from_secs(grace.unwrap_or(pod.grace_seconds()));

@@ -3,6 +3,7 @@
 mod adoption;
 mod ending;
 mod probes;
+mod resizing;
 mod simulation;
 mod starting;
 mod statuses;

@@ -41,6 +41,7 @@ pub(super) struct World {
     records: BTreeMap<Uid, Record>,
     objects: BTreeMap<ObjectRef, Object>,
     config: Config,
+    room: Option<Room>,
 }
 
 /// The runtime: what there is, and how often containers were started.
@@ -100,7 +101,23 @@ impl World {
             records: BTreeMap::new(),
             objects: BTreeMap::new(),
             config,
+            room: None,
         }
+    }
+
+    /// Says what the node offers; without it every pod fits.
+    pub(super) fn offer(&mut self, cpu_milli: i64, memory_mib: i64) {
+        let allocatable = [("cpu", cpu_milli), ("memory", memory_mib << 20)];
+        let room = Room {
+            allocatable: allocatable.map(|(name, amount)| (name.to_owned(), amount)).into(),
+            pods: 110,
+            name: "edge-1".to_owned(),
+            confirmed: true,
+            ..Room::default()
+        };
+        self.room = Some(room.clone());
+        self.state.handle_room(room, BTreeSet::new());
+        self.turn();
     }
 
     pub(super) fn connect(&mut self, connectivity: Connectivity) {
@@ -208,6 +225,9 @@ impl World {
             }
         }
         self.state = fresh(&self.config, self.now);
+        if let Some(room) = self.room.clone() {
+            self.state.handle_room(room, BTreeSet::new());
+        }
         for (uid, record) in &self.records {
             self.state.restore(uid.clone(), record.clone());
         }
@@ -346,7 +366,10 @@ impl World {
     fn effect(&mut self, uid: &Uid, action: &Action) -> Outcome {
         let now = self.now;
         match action {
-            Action::Prepare(_) | Action::PostStart(_) | Action::RemoveFiles { .. } => Outcome::Done,
+            Action::Prepare(_)
+            | Action::PostStart(_)
+            | Action::Resize(..)
+            | Action::RemoveFiles { .. } => Outcome::Done,
             Action::Inspect { image } => Outcome::Found(self.runtime.images.contains(image)),
             Action::Pull { image, .. } => {
                 self.runtime.images.insert(image.clone());
@@ -557,6 +580,7 @@ fn reason(action: &Action) -> &'static str {
         Action::Create(_) => "CreateContainerError",
         Action::Start(_) => "RunContainerError",
         Action::PostStart(_) => "PostStartHookError",
+        Action::Resize(..) => "ResizeError",
         Action::Stop { .. } => "FailedKillPod",
         Action::RemoveContainer { .. }
         | Action::StopSandbox(_)
@@ -574,6 +598,9 @@ fn text(uid: &Uid, slot: &Slot, action: &Action) -> String {
         Action::Pull { .. } => format!("pull {uid}/{name}"),
         Action::Create(create) => format!("create {uid}/{name}#{}", create.config.attempt),
         Action::Start(_) => format!("start {uid}/{name}"),
+        Action::Resize(_, to) => {
+            format!("resize {uid}/{name} {} {}Mi", to.cpu_shares, to.memory_limit >> 20)
+        }
         Action::PostStart(_) => format!("postStart {uid}/{name}"),
         Action::Stop { grace, pre_stop, .. } => {
             let hook = if pre_stop.is_some() { " preStop" } else { "" };
