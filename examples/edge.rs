@@ -83,6 +83,9 @@ impl Edge {
         let (logs_tx, logs_rx) = pipe::calls("logs", 16);
         let (_releases_tx, releases_rx) = pipe::calls("releases", 4);
         let (_pods_tx, pods_rx) = pipe::calls("pods", 4);
+        // No device plugins run in these stories.
+        let (_, plugins_rx) = watch::channel(edged::devices::Inventory::new());
+        let (plugin_questions_tx, _) = pipe::calls("device_questions", 1);
         let (services_tx, services_rx) = pipe::calls("services", 16);
         let (cloud_messages_tx, cloud_messages_rx) = pipe::calls("cloud_messages", 16);
         let (uploaded_tx, uploaded_rx) = pipe::latest("uploaded", |id: &UploadId| *id);
@@ -160,6 +163,7 @@ impl Edge {
                 logs: logs_rx,
                 releases: releases_rx,
                 pods: pods_rx,
+                devices: plugins_rx,
                 connectivity: connectivity_rx.clone(),
             },
             edged::Outbox {
@@ -167,6 +171,7 @@ impl Edge {
                 reports: reports_tx,
                 queries: queries_tx,
                 uploads: uploads_tx.clone(),
+                devices: plugin_questions_tx,
             },
         );
         let store = config.store;

@@ -11,6 +11,9 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod device;
+#[cfg(feature = "device-plugins")]
+pub mod device_plugin;
+
 #[cfg(feature = "dmi")]
 pub mod dmi;
 pub mod group;

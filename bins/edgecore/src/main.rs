@@ -49,6 +49,7 @@ use kubeedge_edge::{
     edged::{
         self, Edged,
         api::{self, Api},
+        devices::{self, Devices},
     },
     edgehub::{self, EdgeHub},
     eventbus::{self, EventBus},
@@ -153,6 +154,8 @@ async fn run(file: &Path) -> Result<()> {
     let api_logs_tx = logs_tx.clone();
     let (_releases_tx, releases_rx) = pipe::calls("releases", 4);
     let (pods_tx, pods_rx) = pipe::calls("pods", 16);
+    let (plugins_tx, plugins_rx) = watch::channel(devices::Inventory::new());
+    let (plugin_questions_tx, plugin_questions_rx) = pipe::calls("device_questions", 256);
     let (services_tx, services_rx) = pipe::calls("services", 16);
     let (cloud_messages_tx, cloud_messages_rx) = pipe::calls("cloud_messages", 16);
     let (uploaded_tx, uploaded_rx) = pipe::latest("uploaded", |id: &UploadId| *id);
@@ -275,23 +278,35 @@ async fn run(file: &Path) -> Result<()> {
         drop((outside_tx, outside_rx));
     }
     if let (Some(edged), Some((runtime, streaming))) = (&config.edged, runtime) {
+        let mut settings = edged_config(&config, edged);
         if let Some(address) = edged.api {
             let outbox = api::Outbox { pods: pods_tx, logs: api_logs_tx };
             let config = api::Config { address, ..api::Config::new(config.node.clone(), &edged.root) };
             // Pods run on a node also if something else has the port.
             match Api::bind(config, runtime.clone(), streaming, outbox).await {
-                Ok(api) => group.spawn("edged-api", api.run(stop.child_token())),
+                Ok(api) => {
+                    settings.api_port = Some(api.address().port());
+                    group.spawn("edged-api", api.run(stop.child_token()));
+                }
                 Err(error) => tracing::warn!("pods run, and nobody can look at them from this node: {error}"),
             }
         }
+        let plugins = Devices::new(
+            devices::Config::new(&edged.device_plugins),
+            store.clone(),
+            devices::Inbox { questions: plugin_questions_rx },
+            devices::Outbox { inventory: plugins_tx },
+        );
+        group.spawn("edged-devices", plugins.run(stop.child_token()));
         let edged = Edged::new(
-            edged_config(&config, edged),
+            settings,
             runtime,
             edged::Inbox {
                 workloads: workloads_rx,
                 logs: logs_rx,
                 releases: releases_rx,
                 pods: pods_rx,
+                devices: plugins_rx,
                 connectivity: connectivity_rx,
             },
             edged::Outbox {
@@ -299,6 +314,7 @@ async fn run(file: &Path) -> Result<()> {
                 reports: reports_tx,
                 queries: queries_tx,
                 uploads: uploads_tx.clone(),
+                devices: plugin_questions_tx,
             },
         );
         group.spawn("edged", edged.run(stop.child_token()));

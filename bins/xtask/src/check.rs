@@ -13,7 +13,19 @@ use crate::{
 const FEATURES: [(&str, &[&str]); 4] = [
     (
         "kubeedge-core",
-        &["", "quic", "websocket", "redb", "containerd", "dmi", "process", "tls", "join", "conformance"],
+        &[
+            "",
+            "quic",
+            "websocket",
+            "redb",
+            "containerd",
+            "device-plugins",
+            "dmi",
+            "process",
+            "tls",
+            "join",
+            "conformance",
+        ],
     ),
     (
         "kubeedge-edge",
@@ -27,6 +39,7 @@ const FEATURES: [(&str, &[&str]); 4] = [
             "edged",
             "edged-https",
             "edged-api",
+            "edged-devices",
             "edged-grpc",
             "eventbus",
             "servicebus",

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use crate::run::root;
 
 /// Where each description is, where its code goes, and what of it is needed.
-const SOURCES: [Source; 3] = [
+const SOURCES: [Source; 4] = [
     Source {
         proto: "kubeedge-core/proto/link.proto",
         out: "kubeedge-core/src/wire/kubeedge.link.v1.rs",
@@ -21,6 +21,11 @@ const SOURCES: [Source; 3] = [
     Source {
         proto: "kubeedge-core/proto/dmi.proto",
         out: "kubeedge-core/src/dmi/v1beta1.rs",
+        code: Code::ClientAndServer,
+    },
+    Source {
+        proto: "kubeedge-core/proto/device_plugin.proto",
+        out: "kubeedge-core/src/device_plugin/v1beta1.rs",
         code: Code::ClientAndServer,
     },
 ];

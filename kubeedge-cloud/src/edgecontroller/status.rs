@@ -24,6 +24,9 @@ const NODE_CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "
 /// Members of a pod's status that vanish from the API when the node no longer reports them.
 const POD_MESSAGES: [&str; 2] = ["message", "reason"];
 
+/// Conditions of a pod that only its node sets, and that vanish when it no longer reports them.
+const POD_CONDITIONS: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
 /// Takes of a node's report what a node may say of itself.
 pub(super) fn read_node(json: &[u8], node: &NodeName, denials: &Denials) -> Result<Value, String> {
     let mut report: Value =
@@ -144,7 +147,10 @@ pub(super) fn pod_status(
     // NodeRestriction: which claims a pod has been given is for the cloud to say.
     status.remove("resourceClaimStatuses");
     if let Some(Value::Array(reported)) = status.remove("conditions") {
-        let merged = merge_conditions(&existing["status"]["conditions"], reported, now);
+        let has = |kind: &str| reported.iter().any(|condition| condition["type"] == kind);
+        let gone: Vec<&str> = POD_CONDITIONS.into_iter().filter(|kind| !has(kind)).collect();
+        let mut merged = merge_conditions(&existing["status"]["conditions"], reported, now);
+        merged.retain(|condition| !gone.iter().any(|kind| condition["type"] == *kind));
         status.insert("conditions".to_owned(), merged.into());
     }
     for message in POD_MESSAGES {

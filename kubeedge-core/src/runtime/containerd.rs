@@ -42,8 +42,8 @@ use self::{
     errors::gone_is_success,
 };
 use super::{
-    ContainerConfig, ContainerId, ContainerRuntime, Execution, ObservedSandbox, Resources, RuntimeError, RuntimeInfo,
-    SandboxConfig, SandboxId, SandboxStats,
+    ContainerConfig, ContainerId, ContainerRuntime, Execution, ObservedSandbox, Resources, RuntimeError,
+    RuntimeInfo, SandboxConfig, SandboxId, SandboxStats,
 };
 
 #[expect(unreachable_pub, unnameable_types, reason = "generated from proto/cri.proto")]

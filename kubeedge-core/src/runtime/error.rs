@@ -60,6 +60,14 @@ pub enum RuntimeError {
         /// What the runtime says.
         message: String,
     },
+    /// The same is being done already, for an earlier process of ours. It is worth asking again soon.
+    #[error("{what}: under way: {message}")]
+    UnderWay {
+        /// What was being done.
+        what: String,
+        /// What the runtime says.
+        message: String,
+    },
     /// The runtime tried and failed.
     #[error("{what}: failed: {message}")]
     Failed {

@@ -16,8 +16,8 @@ use async_trait::async_trait;
 pub use self::exec::Exec;
 use super::{
     ContainerConfig, ContainerId, ContainerLog, ContainerRuntime, ContainerState, ContainerStats,
-    Credentials, Execution, Image, LogFormat, ObservedContainer, ObservedSandbox, Resources, RuntimeError, RuntimeInfo,
-    SandboxConfig, SandboxId, SandboxStats,
+    Credentials, Execution, Image, LogFormat, ObservedContainer, ObservedSandbox, Resources, RuntimeError,
+    RuntimeInfo, SandboxConfig, SandboxId, SandboxStats,
 };
 
 /// A [`ContainerRuntime`] in memory. Clones share everything, so a part that is built again over a clone
@@ -56,6 +56,7 @@ struct State {
     reopened: BTreeMap<String, u32>,
     exits: BTreeMap<String, VecDeque<i32>>,
     deaf: BTreeMap<String, bool>,
+    under_way: BTreeMap<String, u32>,
     starts: BTreeMap<String, u32>,
     pulls: BTreeMap<String, u32>,
     observations: u64,
@@ -82,6 +83,11 @@ impl MemoryRuntime {
     /// Makes the next start of `container` fail with `message`, as for a command that is not there.
     pub fn fail_start(&self, container: &str, message: &str) {
         self.lock().start_failures.insert(container.to_owned(), message.to_owned());
+    }
+
+    /// Makes the next start of `container` find an earlier one under way, so often; then that one has succeeded.
+    pub fn start_under_way(&self, container: &str, times: u32) {
+        self.lock().under_way.insert(container.to_owned(), times);
     }
 
     /// Makes `container` ignore the request to stop, so that stopping it takes its whole grace.
@@ -323,6 +329,21 @@ impl ContainerRuntime for MemoryRuntime {
         if found.state != ContainerState::Created {
             return Err(RuntimeError::Failed { what, message: "it was started before".into() });
         }
+        if let Some(left) = state.under_way.get(&name).copied() {
+            let left = left.saturating_sub(1);
+            state.under_way.insert(name.clone(), left);
+            if left == 0 {
+                state.under_way.remove(&name);
+                *state.starts.entry(name).or_default() += 1;
+                if let Some((_, found)) = state.container(id) {
+                    found.state = ContainerState::Running { started_at_ms: now_ms() };
+                }
+            }
+            return Err(RuntimeError::UnderWay { what, message: "it is being started".into() });
+        }
+        let Some((name, found)) = state.container(id) else {
+            return Err(RuntimeError::NotFound { what, message: "it is gone".into() });
+        };
         found.state = ContainerState::Running { started_at_ms: now_ms() };
         *state.starts.entry(name.clone()).or_default() += 1;
         if let Some(message) = state.start_failures.remove(&name) {

@@ -123,7 +123,8 @@ pub trait ContainerRuntime: Images {
     /// Starts a created container.
     ///
     /// # Errors
-    /// If its command cannot be run; the container is then observed as exited.
+    /// [`RuntimeError::UnderWay`] if an earlier start of it has not ended; another if its command cannot be run: the
+    /// container is then observed as exited.
     async fn start_container(&self, id: &ContainerId) -> Result<(), RuntimeError>;
 
     /// Gives a container that runs other limits, without stopping it. What is zero or empty stays as it is, and so

@@ -2,9 +2,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use kubeedge_core::runtime::{ContainerConfig, ContainerId, Credentials, Resources, SandboxConfig, SandboxId};
+use kubeedge_core::runtime::{
+    ContainerConfig, ContainerId, Credentials, Resources, SandboxConfig, SandboxId,
+};
 
-use super::{make::Before, volumes::Prepare};
+use super::{devices::Question, make::Before, volumes::Prepare};
 
 /// What a step is about. Of each there is at most one in flight in a pod.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,6 +67,8 @@ pub(crate) struct Create {
     pub(crate) before: Before,
     /// The file that is mounted for the container's last words, made empty beforehand.
     pub(crate) last_words: Option<PathBuf>,
+    /// The question for its devices, if it wants some.
+    pub(crate) devices: Option<Question>,
 }
 
 /// What a probe or a hook does, with everything found out that it needs.

@@ -19,7 +19,7 @@ use kubeedge_core::{
         Answer, Connectivity, LogRequest, Object, ObjectEvent, ObjectRef, Query, Report, Response,
         TokenRequest,
     },
-    pipe::{Call, SendError},
+    pipe::{Call, CallError, Caller, SendError},
     runtime::{ContainerId, ObservedSandbox, RuntimeError, RuntimeInfo},
 };
 use tokio::time::{Instant, sleep_until, timeout};
@@ -29,6 +29,7 @@ use tracing::{debug, info};
 use super::{
     Edged, Error,
     action::{Action, Outcome, Slot},
+    devices,
     host::{HostFiles, Machine, Usage},
     logs,
     node::Node,
@@ -42,6 +43,9 @@ use super::{
 
 /// How long MetaManager may take for a token: it asks the cloud, and has a deadline of its own.
 const TOKEN_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long choosing a pod's devices may take. Plugins are asked one after the other, each with a deadline of its own.
+const DEVICES_DEADLINE: Duration = Duration::from_secs(120);
 
 /// How long the runtime may take to say how it is or what it has.
 const ASK_DEADLINE: Duration = Duration::from_secs(120);
@@ -61,6 +65,7 @@ enum Done {
     Probe(Uid, ProbeKey, ProbeResult),
     Words(Uid, ContainerId, String),
     Node(Option<Object>),
+    Allocated(Uid, Result<(), String>),
     Kept,
 }
 
@@ -131,6 +136,7 @@ impl Driver {
     async fn run(mut self, stop: CancellationToken) {
         let connectivity = *self.edged.inbox.connectivity.borrow_and_update();
         self.connectivity(connectivity);
+        self.devices();
         loop {
             self.look();
             self.state.handle_timeout(now());
@@ -175,6 +181,7 @@ impl Driver {
                     call.answer(released);
                 }
                 Some(call) = self.edged.inbox.pods.recv() => call.answer(self.state.known_pods()),
+                Ok(()) = self.edged.inbox.devices.changed() => self.devices(),
                 Ok(()) = self.edged.inbox.connectivity.changed() => {
                     let connectivity = *self.edged.inbox.connectivity.borrow_and_update();
                     self.connectivity(connectivity);
@@ -191,7 +198,7 @@ impl Driver {
             self.keep();
             match self.work.next().await {
                 Some(Done::Kept) => self.keeping = false,
-                Some(Done::Action(..) | Done::Probe(..) | Done::Words(..) | Done::Node(_)) => {}
+                Some(_) => {}
                 None => return,
             }
         }
@@ -206,6 +213,7 @@ impl Driver {
             }
             Done::Probe(uid, key, result) => self.state.handle_probe(&uid, &key, &result, now()),
             Done::Words(uid, id, said) => self.state.handle_words(&uid, &id, said),
+            Done::Allocated(uid, outcome) => self.state.handle_allocated(&uid, outcome),
             Done::Node(node) => self.state.handle_node(node.as_ref()),
             Done::Kept => self.keeping = false,
         }
@@ -227,6 +235,15 @@ impl Driver {
         debug!(?connectivity, "connectivity");
         self.state.handle_connectivity(connectivity, now());
         self.node.handle_connectivity(connectivity.is_online(), now());
+    }
+
+    fn devices(&mut self) {
+        let devices = self.edged.inbox.devices.borrow_and_update().clone();
+        self.node.handle_devices(devices);
+        // Before the machine was looked at nothing is judged, so there is nothing to be changed.
+        if self.state.knows_room() {
+            self.state.handle_room(self.node.room(), self.node.pressures(now()));
+        }
     }
 
     /// Looks at the machine and asks the runtime how it is, when it is time.
@@ -282,6 +299,11 @@ impl Driver {
                 };
                 self.work.push(work.boxed());
             }
+            Output::Allocate(uid, question) => {
+                let devices = self.edged.outbox.devices.clone();
+                let ask = async move { Done::Allocated(uid, allocate(&devices, question).await) };
+                self.work.push(ask.boxed());
+            }
             Output::Keep(uid, record) => drop(self.records.insert(uid, Some(record))),
             Output::Forget(uid) => drop(self.records.insert(uid, None)),
             Output::AskForNode => {
@@ -302,7 +324,8 @@ impl Driver {
     }
 
     fn act(&mut self, uid: Uid, slot: Slot, action: Action) {
-        let (work, handle) = abortable(perform(Arc::clone(&self.edged.runtime), action));
+        let (work, handle) =
+            abortable(perform(Arc::clone(&self.edged.runtime), self.edged.outbox.devices.clone(), action));
         self.aborts.insert((uid.clone(), slot.clone()), handle);
         let work = async move { Done::Action(uid, slot, work.await.unwrap_or(Outcome::Aborted)) };
         self.work.push(work.boxed());
@@ -385,6 +408,22 @@ impl Drop for Driver {
                 "stopped between steps; the next start goes on from what it finds"
             );
         }
+    }
+}
+
+/// Asks for a pod's devices. That many ask at once is no reason to turn the pod away.
+async fn allocate(
+    devices: &Caller<devices::Question, devices::Answer>,
+    question: devices::Question,
+) -> Result<(), String> {
+    let mut left = 10;
+    loop {
+        match devices.call(question.clone(), DEVICES_DEADLINE).await {
+            Ok(answer) => return answer.map(drop),
+            Err(CallError::Full(_)) if left > 0 => left -= 1,
+            Err(error) => return Err(error.to_string()),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 

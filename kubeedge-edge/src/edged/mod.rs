@@ -39,6 +39,7 @@ mod action;
 mod admission;
 #[cfg(feature = "edged-api")]
 pub mod api;
+pub mod devices;
 mod driver;
 mod events;
 mod eviction;
@@ -205,6 +206,9 @@ pub struct Config {
     /// Whether volumes with Secrets and tokens are kept in memory where the process may mount.
     #[serde(default = "defaults::yes")]
     pub memory_volumes: bool,
+    /// The port of the kubelet's HTTP interface, which the node reports; `None` if there is none.
+    #[serde(default)]
+    pub api_port: Option<u16>,
 }
 
 /// A taint of the node.
@@ -299,6 +303,7 @@ impl Config {
             allowed_unsafe_sysctls: Vec::new(),
             kubernetes_service: String::new(),
             memory_volumes: true,
+            api_port: None,
         }
     }
 
@@ -336,6 +341,8 @@ pub struct Inbox {
     pub releases: Callee<ObjectRef, bool>,
     /// Questions for the pods of this node.
     pub pods: Callee<(), Vec<KnownPod>>,
+    /// The devices that pods may ask for.
+    pub devices: watch::Receiver<devices::Inventory>,
     /// Whether there is a session.
     pub connectivity: watch::Receiver<Connectivity>,
 }
@@ -360,6 +367,8 @@ pub struct Outbox {
     pub uploads: EventSender<Upload>,
     /// To MetaManager: asks for a token of a pod's service account.
     pub tokens: Caller<TokenRequest, Answer>,
+    /// Asks for devices of a pod.
+    pub devices: Caller<devices::Question, devices::Answer>,
 }
 
 /// The other ends of Edged's pipes.
@@ -373,6 +382,8 @@ pub struct Outside {
     pub releases: Caller<ObjectRef, bool>,
     /// To [`Inbox::pods`].
     pub pods: Caller<(), Vec<KnownPod>>,
+    /// To [`Inbox::devices`].
+    pub inventory: watch::Sender<devices::Inventory>,
     /// To [`Inbox::connectivity`].
     pub connectivity: watch::Sender<Connectivity>,
     /// From [`Outbox::queries`].
@@ -383,6 +394,8 @@ pub struct Outside {
     pub uploads: EventReceiver<Upload>,
     /// From [`Outbox::tokens`].
     pub tokens: Callee<TokenRequest, Answer>,
+    /// From [`Outbox::devices`].
+    pub devices: Callee<devices::Question, devices::Answer>,
 }
 
 /// Creates both sides of Edged's pipes, for tests and for running it alone.
@@ -396,16 +409,37 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (reports_tx, reports) = pipe::latest("reports", Report::key);
     let (tokens_tx, tokens) = pipe::calls("tokens", 64);
     let (uploads_tx, uploads) = pipe::events("uploads", 256);
+    let (inventory, inventory_rx) = watch::channel(devices::Inventory::new());
+    let (devices_tx, devices) = pipe::calls("device_questions", 256);
     (
         Inbox {
             workloads: workloads_rx,
             logs: logs_rx,
             releases: releases_rx,
             pods: pods_rx,
+            devices: inventory_rx,
             connectivity: connectivity_rx,
         },
-        Outbox { reports: reports_tx, queries: queries_tx, uploads: uploads_tx, tokens: tokens_tx },
-        Outside { workloads, logs, releases, pods, connectivity, queries, reports, uploads, tokens },
+        Outbox {
+            reports: reports_tx,
+            queries: queries_tx,
+            uploads: uploads_tx,
+            tokens: tokens_tx,
+            devices: devices_tx,
+        },
+        Outside {
+            workloads,
+            logs,
+            releases,
+            pods,
+            inventory,
+            connectivity,
+            queries,
+            reports,
+            uploads,
+            tokens,
+            devices,
+        },
     )
 }
 

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::{
     Config,
     admission::{Amounts, Room, own_labels},
+    devices::Inventory,
     eviction::{Pressure, Shortage, Signal, Watch},
     host::{Machine, Usage, architecture},
     quantity::binary,
@@ -28,6 +29,7 @@ pub(crate) struct Node {
     machine: Machine,
     usage: Usage,
     watch: Watch,
+    devices: Inventory,
     runtime: Option<Result<RuntimeInfo, String>>,
     online_since: Option<Instant>,
     told: bool,
@@ -81,6 +83,7 @@ impl Node {
             config,
             machine,
             usage: Usage::default(),
+            devices: Inventory::new(),
             runtime: None,
             online_since: None,
             told: false,
@@ -120,6 +123,12 @@ impl Node {
         self.images = shown;
     }
 
+    /// Takes the devices that pods may ask for.
+    pub(crate) fn handle_devices(&mut self, devices: Inventory) {
+        self.outdated |= self.devices != devices;
+        self.devices = devices;
+    }
+
     /// The pressures that the node is under.
     pub(crate) fn pressures(&self, now: Moment) -> BTreeSet<Pressure> {
         self.watch.pressures(now.at)
@@ -154,6 +163,7 @@ impl Node {
             ("ephemeral-storage".to_owned(), self.usage.disk.capacity),
         ]);
         capacity.extend(self.machine.huge_pages.clone());
+        capacity.extend(self.devices.iter().map(|(name, stock)| (name.clone(), stock.all.into())));
         capacity
     }
 
@@ -179,6 +189,7 @@ impl Node {
         amounts.entry("memory".to_owned()).and_modify(|left| *left -= memory);
         amounts.entry("ephemeral-storage".to_owned()).and_modify(|left| *left -= disk);
         amounts.values_mut().for_each(|left| *left = (*left).max(0));
+        amounts.extend(self.devices.iter().map(|(name, stock)| (name.clone(), stock.healthy.into())));
         amounts
     }
 
@@ -332,6 +343,9 @@ impl Node {
                 },
             },
         });
+        if let Some(port) = config.api_port {
+            node["status"]["daemonEndpoints"] = json!({ "kubeletEndpoint": { "Port": port } });
+        }
         if !config.register_schedulable {
             node["spec"]["unschedulable"] = json!(true);
         }
@@ -387,6 +401,17 @@ mod tests {
             "hugepages-2Mi": "64Mi", "pods": "110" });
         assert_eq!(status["allocatable"], allocatable);
         assert_eq!(node.room().allocatable["cpu"], 3750);
+    }
+
+    #[test]
+    fn the_port_of_the_interface_is_reported_if_there_is_one() {
+        let (node, now) = node(|config| config.api_port = Some(10350));
+        assert_eq!(
+            node.json(now)["status"]["daemonEndpoints"],
+            json!({ "kubeletEndpoint": { "Port": 10350 } })
+        );
+        let (node, now) = self::node(|_| {});
+        assert_eq!(node.json(now)["status"]["daemonEndpoints"], Value::Null);
     }
 
     #[test]

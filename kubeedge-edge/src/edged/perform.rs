@@ -2,14 +2,18 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use kubeedge_core::runtime::{
-    ContainerConfig, ContainerId, ContainerRuntime, Credentials, ImageUser, RuntimeError, SandboxId,
+use kubeedge_core::{
+    pipe::Caller,
+    runtime::{
+        ContainerConfig, ContainerId, ContainerRuntime, Credentials, ImageUser, RuntimeError, SandboxId,
+    },
 };
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
     action::{Action, Create, Failure, Outcome, Task},
+    devices::{Answer, Question},
     files,
     make::Before,
     probe, rotation,
@@ -26,8 +30,15 @@ const PULL_DEADLINE: Duration = Duration::from_secs(3600);
 /// A postStart hook may prepare much; the kubelet gives it no limit at all.
 const POST_START_DEADLINE: Duration = Duration::from_secs(3600);
 
+/// How soon a start is asked for again that was under way.
+const START_AGAIN: Duration = Duration::from_millis(100);
+
 /// Performs the action. It never fails silently: what went wrong is in the outcome.
-pub(crate) async fn perform(runtime: Arc<dyn ContainerRuntime>, action: Action) -> Outcome {
+pub(crate) async fn perform(
+    runtime: Arc<dyn ContainerRuntime>,
+    devices: Caller<Question, Answer>,
+    action: Action,
+) -> Outcome {
     let deadline = match &action {
         Action::Pull { .. } => PULL_DEADLINE,
         Action::PostStart(_) => POST_START_DEADLINE + DEADLINE,
@@ -43,7 +54,7 @@ pub(crate) async fn perform(runtime: Arc<dyn ContainerRuntime>, action: Action) 
         | Action::RemoveSandbox(_)
         | Action::RemoveFiles { .. } => DEADLINE,
     };
-    match tokio::time::timeout(deadline, act(runtime.as_ref(), action)).await {
+    match tokio::time::timeout(deadline, act(runtime.as_ref(), &devices, action)).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(failure)) => {
             warn!(reason = failure.reason, message = %failure.message, "a step of a pod failed");
@@ -56,7 +67,11 @@ pub(crate) async fn perform(runtime: Arc<dyn ContainerRuntime>, action: Action) 
     }
 }
 
-async fn act(runtime: &dyn ContainerRuntime, action: Action) -> Result<Outcome, Failure> {
+async fn act(
+    runtime: &dyn ContainerRuntime,
+    devices: &Caller<Question, Answer>,
+    action: Action,
+) -> Result<Outcome, Failure> {
     let done = match action {
         Action::Prepare(prepare) => {
             blocking(move || files::prepare(&prepare)).await.map_err(|error| failure("FailedMount", &error))
@@ -72,10 +87,8 @@ async fn act(runtime: &dyn ContainerRuntime, action: Action) -> Result<Outcome, 
                 .map_err(|error| failure("ImageInspectError", &error));
         }
         Action::Pull { image, credentials } => return pull(runtime, &image, credentials).await,
-        Action::Create(create) => return self::create(runtime, *create).await,
-        Action::Start(id) => {
-            runtime.start_container(&id).await.map_err(|error| failure("RunContainerError", &error))
-        }
+        Action::Create(create) => return self::create(runtime, devices, *create).await,
+        Action::Start(id) => return start(runtime, &id).await,
         Action::Resize(id, resources) => {
             let resized = runtime.update_container(&id, &resources).await;
             resized.map_err(|error| failure("ResizeError", &error))
@@ -128,8 +141,12 @@ async fn pull(
     }
 }
 
-async fn create(runtime: &dyn ContainerRuntime, create: Create) -> Result<Outcome, Failure> {
-    let Create { sandbox, mut config, before, last_words } = create;
+async fn create(
+    runtime: &dyn ContainerRuntime,
+    devices: &Caller<Question, Answer>,
+    create: Create,
+) -> Result<Outcome, Failure> {
+    let Create { sandbox, mut config, before, last_words, devices: question } = create;
     if before.must_not_be_root {
         check_user(runtime, &config).await?;
     }
@@ -138,6 +155,11 @@ async fn create(runtime: &dyn ContainerRuntime, create: Create) -> Result<Outcom
         blocking(move || words::make(&path))
             .await
             .map_err(|error| failure("CreateContainerConfigError", &error))?;
+    }
+    if let Some(question) = question {
+        let answer = devices.call(question, DEADLINE).await.unwrap_or_else(|error| Err(error.to_string()));
+        let grant = answer.map_err(|message| Failure { reason: "CreateContainerConfigError", message })?;
+        grant.give(&mut config);
     }
     let created = runtime.create_container(&sandbox, &config).await;
     created.map(Outcome::Created).map_err(|error| failure("CreateContainerError", &error))
@@ -168,6 +190,20 @@ async fn check_user(runtime: &dyn ContainerRuntime, config: &ContainerConfig) ->
         _ => "container has runAsNonRoot and image will run as root".to_owned(),
     };
     Err(Failure { reason, message: format!("{why} (container: {})", config.name) })
+}
+
+/// Starts a container. A start that an earlier process had begun is waited for: what came of it is observed.
+async fn start(runtime: &dyn ContainerRuntime, id: &ContainerId) -> Result<Outcome, Failure> {
+    let mut under_way = false;
+    loop {
+        match runtime.start_container(id).await {
+            Err(RuntimeError::UnderWay { .. }) => under_way = true,
+            Err(_) if under_way => return Ok(Outcome::Aborted),
+            Err(error) => return Err(failure("RunContainerError", &error)),
+            Ok(()) => return Ok(Outcome::Done),
+        }
+        tokio::time::sleep(START_AGAIN).await;
+    }
 }
 
 async fn stop(

@@ -8,9 +8,13 @@
 mod admit;
 mod entry;
 mod exits;
+mod objects;
+mod observing;
+mod output;
 mod plan;
 mod probes;
 mod resize;
+mod settling;
 mod statics;
 mod steps;
 #[cfg(test)]
@@ -23,93 +27,32 @@ use std::{
 
 use kubeedge_core::{
     id::Uid,
-    message::{
-        Answer, Connectivity, Object, ObjectEvent, ObjectRef, PodReport, PodState, Report, TokenRequest,
-        Upload,
-    },
-    runtime::{ContainerId, ObservedSandbox, RuntimeError},
+    message::{Answer, Connectivity, Object, ObjectRef, PodReport, PodState, Report, TokenRequest, Upload},
+    runtime::{ContainerId, ObservedSandbox},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
-use self::statics::Static;
 pub(crate) use self::{
     entry::{Entry, Stage},
     exits::{LastWords, exit_code, is_running, may_not_restart, newest},
+    output::{Moment, Output, Verdict},
     plan::LEAST_GRACE,
     probes::{ProbeKey, ProbeKind, ProbeResult},
 };
+use self::{settling::Settled, statics::Static};
 use super::{
     Config, KnownPod,
-    action::{Action, Outcome, Slot, Task},
+    action::{Outcome, Slot, Task},
     admission::Room,
     events::{About, Note, Recorder},
     eviction::Pressure,
     host::HostFiles,
-    pod::{Admission, Pod},
+    pod::Pod,
     record::Record,
     resolve::Facts,
     status, tasks,
     tokens::Tokens,
-    words,
 };
-
-/// The time, as the driver reads it once for each input.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Moment {
-    /// For waiting.
-    pub(crate) at: Instant,
-    /// For what people read: milliseconds since the Unix epoch.
-    pub(crate) unix_ms: u64,
-}
-
-/// What the driver is to do.
-#[derive(Debug)]
-pub(crate) enum Output {
-    /// Perform the action, and hand its outcome to [`State::handle_done`].
-    Do(Uid, Slot, Action),
-    /// Drop the slot's action in flight; its outcome is [`Outcome::Aborted`].
-    Abort(Uid, Slot),
-    /// Make a probe within the time, and hand its result to [`State::handle_probe`].
-    Probe(Uid, ProbeKey, Task, Duration),
-    /// Read a container's last words, and hand them to [`State::handle_words`].
-    Read(Uid, ContainerId, words::Source),
-    /// Observe the runtime, and hand the outcome to [`State::handle_observed`].
-    Observe,
-    /// Report to the cloud.
-    Report(Report),
-    /// Ask for a token, and hand the answer to [`State::handle_token`].
-    Token(TokenRequest),
-    /// Keep the pod's record, for after a restart.
-    Keep(Uid, Record),
-    /// Remove the record of a pod that is not there any more.
-    Forget(Uid),
-    /// Ask the cloud for the node as the API has it, and hand it to [`State::handle_node`].
-    AskForNode,
-}
-
-/// That a pod has failed as a whole, whatever its containers do: they are stopped, and it stays as it is until
-/// it is deleted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Verdict {
-    /// Such as `DeadlineExceeded` or `Evicted`.
-    pub(crate) reason: String,
-    pub(crate) message: String,
-    /// How long its containers may take; `None` means as long as the pod says.
-    pub(crate) grace: Option<Duration>,
-    /// The reason of the condition `DisruptionTarget`, if the pod gets it.
-    pub(crate) disruption: Option<&'static str>,
-}
-
-impl Verdict {
-    fn deadline() -> Self {
-        Self {
-            reason: "DeadlineExceeded".to_owned(),
-            message: "Pod was active on the node longer than the specified deadline".to_owned(),
-            grace: None,
-            disruption: None,
-        }
-    }
-}
 
 /// All that Edged knows of pods.
 #[derive(Debug)]
@@ -155,25 +98,6 @@ pub(crate) struct Capacity {
     pub(crate) memory_bytes: i64,
 }
 
-/// Whether the pods that the node already had have all been told to us.
-#[derive(Debug)]
-enum Settled {
-    /// Not before the first instant, not before the edge was in sync with the cloud once, and not before the
-    /// pipe was quiet for a while after that. A quiet pipe alone says nothing: a store that lost what it had
-    /// is quiet too, and offline its pods have to run on.
-    Waiting {
-        earliest: Instant,
-        synchronized: bool,
-        quiet_since: Instant,
-    },
-    Yes,
-    /// Nobody tells us any more, so nobody's sandboxes cannot be told from others.
-    Never,
-}
-
-/// The pipe must be quiet this long, in sync with the cloud, before a sandbox counts as nobody's.
-const QUIET: Duration = Duration::from_secs(2);
-
 impl State {
     pub(crate) fn new(config: Config, capacity: Capacity, now: Moment) -> Self {
         let earliest = now.at + config.orphan_grace;
@@ -208,154 +132,6 @@ impl State {
     /// Takes what an earlier process kept of a pod. To be called before anything else is heard of it.
     pub(crate) fn restore(&mut self, uid: Uid, record: Record) {
         self.records.insert(uid, record);
-    }
-
-    /// Takes what became of a Pod or of something that pods are made of.
-    pub(crate) fn handle_object(&mut self, event: ObjectEvent, now: Moment) {
-        if let Settled::Waiting { quiet_since, .. } = &mut self.settled {
-            *quiet_since = now.at;
-        }
-        if event.key().kind() == "Pod" && self.handle_mirror(&event) {
-            return;
-        }
-        match (event.key().kind(), &event) {
-            ("Pod", ObjectEvent::Applied(object)) => self.apply_pod(object, now),
-            ("Pod", ObjectEvent::Deleted { reference, .. }) => self.delete_pod(reference),
-            ("ConfigMap" | "Secret" | "PersistentVolumeClaim" | "PersistentVolume" | "RuntimeClass", _) => {
-                self.change_object(event);
-            }
-            (kind, _) => debug!(kind, "an object that pods are not made of"),
-        }
-    }
-
-    /// Takes that no more objects will come.
-    pub(crate) fn handle_closed(&mut self) {
-        self.settled = Settled::Never;
-    }
-
-    fn apply_pod(&mut self, object: &Object, now: Moment) {
-        let node = Admission { sysctls: &self.config.allowed_unsafe_sysctls, apparmor: self.host.apparmor };
-        let parsed = Pod::parse(object).and_then(|pod| pod.forbidden(node).map_or(Ok(pod), Err));
-        if let Ok(pod) = &parsed {
-            self.tokens.want(pod, now.at);
-        }
-        if let Err(error) = &parsed {
-            warn!(pod = %object.reference, %error, "a pod cannot be run");
-        }
-        // The API has one object of a name: another UID means that the earlier pod's object is gone.
-        let replaced = |entry: &&mut Entry| entry.reference == object.reference && entry.uid != object.uid;
-        for entry in self.pods.values_mut().filter(replaced) {
-            entry.delete();
-        }
-        self.pods.retain(|_, entry| !(entry.deleted && entry.stage == Stage::Gone));
-        match self.pods.get_mut(&object.uid) {
-            Some(entry) => entry.apply(parsed),
-            None => {
-                let mut entry = Entry::orphan(object.reference.clone(), object.uid.clone(), now);
-                self.remember(&mut entry);
-                entry.apply(parsed);
-                self.pods.insert(object.uid.clone(), entry);
-            }
-        }
-        self.observe_at = self.observe_at.min(now.at + self.config.observe_interval);
-    }
-
-    fn remember(&mut self, entry: &mut Entry) {
-        if let Some(record) = self.records.remove(&entry.uid) {
-            entry.restore(record);
-        }
-    }
-
-    /// Nothing of this name exists any more, whichever UID it had: the pipe keeps only the last event of a
-    /// name, so the deletion of a pod may be all that is heard of it and of the end of the one before it.
-    fn delete_pod(&mut self, reference: &ObjectRef) {
-        for entry in self.pods.values_mut().filter(|entry| entry.reference == *reference) {
-            entry.delete();
-        }
-        self.pods.retain(|_, entry| !(entry.deleted && entry.stage == Stage::Gone));
-    }
-
-    fn change_object(&mut self, event: ObjectEvent) {
-        let reference = event.key().clone();
-        match event {
-            ObjectEvent::Applied(object) => {
-                let old = self.objects.insert(reference.clone(), object);
-                let new = &self.objects[&reference];
-                if old.is_some_and(|old| old.json == new.json) {
-                    return;
-                }
-            }
-            // Files of an object that is gone stay as they are, as the kubelet leaves them.
-            ObjectEvent::Deleted { .. } => {
-                if self.objects.remove(&reference).is_none() {
-                    return;
-                }
-            }
-        }
-        for entry in self.pods.values_mut() {
-            entry.object_changed(&reference);
-        }
-    }
-
-    /// Takes the outcome of an observation that was asked for by [`Output::Observe`].
-    pub(crate) fn handle_observed(
-        &mut self,
-        observed: Result<Vec<ObservedSandbox>, RuntimeError>,
-        now: Moment,
-    ) {
-        let began = self.observing.take().unwrap_or(self.epoch);
-        let sandboxes = match observed {
-            Ok(sandboxes) => sandboxes,
-            Err(error) => {
-                if !std::mem::replace(&mut self.blind, true) {
-                    warn!(%error, "the runtime cannot be observed");
-                }
-                self.observe_at = now.at + self.config.observe_interval;
-                return;
-            }
-        };
-        if std::mem::replace(&mut self.blind, false) {
-            info!("the runtime can be observed again");
-            self.pods.values_mut().for_each(|entry| entry.retry_soon(now));
-        }
-        let mut by_pod: BTreeMap<Uid, Vec<ObservedSandbox>> = BTreeMap::new();
-        for sandbox in sandboxes {
-            by_pod.entry(sandbox.uid.clone()).or_default().push(sandbox);
-        }
-        for of_pod in by_pod.values_mut() {
-            of_pod.sort_by_key(|sandbox| (sandbox.attempt, sandbox.created_at_ms));
-        }
-        let first = self.observed_epoch.is_none();
-        self.observed_epoch = Some(began);
-        for (uid, entry) in &mut self.pods {
-            let before = entry.touched.len();
-            entry.touched.retain(|_, ended| *ended > began);
-            let seen = entry.touched.len() < before;
-            entry.changed |= first || seen || self.observed.get(uid) != by_pod.get(uid);
-        }
-        for (uid, of_pod) in &by_pod {
-            if !self.pods.contains_key(uid)
-                && let Some(first) = of_pod.first()
-            {
-                let reference = ObjectRef::pod(&first.namespace, &first.name);
-                let mut orphan = Entry::orphan(reference, uid.clone(), now);
-                if let Some(record) = self.records.remove(uid) {
-                    orphan.restore(record);
-                }
-                if self.is_stale_static(&orphan) {
-                    orphan.delete();
-                }
-                self.pods.insert(uid.clone(), orphan);
-            }
-        }
-        self.observed = by_pod;
-        let stale = self.pods.values().any(|entry| !entry.touched.is_empty());
-        let live = self.pods.values().any(|entry| entry.stage != Stage::Gone);
-        self.observe_at = match (stale, live) {
-            (true, _) => now.at,
-            (false, true) => now.at + self.config.observe_interval,
-            (false, false) => now.at + self.config.idle_interval,
-        };
     }
 
     /// Takes the outcome of the action that was asked for by [`Output::Do`].
@@ -493,7 +269,8 @@ impl State {
             self.pods.values().filter(|entry| entry.is_due(now.at)).map(|entry| entry.uid.clone()).collect();
         for uid in due {
             let Some(mut entry) = self.pods.remove(&uid) else { continue };
-            if self.room.is_some() && !entry.admitted {
+            let chosen_for = entry.allocating && !entry.is_ending();
+            if chosen_for || (self.room.is_some() && !entry.admitted) {
                 self.pods.insert(uid, entry);
                 continue;
             }
@@ -533,6 +310,7 @@ impl State {
         let mut planner = plan::Planner {
             config: &self.config,
             facts,
+            offered: self.room.as_ref().map(|room| &room.allocatable),
             sandboxes,
             settled: matches!(self.settled, Settled::Yes),
             // What has begun goes on, so that few pods are half started.
@@ -603,28 +381,6 @@ impl State {
         self.events.sent();
     }
 
-    fn settle(&mut self, now: Moment) {
-        if self.settles_at().is_some_and(|at| now.at >= at) {
-            self.settled = Settled::Yes;
-            for entry in self.pods.values_mut().filter(|entry| entry.stage == Stage::Orphan) {
-                info!(pod = %entry.reference, uid = %entry.uid, "a sandbox of no known pod will be removed");
-                entry.changed = true;
-            }
-            let left = std::mem::take(&mut self.records).into_keys();
-            self.outputs.extend(left.map(Output::Forget));
-        }
-    }
-
-    /// When every pod that the node had counts as known, if that is only a matter of time.
-    fn settles_at(&self) -> Option<Instant> {
-        match self.settled {
-            Settled::Waiting { earliest, synchronized: true, quiet_since } => {
-                Some(earliest.max(quiet_since + QUIET))
-            }
-            Settled::Waiting { synchronized: false, .. } | Settled::Yes | Settled::Never => None,
-        }
-    }
-
     /// The next thing to do, if any.
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
@@ -640,7 +396,6 @@ impl State {
         wakes.chain(observe).chain(self.settles_at()).chain(tokens).chain(admission).min().unwrap_or(far)
     }
 
-    /// The pod of this name, newest UID first, and its sandboxes.
     /// The pods of the node, those that are on their way out too.
     pub(crate) fn known_pods(&self) -> Vec<KnownPod> {
         let entries = self.pods.values().filter(|entry| entry.stage == Stage::Wanted && !entry.deleted);
@@ -650,6 +405,7 @@ impl State {
         known.collect()
     }
 
+    /// The pod of this name, newest UID first, and its sandboxes.
     pub(crate) fn find(&self, reference: &ObjectRef) -> Option<(&Entry, &[ObservedSandbox])> {
         let of_name = self.pods.values().filter(|entry| entry.reference == *reference);
         let entry = of_name.min_by_key(|entry| (entry.deleted, entry.stage == Stage::Gone))?;

@@ -189,6 +189,27 @@ async fn a_restart_adopts_what_runs_and_starts_nothing_twice() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_start_that_an_earlier_process_began_is_waited_for_without_a_word() {
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = MemoryRuntime::new();
+    runtime.start_under_way("web/app", 5);
+    let mut node = Node::start(directory.path(), Arc::new(runtime.clone()));
+    node.outside.connectivity.send_replace(Connectivity::Synchronized);
+    node.apply(&pod("web", &json!({})));
+    let status = node.running("web").await;
+    assert_eq!(status["containerStatuses"][0]["restartCount"], 0);
+    assert_eq!(runtime.starts("web/app"), 1);
+    let mut reasons = Vec::new();
+    while let Ok(upload) = tokio::time::timeout(Duration::from_secs(10), node.outside.uploads.recv()).await {
+        let Some(Upload::Event(event)) = upload else { panic!("not an event") };
+        let event: Value = serde_json::from_slice(&event.json).unwrap();
+        reasons.push(event["reason"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(reasons, ["Pulling", "Pulled", "Created"]);
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sandbox_of_no_known_pod_is_removed_only_after_its_grace() {
     let directory = tempfile::tempdir().unwrap();
     let runtime = MemoryRuntime::new();
@@ -590,9 +611,20 @@ async fn closed_pipes_do_not_keep_it_busy_nor_stop_it() {
     let runtime = MemoryRuntime::new();
     let node = Node::start(directory.path(), Arc::new(runtime.clone()));
     let Node { outside, stop, running } = node;
-    let Outside { workloads, logs, releases, pods, connectivity, queries, reports, uploads, tokens } =
-        outside;
-    drop(tokens);
+    let Outside {
+        workloads,
+        logs,
+        releases,
+        pods,
+        inventory,
+        connectivity,
+        queries,
+        reports,
+        uploads,
+        tokens,
+        devices,
+    } = outside;
+    drop((tokens, inventory, devices));
     send(&workloads, &pod("web", &json!({})));
     tokio::time::sleep(Duration::from_secs(3)).await;
     drop((workloads, logs, releases, pods, connectivity, queries, reports, uploads));

@@ -46,6 +46,8 @@ pub(crate) struct Edged {
     pub(crate) register_schedulable: bool,
     /// What runs the containers.
     pub(crate) runtime: Runtime,
+    /// Where device plugins register.
+    pub(crate) device_plugins: PathBuf,
     /// Where the kubelet's interface is; `None` switches it off.
     pub(crate) api: Option<SocketAddr>,
     /// The image of a pod's sandbox.
@@ -122,6 +124,18 @@ fn api(kubelet: &Node<'_>) -> Result<Option<SocketAddr>> {
     Ok((port != 0).then_some(SocketAddr::new(ip, port)))
 }
 
+/// The folder of `kubelet.sock`, by default the kubelet's below its own directory.
+fn device_plugins(root: &Node<'_>) -> Result<PathBuf> {
+    let node = root.at("kubeedgeRs.devicePluginDirectory");
+    let folder = match node.filled()? {
+        Some(_) => node.file()?,
+        None => root.at("modules.edged.rootDirectory").file()?.join("device-plugins"),
+    };
+    kubeedge_core::dmi::check_path(&folder.join("kubelet.sock"))
+        .map_err(|error| node.wrong(error.to_string()))?;
+    Ok(folder)
+}
+
 pub(super) fn edged(root: &Node<'_>) -> Result<Option<Edged>> {
     let node = root.at("modules.edged");
     let kubelet = node.at("tailoredKubeletConfig");
@@ -138,6 +152,7 @@ pub(super) fn edged(root: &Node<'_>) -> Result<Option<Edged>> {
         register_node: kubelet.at("registerNode").bool()?,
         register_schedulable: node.at("registerSchedulable").bool()?,
         runtime: runtime(&root.at("kubeedgeRs"), &kubelet.at("containerRuntimeEndpoint"))?,
+        device_plugins: device_plugins(root)?,
         api: api(&kubelet)?,
         sandbox_image: node.at("podSandboxImage").text()?.to_owned(),
         max_pods: kubelet.at("maxPods").number(0, 10_000)?,

@@ -150,3 +150,18 @@ fn a_pod_status_keeps_conditions_of_others_and_clears_an_old_message() {
     assert_eq!(patch, expected);
     assert!(pod_status(&existing, &Uid::new("p1"), b"[]", Timestamp::UNIX_EPOCH).is_err());
 }
+
+#[test]
+fn a_condition_about_resizing_vanishes_when_the_node_reports_it_no_longer() {
+    let pending = json!({ "type": "PodResizePending", "status": "True", "reason": "Infeasible" });
+    let existing = json!({ "status": { "conditions": [pending, { "type": "Custom", "status": "True" }] } });
+    let uid = Uid::new("u-1");
+    let kinds = |reported: &Value| {
+        let patch = pod_status(&existing, &uid, reported.to_string().as_bytes(), at("2026-01-10T00:00:00Z"));
+        let conditions = patch.unwrap()["status"]["conditions"].as_array().unwrap().clone();
+        conditions.into_iter().map(|one| one["type"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let ready = json!({ "type": "Ready", "status": "True" });
+    assert_eq!(kinds(&json!({ "conditions": [ready, pending] })), ["Ready", "PodResizePending", "Custom"]);
+    assert_eq!(kinds(&json!({ "conditions": [ready] })), ["Ready", "Custom"]);
+}

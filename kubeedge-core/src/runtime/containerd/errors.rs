@@ -38,6 +38,9 @@ const ABSENT: [&str; 2] = ["manifest unknown", "404 Not Found"];
 /// What containerd says for a moment after it was started.
 const STARTING: &str = "server is not initialized yet";
 
+/// What it says of a container whose start it has not ended, though who asked for it has gone.
+const UNDER_WAY: &str = "is already in starting state";
+
 /// Turns a status into an error that says what was being done.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the codes are gRPC's: what is not named is a failure")]
 pub(super) fn explain(what: String, status: &Status) -> RuntimeError {
@@ -62,6 +65,7 @@ pub(super) fn explain(what: String, status: &Status) -> RuntimeError {
             RuntimeError::Unavailable { what, message }
         }
         _ if says(&UNREACHABLE) || says(&[STARTING]) => RuntimeError::Unavailable { what, message },
+        _ if says(&[UNDER_WAY]) => RuntimeError::UnderWay { what, message },
         _ if says(&MALFORMED) => RuntimeError::Invalid { what, message },
         _ if says(&ABSENT) => RuntimeError::NotFound { what, message },
         _ => RuntimeError::Failed { what, message },
@@ -98,6 +102,14 @@ mod tests {
         assert!(matches!(away, RuntimeError::RegistryUnavailable { .. }));
         let refused = explain("server message: insufficient_scope: authorization failed");
         assert!(matches!(refused, RuntimeError::Refused { .. }));
+    }
+
+    #[test]
+    fn a_start_that_has_not_ended_is_told_from_one_that_failed() {
+        let status = Status::unknown(
+            "failed to set starting state for container \"c\": container is already in starting state",
+        );
+        assert!(matches!(explain("start".into(), &status), RuntimeError::UnderWay { .. }));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 use tonic::Request;
 use tracing::warn;
@@ -28,6 +29,9 @@ use crate::{
 const QUESTIONS: Duration = Duration::from_secs(30);
 const QUESTION: Duration = Duration::from_secs(10);
 
+/// How many such questions are asked at once: after a start of this process there is one for each item.
+const QUESTIONS_AT_ONCE: usize = 8;
+
 impl Containerd {
     pub(super) async fn observe_all(&self) -> Result<Vec<ObservedSandbox>, RuntimeError> {
         let what = || "list sandboxes".to_owned();
@@ -42,20 +46,22 @@ impl Containerd {
         let mut of_sandbox: BTreeMap<String, Vec<ObservedContainer>> = BTreeMap::new();
         let of_pods: BTreeSet<&str> =
             sandboxes.iter().filter_map(|sandbox| pod_of(sandbox).map(|_| sandbox.id.as_str())).collect();
-        for container in containers {
-            let sandbox = container.pod_sandbox_id.clone();
-            if of_pods.contains(sandbox.as_str()) {
-                let observed = self.observe_container(container, until).await;
-                of_sandbox.entry(sandbox).or_default().push(observed);
-            }
+        let of_pods = containers.into_iter().filter(|one| of_pods.contains(one.pod_sandbox_id.as_str()));
+        let observing: Vec<_> = of_pods
+            .map(|one| async move { (one.pod_sandbox_id.clone(), self.observe_container(one, until).await) })
+            .collect();
+        let mut observing = stream::iter(observing).buffered(QUESTIONS_AT_ONCE);
+        while let Some((sandbox, observed)) = observing.next().await {
+            of_sandbox.entry(sandbox).or_default().push(observed);
         }
+        let mut ips = self.all_ips(&sandboxes, until).await;
         let mut all = Vec::with_capacity(sandboxes.len());
         for sandbox in sandboxes {
             let Some((name, namespace, uid)) = pod_of(&sandbox) else { continue };
-            let ready = sandbox.state == i32::from(cri::PodSandboxState::SandboxReady);
-            let ips = if ready { self.ips(&sandbox.id, until).await } else { Vec::new() };
+            let ready = is_ready(&sandbox);
             let mut containers = of_sandbox.remove(&sandbox.id).unwrap_or_default();
             containers.sort_by(|a, b| (&a.name, a.attempt).cmp(&(&b.name, b.attempt)));
+            let sandbox_id = sandbox.id.clone();
             all.push(ObservedSandbox {
                 id: SandboxId(sandbox.id),
                 name,
@@ -63,7 +69,7 @@ impl Containerd {
                 uid: Uid::new(uid),
                 attempt: sandbox.metadata.map_or(0, |metadata| metadata.attempt),
                 ready,
-                ips,
+                ips: ips.remove(&sandbox_id).unwrap_or_default(),
                 created_at_ms: milliseconds(sandbox.created_at),
                 containers,
             });
@@ -110,6 +116,14 @@ impl Containerd {
         let what = || format!("read the status of container {id}");
         let response = self.wait(what, self.question(until), call).await;
         self.described(id, response)?.status
+    }
+
+    /// The addresses of all sandboxes of pods that are ready.
+    async fn all_ips(&self, sandboxes: &[cri::PodSandbox], until: Instant) -> BTreeMap<String, Vec<String>> {
+        let ready = sandboxes.iter().filter(|one| is_ready(one) && pod_of(one).is_some());
+        let asking: Vec<_> =
+            ready.map(|one| async move { (one.id.clone(), self.ips(&one.id, until).await) }).collect();
+        stream::iter(asking).buffered(QUESTIONS_AT_ONCE).collect().await
     }
 
     /// The sandbox's addresses; none if the runtime cannot describe it now.
@@ -159,6 +173,10 @@ impl Containerd {
             is_sandbox || containers.iter().any(|container| container.id == *id)
         });
     }
+}
+
+fn is_ready(sandbox: &cri::PodSandbox) -> bool {
+    sandbox.state == i32::from(cri::PodSandboxState::SandboxReady)
 }
 
 /// Name, namespace and UID of its pod. Others may use the same runtime; their sandboxes have no labels of pods.

@@ -5,6 +5,7 @@
 
 mod affinity;
 mod ports;
+mod preempt;
 mod resize;
 mod resources;
 #[cfg(test)]
@@ -12,7 +13,13 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub(crate) use self::{resize::resize, resources::Amounts};
+use kubeedge_core::id::Uid;
+
+pub(crate) use self::{
+    preempt::victims,
+    resize::resize,
+    resources::{Amounts, is_extended, missing},
+};
 use super::{Config, Taint, pod::Pod};
 
 /// What the node offers to its pods.
@@ -44,6 +51,10 @@ pub(crate) struct Refusal {
 pub(crate) enum Judgement {
     Admitted,
     Refused(Refusal),
+    /// It is critical, and these pods have to go before it can be let in.
+    Preempts(Vec<Uid>),
+    /// It is critical, and there will be room when those have gone that are going.
+    Waits,
     /// The labels that this node knows of itself do not suffice; the API may know others.
     AskForNode,
 }
@@ -51,6 +62,11 @@ pub(crate) enum Judgement {
 impl Refusal {
     fn predicate(name: &str, why: &str) -> Self {
         Self { reason: name.to_owned(), message: format!("Predicate {name} failed: {why}") }
+    }
+
+    /// Whether it would be none if there were fewer pods.
+    pub(crate) fn is_about_room(&self) -> bool {
+        self.reason.starts_with("OutOf")
     }
 
     fn insufficient(resource: &str, requested: i64, used: i64, capacity: i64) -> Self {

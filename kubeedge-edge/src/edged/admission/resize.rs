@@ -28,9 +28,8 @@ pub(crate) fn resize<'a>(
     for name in ["memory", "cpu"] {
         let (asked, capacity) = (asked.get(name).copied().unwrap_or(0), room.allocatable.get(name).copied());
         if let Some(capacity) = capacity.filter(|capacity| asked > *capacity) {
-            let why = format!(
-                "Node didn't have enough capacity: {name}, requested: {asked}, capacity: {capacity}"
-            );
+            let why =
+                format!("Node didn't have enough capacity: {name}, requested: {asked}, capacity: {capacity}");
             return Err((INFEASIBLE, why));
         }
     }
@@ -75,8 +74,12 @@ fn forbidden_of(known: &Container, wanted: &Container, init: bool, path: &str) -
         let mut changed = names.filter(|name| old.get(*name) != new.get(*name));
         changed.find_map(|name| match (name.as_str(), new.get(name)) {
             ("cpu" | "memory", Some(_)) => None,
-            ("cpu" | "memory", None) => Some(format!("{path}.{kind}.{name}: resource {kind} cannot be removed")),
-            (name, _) => Some(format!("{path}.{kind}[{name}]: only cpu and memory of a pod that runs can be changed")),
+            ("cpu" | "memory", None) => {
+                Some(format!("{path}.{kind}.{name}: resource {kind} cannot be removed"))
+            }
+            (name, _) => {
+                Some(format!("{path}.{kind}[{name}]: only cpu and memory of a pod that runs can be changed"))
+            }
         })
     })
 }

@@ -15,7 +15,7 @@ pub(crate) type Amounts = BTreeMap<String, i64>;
 const FIRST: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 
 /// Says of what the node has too little for the pod.
-pub(super) fn missing<'a>(
+pub(crate) fn missing<'a>(
     pod: &Pod,
     others: impl Iterator<Item = &'a Pod> + Clone,
     room: &Room,
@@ -93,7 +93,7 @@ fn raise(to: &mut Amounts, least: &Amounts) {
 }
 
 /// Whether this names something that Kubernetes itself knows nothing of, such as `example.com/camera`.
-fn is_extended(name: &str) -> bool {
+pub(crate) fn is_extended(name: &str) -> bool {
     let native = name
         .split_once('/')
         .is_none_or(|(domain, _)| domain == "kubernetes.io" || domain.ends_with(".kubernetes.io"));

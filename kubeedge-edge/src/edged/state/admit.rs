@@ -11,14 +11,18 @@ use kubeedge_core::{id::Uid, message::Object, runtime::ObservedSandbox};
 use serde::Deserialize;
 use tracing::info;
 
-use super::{Entry, Moment, Output, QUIET, Settled, Stage, State, Verdict, is_running};
+use super::{
+    Entry, Moment, Output, Stage, State, Verdict, is_running,
+    settling::{QUIET, Settled},
+};
 use crate::edged::{
     Taint,
     admission::{self, Judgement, Refusal, Room},
+    devices::{Question, Wanted},
     events::{Kind, Note},
     eviction::Pressure,
     make::qos_class,
-    pod::Pod,
+    pod::{Container, Pod},
 };
 
 /// How long the API's answer about the node is waited for. 10 s: then what the node knows of itself has to do.
@@ -63,6 +67,11 @@ impl State {
         }
     }
 
+    /// Whether it is known what the node offers.
+    pub(crate) fn knows_room(&self) -> bool {
+        self.room.is_some()
+    }
+
     /// Takes what the API has of the node; `None` if it could not be asked.
     pub(crate) fn handle_node(&mut self, node: Option<&Object>) {
         self.asking = None;
@@ -105,6 +114,7 @@ impl State {
         for (_, uid) in waiting {
             match (self.judge(&uid, room), ask) {
                 (Some(Judgement::Refused(refusal)), _) => self.refuse(&uid, refusal),
+                (Some(Judgement::Preempts(victims)), _) => self.preempt(&uid, &victims),
                 (Some(Judgement::AskForNode), Some(until)) => {
                     self.asking = Some(until);
                     self.outputs.push_back(Output::AskForNode);
@@ -112,7 +122,7 @@ impl State {
                 }
                 // Where nobody can be asked, the scheduler that has chosen this node will have known.
                 (Some(Judgement::Admitted | Judgement::AskForNode), _) => self.let_in(&uid),
-                (None, _) => {}
+                (Some(Judgement::Waits) | None, _) => {}
             }
         }
     }
@@ -122,9 +132,45 @@ impl State {
         if let Some(refusal) = under_pressure(pod, &self.pressures) {
             return Some(Judgement::Refused(refusal));
         }
-        let others = self.pods.values();
-        let others = others.filter(|other| other.uid != *uid && other.admitted && other.takes_room());
-        Some(admission::admit(pod, others.filter_map(Entry::wanted), room, pod.is_static()))
+        let others = self.others(uid);
+        let judgement =
+            admission::admit(pod, others.clone().filter_map(Entry::wanted), room, pod.is_static());
+        match judgement {
+            Judgement::Refused(refusal) if refusal.is_about_room() && admission::is_critical(pod) => {
+                let staying = others.filter(|other| other.verdict.is_none() && !other.is_ending());
+                let staying: Vec<&Pod> = staying.filter_map(Entry::wanted).collect();
+                if admission::missing(pod, staying.iter().copied(), room).is_none() {
+                    return Some(Judgement::Waits);
+                }
+                let victims = admission::victims(pod, &staying, room);
+                Some(victims.map_or(Judgement::Refused(refusal), Judgement::Preempts))
+            }
+            judgement => Some(judgement),
+        }
+    }
+
+    /// The pods besides this one that were let in and have what they were given.
+    pub(super) fn others<'a>(&'a self, uid: &'a Uid) -> impl Iterator<Item = &'a Entry> + Clone {
+        self.pods.values().filter(move |other| other.uid != *uid && other.admitted && self.takes_room(other))
+    }
+
+    /// Whether what a pod was given is not free yet: it has not ended, or some of it still runs.
+    fn takes_room(&self, entry: &Entry) -> bool {
+        let ended = entry.shown.has_ended() || entry.wanted().is_some_and(Pod::had_ended);
+        let mut containers =
+            self.observed.get(&entry.uid).into_iter().flatten().flat_map(|sandbox| &sandbox.containers);
+        entry.stage == Stage::Wanted && (!ended || containers.any(is_running))
+    }
+
+    /// Lets pods go so that a critical one can be let in when they have.
+    fn preempt(&mut self, uid: &Uid, victims: &[Uid]) {
+        let pod = self.pods.get(uid).map(|entry| entry.reference.to_string()).unwrap_or_default();
+        for victim in victims {
+            info!(pod, %victim, "a pod goes so that a critical one fits");
+            let verdict = Verdict::preempted();
+            let note = Note::of_pod(Kind::Warning, "Preempting", verdict.message.clone());
+            self.handle_verdict(victim, verdict, note);
+        }
     }
 
     /// All sandboxes that were seen last.
@@ -153,8 +199,42 @@ impl State {
     }
 
     fn let_in(&mut self, uid: &Uid) {
+        let question = self.device_question(uid);
         if let Some(entry) = self.pods.get_mut(uid) {
             (entry.admitted, entry.changed) = (true, true);
+            if let Some(question) = question {
+                entry.allocating = true;
+                self.outputs.push_back(Output::Allocate(uid.clone(), question));
+            }
+        }
+    }
+
+    fn device_question(&self, uid: &Uid) -> Option<Question> {
+        let pod = self.pods.get(uid)?.wanted()?;
+        let offered = &self.room.as_ref()?.allocatable;
+        let containers: Vec<_> = pod
+            .spec
+            .init_containers
+            .iter()
+            .chain(&pod.spec.containers)
+            .filter_map(|container| devices_of(pod, container, offered))
+            .collect();
+        if containers.is_empty() {
+            return None;
+        }
+        // What is not known yet may still run.
+        let known = self.pods.values().filter(|entry| self.takes_room(entry) || entry.stage == Stage::Orphan);
+        let active = known.map(|entry| &entry.uid).chain(self.records.keys()).cloned().collect();
+        Some(Question::Allocate { uid: uid.clone(), containers, active })
+    }
+
+    /// Takes whether devices were found for a pod, as was asked for by [`Output::Allocate`].
+    pub(crate) fn handle_allocated(&mut self, uid: &Uid, outcome: Result<(), String>) {
+        let Some(entry) = self.pods.get_mut(uid) else { return };
+        (entry.allocating, entry.changed) = (false, true);
+        if let Err(why) = outcome {
+            let message = format!("Allocate failed due to {why}, which is unexpected");
+            self.refuse(uid, Refusal { reason: "UnexpectedAdmissionError".to_owned(), message });
         }
     }
 
@@ -205,12 +285,6 @@ impl Entry {
             || self.verdict.is_some()
             || self.wanted().is_none()
     }
-
-    /// Whether what it was given is not free yet.
-    pub(super) fn takes_room(&self) -> bool {
-        let ended = self.shown.has_ended() || self.wanted().is_some_and(Pod::had_ended);
-        self.stage == Stage::Wanted && !ended
-    }
 }
 
 impl Pod {
@@ -223,6 +297,16 @@ impl Pod {
     pub(super) fn rank(&self) -> (bool, String) {
         (!self.is_static(), self.metadata.creation_timestamp.clone().unwrap_or_default())
     }
+}
+
+/// The devices that a container wants, of those that the node offers.
+pub(super) fn devices_of(pod: &Pod, container: &Container, offered: &admission::Amounts) -> Option<Wanted> {
+    let limits = container.resources.limits.iter();
+    let counts = limits.filter(|(name, _)| admission::is_extended(name) && offered.contains_key(*name));
+    let counts = counts.map(|(name, count)| (name.clone(), u32::try_from(count.units()).unwrap_or(u32::MAX)));
+    let counts: BTreeMap<String, u32> = counts.filter(|(_, count)| *count > 0).collect();
+    let ends_before_others = pod.is_init(&container.name) && !container.is_sidecar();
+    (!counts.is_empty()).then(|| Wanted { container: container.name.clone(), ends_before_others, counts })
 }
 
 /// Why a node that is short of something takes no more of this pod's kind.

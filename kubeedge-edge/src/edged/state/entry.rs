@@ -48,6 +48,8 @@ pub(crate) struct Entry {
     pub(crate) held: bool,
     /// It fits on the node, or was judged before and ran.
     pub(crate) admitted: bool,
+    /// Devices are being chosen for it.
+    pub(crate) allocating: bool,
     /// An earlier process of ours has run it.
     pub(crate) ran: bool,
     /// It was released, or ran already.
@@ -137,6 +139,7 @@ impl Entry {
             held: false,
             released: false,
             admitted: false,
+            allocating: false,
             ran: false,
             busy: BTreeMap::new(),
             touched: BTreeMap::new(),

@@ -18,6 +18,7 @@ use super::{
 use crate::edged::{
     Config,
     action::{Action, Slot},
+    admission::Amounts,
     events::Note,
     make,
     pod::{Container, Pod, RestartPolicy},
@@ -29,6 +30,8 @@ use crate::edged::{
 pub(crate) struct Planner<'a> {
     pub(crate) config: &'a Config,
     pub(crate) facts: Facts<'a>,
+    /// What the node offers, if it is known.
+    pub(crate) offered: Option<&'a Amounts>,
     /// The pod's sandboxes, the newest last.
     pub(crate) sandboxes: &'a [ObservedSandbox],
     /// Whether every pod that the node had is known: only then is a sandbox nobody's.

@@ -79,9 +79,7 @@ impl State {
     fn refuses_resize(&self, uid: &Uid, room: &Room) -> Option<(&'static str, String)> {
         let entry = self.pods.get(uid)?;
         let (resize, pod) = (entry.resize.as_ref()?, entry.wanted()?);
-        let others = self.pods.values();
-        let others = others.filter(|other| other.uid != *uid && other.admitted && other.takes_room());
-        admission::resize(pod, &resize.wanted, others.filter_map(Entry::wanted), room).err()
+        admission::resize(pod, &resize.wanted, self.others(uid).filter_map(Entry::wanted), room).err()
     }
 }
 
@@ -139,9 +137,10 @@ impl Entry {
     pub(crate) fn resizing(&self, sandboxes: &[ObservedSandbox]) -> Option<Option<String>> {
         let pod = self.wanted()?;
         let runs = |one: &&Container| newest(sandboxes, &one.name).is_some_and(is_running);
-        let behind = pod.containers().filter(runs).filter_map(|one| {
-            self.given.get(&one.name).filter(|given| given.resources != one.resources)
-        });
+        let behind = pod
+            .containers()
+            .filter(runs)
+            .filter_map(|one| self.given.get(&one.name).filter(|given| given.resources != one.resources));
         let failed: Vec<_> = behind.map(|given| given.failed.as_ref().map(|it| it.message.clone())).collect();
         (!failed.is_empty()).then(|| failed.into_iter().flatten().next())
     }

@@ -7,6 +7,10 @@ use serde_json::{Value, json};
 use super::{containers::Scene, phase::Phase};
 use crate::edged::{state::Moment, text::rfc3339};
 
+/// The conditions of a pod that gets other resources.
+const RESIZE_PENDING: &str = "PodResizePending";
+const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
+
 /// A condition before it is known since when it has been so.
 #[derive(Debug, Clone)]
 pub(super) struct Condition {
@@ -52,6 +56,14 @@ impl Condition {
     }
 }
 
+/// Forgets since when those conditions hold that come and go.
+pub(super) fn forget_absent(since: &mut BTreeMap<String, (String, String)>, all: &[Condition]) {
+    let absent = |kind: &&str| all.iter().all(|condition| condition.kind != *kind);
+    for kind in [RESIZE_PENDING, RESIZE_IN_PROGRESS].iter().filter(|kind| absent(kind)) {
+        since.remove(*kind);
+    }
+}
+
 pub(super) fn of(scene: &Scene<'_>, init: &[Value], containers: &[Value], phase: Phase) -> Vec<Condition> {
     let Scene { entry, sandboxes, .. } = *scene;
     let network = sandboxes.last().is_some_and(|sandbox| sandbox.ready);
@@ -75,11 +87,11 @@ pub(super) fn of(scene: &Scene<'_>, init: &[Value], containers: &[Value], phase:
         all.push(Condition { kind: "DisruptionTarget", status: true, reason, message });
     }
     if let Some((reason, message)) = entry.resize_refusal() {
-        all.push(Condition { kind: "PodResizePending", status: true, reason, message });
+        all.push(Condition { kind: RESIZE_PENDING, status: true, reason, message });
     }
     if let Some(failed) = entry.resizing(sandboxes) {
         let (reason, message) = failed.map_or(("", String::new()), |message| ("Error", message));
-        all.push(Condition { kind: "PodResizeInProgress", status: true, reason, message });
+        all.push(Condition { kind: RESIZE_IN_PROGRESS, status: true, reason, message });
     }
     if entry.held {
         let message = "Upgrade is currently held due to edge-hold-upgrade annotation".to_owned();

@@ -167,6 +167,7 @@ fn whole(
     let conditions = conditions::of(&scene, &init, &containers, phase);
     let shown = &mut entry.shown;
     shown.phase = Some(phase);
+    conditions::forget_absent(&mut shown.since, &conditions);
     let start = shown.start_time.get_or_insert_with(|| {
         let created = sandboxes.iter().map(|sandbox| sandbox.created_at_ms).filter(|at| *at > 0).min();
         rfc3339(created.unwrap_or(now.unix_ms).min(now.unix_ms))

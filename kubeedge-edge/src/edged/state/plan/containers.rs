@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use kubeedge_core::runtime::{ContainerState, ObservedContainer, ObservedSandbox};
 
 use super::{
+    super::admit::devices_of,
     super::{
         entry::{Entry, Image, Starting},
         exits::{exit_code, is_final, is_running, newest_of},
@@ -16,6 +17,7 @@ use super::{
 };
 use crate::edged::{
     action::{Action, Create, Failure, PullPolicy, Slot, Task},
+    devices::Question,
     events::Note,
     image, make,
     pod::{Container, Handler, Pod, RestartPolicy},
@@ -288,7 +290,9 @@ impl Planner<'_> {
         let last_words = words::mount(&pod.uid, container, attempt, self.config);
         config.mounts.extend(last_words.clone());
         let last_words = last_words.map(|mount| mount.host_path);
-        let create = Create { sandbox: sandbox.id.clone(), config, before, last_words };
+        let wanted = self.offered.and_then(|offered| devices_of(pod, container, offered));
+        let devices = wanted.map(|wanted| Question::Grant { uid: pod.uid.clone(), wanted });
+        let create = Create { sandbox: sandbox.id.clone(), config, before, last_words, devices };
         self.begin_start(entry, Slot::Container(name.clone()), Action::Create(Box::new(create)), steps);
     }
 

@@ -106,7 +106,9 @@ impl Planner<'_> {
         let latest = deadline.max(self.now.at) + LEAST_GRACE;
         for (slot, busy) in &mut entry.busy {
             match busy {
-                Busy::Inspect | Busy::Pull | Busy::PostStart(_) | Busy::Resize(_) => steps.abort.push(slot.clone()),
+                Busy::Inspect | Busy::Pull | Busy::PostStart(_) | Busy::Resize(_) => {
+                    steps.abort.push(slot.clone())
+                }
                 Busy::Stop { until, aborting } if latest < *until && !*aborting => {
                     *aborting = true;
                     steps.abort.push(slot.clone());

@@ -1,6 +1,9 @@
 //! Restarts, reboots, and sandboxes of which nobody has heard.
 
-use kubeedge_core::runtime::{ObservedSandbox, SandboxId};
+use kubeedge_core::{
+    message::ObjectEvent,
+    runtime::{ObservedSandbox, SandboxId},
+};
 
 use super::*;
 

@@ -1,12 +1,17 @@
 //! Stories of pods in virtual time.
 
 mod adoption;
+mod asked;
+mod devices;
 mod ending;
+mod preemption;
 mod probes;
 mod resizing;
+mod runtime;
 mod simulation;
 mod starting;
 mod statuses;
+mod trace;
 mod world;
 
 use serde_json::{Value, json};

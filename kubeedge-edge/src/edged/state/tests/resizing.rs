@@ -68,7 +68,8 @@ fn what_cannot_be_changed_is_refused_by_the_member_that_it_is_about() {
     let without = json!({ "requests": { "cpu": "500m", "memory": "64Mi" }, "limits": { "cpu": "1" } });
     let storage = json!({ "requests": { "cpu": "500m", "memory": "64Mi", "ephemeral-storage": "1Gi" },
         "limits": { "cpu": "1", "memory": "512Mi" } });
-    let qos = json!({ "requests": { "cpu": "1", "memory": "512Mi" }, "limits": { "cpu": "1", "memory": "512Mi" } });
+    let qos =
+        json!({ "requests": { "cpu": "1", "memory": "512Mi" }, "limits": { "cpu": "1", "memory": "512Mi" } });
     let cases = [
         (without, "spec.containers[0].resources.limits.memory: resource limits cannot be removed"),
         (
@@ -96,8 +97,11 @@ fn what_others_have_is_waited_for() {
     world.apply("other", sized(asks("1", "64Mi")));
     world.wait(1);
     assert!(world.is_ready("other"));
-    world.apply("web", sized(json!({ "requests": { "cpu": "1200m", "memory": "64Mi" },
-        "limits": { "cpu": "2", "memory": "512Mi" } })));
+    world.apply(
+        "web",
+        sized(json!({ "requests": { "cpu": "1200m", "memory": "64Mi" },
+        "limits": { "cpu": "2", "memory": "512Mi" } })),
+    );
     world.wait(5);
     let why = "Node didn't have enough resource: cpu, requested: 1200, used: 1000, capacity: 2000";
     assert_eq!(pending(&world, "web"), (json!("Deferred"), json!(why)));

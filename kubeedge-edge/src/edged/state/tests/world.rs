@@ -2,12 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use kubeedge_core::runtime::{ContainerId, ContainerState, ObservedContainer, ObservedSandbox, SandboxId};
+use kubeedge_core::{
+    message::ObjectEvent,
+    runtime::{ContainerId, RuntimeError},
+};
 use serde_json::{Value, json};
 
-use super::super::*;
+use super::{
+    super::*,
+    runtime::FakeRuntime,
+    trace::{reason, text},
+};
 use crate::edged::{
-    action::{Create, Failure, Slot},
+    action::{Action, Failure, Slot},
+    devices::Question,
     record::Record,
 };
 
@@ -42,16 +50,8 @@ pub(super) struct World {
     objects: BTreeMap<ObjectRef, Object>,
     config: Config,
     room: Option<Room>,
-}
-
-/// The runtime: what there is, and how often containers were started.
-#[derive(Default)]
-pub(super) struct FakeRuntime {
-    pub(super) sandboxes: Vec<ObservedSandbox>,
-    pub(super) images: BTreeSet<String>,
-    pub(super) starts: BTreeMap<String, u32>,
-    pub(super) away: bool,
-    next: u64,
+    /// What was asked about devices.
+    pub(super) asked_devices: Vec<Question>,
 }
 
 /// How the runtime and the containers behave. Containers are named `<uid>/<name>`.
@@ -69,6 +69,8 @@ pub(super) struct Script {
     pub(super) probe_takes: Option<Duration>,
     /// Containers that ignore the request to stop.
     pub(super) deaf: BTreeSet<&'static str>,
+    /// Pods for which there are no devices, and why.
+    pub(super) no_devices: BTreeMap<&'static str, &'static str>,
     /// What containers say at their end.
     pub(super) words: BTreeMap<&'static str, &'static str>,
 }
@@ -102,12 +104,13 @@ impl World {
             objects: BTreeMap::new(),
             config,
             room: None,
+            asked_devices: Vec::new(),
         }
     }
 
     /// Says what the node offers; without it every pod fits.
     pub(super) fn offer(&mut self, cpu_milli: i64, memory_mib: i64) {
-        let allocatable = [("cpu", cpu_milli), ("memory", memory_mib << 20)];
+        let allocatable = [("cpu", cpu_milli), ("memory", memory_mib << 20), ("example.com/camera", 2)];
         let room = Room {
             allocatable: allocatable.map(|(name, amount)| (name.to_owned(), amount)).into(),
             pods: 110,
@@ -268,6 +271,11 @@ impl World {
                 Output::Observe => self.schedule(Duration::from_millis(1), Pending::Observation),
                 Output::Report(Report::Pod(report)) => self.report(&report),
                 Output::Report(other) => panic!("{other:?}"),
+                Output::Allocate(uid, question) => {
+                    let refused = self.script.no_devices.get(uid.as_str()).map(|why| (*why).to_owned());
+                    self.asked_devices.push(question);
+                    self.state.handle_allocated(&uid, refused.map_or(Ok(()), Err));
+                }
                 Output::AskForNode => panic!("the room of these stories is not known"),
                 Output::Token(request) => panic!("no pod of these stories mounts a token: {request:?}"),
                 Output::Keep(uid, record) => drop(self.records.insert(uid, record)),
@@ -366,10 +374,9 @@ impl World {
     fn effect(&mut self, uid: &Uid, action: &Action) -> Outcome {
         let now = self.now;
         match action {
-            Action::Prepare(_)
-            | Action::PostStart(_)
-            | Action::Resize(..)
-            | Action::RemoveFiles { .. } => Outcome::Done,
+            Action::Prepare(_) | Action::PostStart(_) | Action::Resize(..) | Action::RemoveFiles { .. } => {
+                Outcome::Done
+            }
             Action::Inspect { image } => Outcome::Found(self.runtime.images.contains(image)),
             Action::Pull { image, .. } => {
                 self.runtime.images.insert(image.clone());
@@ -408,207 +415,8 @@ impl World {
             }
         }
     }
-
-    // ------------------------------------------------------------------------------------------ to be asked
-
-    pub(super) fn status(&self, uid: &str) -> &Value {
-        self.told.get(uid).and_then(|all| all.last()).unwrap_or(&Value::Null)
-    }
-
-    pub(super) fn condition(&self, uid: &str, kind: &str) -> Value {
-        let conditions = self.status(uid)["conditions"].as_array().cloned().unwrap_or_default();
-        conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default()
-    }
-
-    pub(super) fn is_ready(&self, uid: &str) -> bool {
-        self.condition(uid, "Ready")["status"] == "True"
-    }
-
-    /// The status of a container, also of an init container.
-    pub(super) fn container(&self, uid: &str, name: &str) -> Value {
-        let status = self.status(uid);
-        let lists = [&status["containerStatuses"], &status["initContainerStatuses"]];
-        let mut all = lists.into_iter().filter_map(Value::as_array).flatten();
-        all.find(|container| container["name"] == name).cloned().unwrap_or_default()
-    }
-
-    pub(super) fn waiting(&self, uid: &str, name: &str) -> String {
-        self.container(uid, name)["state"]["waiting"]["reason"].as_str().unwrap_or_default().to_owned()
-    }
-
-    pub(super) fn starts(&self, container: &str) -> u32 {
-        self.runtime.starts.get(container).copied().unwrap_or(0)
-    }
-
-    /// What was begun of this kind, such as `start `, in order.
-    pub(super) fn begun(&self, start: &str) -> Vec<&str> {
-        self.trace.iter().map(|(_, text)| text.as_str()).filter(|text| text.starts_with(start)).collect()
-    }
-
-    /// Messages of events with this reason, in order.
-    pub(super) fn messages(&self, reason: &str) -> Vec<&str> {
-        let of_reason = self.events.iter().filter(|event| event["reason"] == reason);
-        of_reason.filter_map(|event| event["message"].as_str()).collect()
-    }
-
-    pub(super) fn story(&self) -> String {
-        let lines: Vec<String> = self.trace.iter().map(|(at, text)| format!("{at:>8} {text}")).collect();
-        lines[lines.len().saturating_sub(60)..].join("\n")
-    }
 }
 
 fn fresh(config: &Config, now: Moment) -> State {
     State::new(config.clone(), Capacity { cpu_milli: 2000, memory_bytes: 1 << 30 }, now)
-}
-
-impl FakeRuntime {
-    pub(super) fn find(&self, id: &ContainerId) -> Option<&ObservedContainer> {
-        self.sandboxes.iter().flat_map(|sandbox| &sandbox.containers).find(|one| one.id == *id)
-    }
-
-    fn run(&mut self, config: &kubeedge_core::runtime::SandboxConfig, now: Moment) -> Outcome {
-        let same = |one: &ObservedSandbox| one.uid == config.uid && one.attempt == config.attempt;
-        if self.sandboxes.iter().any(same) {
-            let message = "this attempt is there already".to_owned();
-            return Outcome::Failed(Failure { reason: "FailedCreatePodSandBox", message });
-        }
-        self.next += 1;
-        self.sandboxes.push(ObservedSandbox {
-            id: SandboxId(format!("s{}", self.next)),
-            name: config.name.clone(),
-            namespace: config.namespace.clone(),
-            uid: config.uid.clone(),
-            attempt: config.attempt,
-            ready: true,
-            ips: vec![format!("10.0.0.{}", self.next % 250 + 2)],
-            created_at_ms: now.unix_ms,
-            containers: Vec::new(),
-        });
-        Outcome::Done
-    }
-
-    fn create(&mut self, create: &Create, now: Moment) -> Outcome {
-        self.next += 1;
-        let id = ContainerId(format!("c{}", self.next));
-        let config = &create.config;
-        let failed = |message: &str| {
-            Outcome::Failed(Failure { reason: "CreateContainerError", message: message.to_owned() })
-        };
-        if !self.images.contains(&config.image) {
-            return failed("no such image");
-        }
-        let Some(sandbox) = self.sandboxes.iter_mut().find(|sandbox| sandbox.id == create.sandbox) else {
-            return failed("no such sandbox");
-        };
-        if sandbox.containers.iter().any(|one| one.name == config.name && one.attempt == config.attempt) {
-            return failed("this attempt is there already");
-        }
-        sandbox.containers.push(ObservedContainer {
-            id: id.clone(),
-            name: config.name.clone(),
-            attempt: config.attempt,
-            image: config.image.clone(),
-            image_id: "sha256:1".to_owned(),
-            spec_hash: config.spec_hash.clone(),
-            created_at_ms: now.unix_ms,
-            state: ContainerState::Created,
-            log: None,
-        });
-        Outcome::Created(id)
-    }
-
-    fn start(&mut self, uid: &Uid, id: &ContainerId, now: Moment) -> Outcome {
-        let name = self.find(id).map(|one| one.name.clone()).unwrap_or_default();
-        assert_eq!(self.running(uid.as_str(), &name), 0, "{uid}/{name} is started while it runs");
-        // A sandbox without power has no place for it.
-        let all = self.sandboxes.iter_mut().filter(|one| one.ready).flat_map(|one| &mut one.containers);
-        match all.into_iter().find(|one| one.id == *id) {
-            Some(one) if one.state == ContainerState::Created => {
-                one.state = ContainerState::Running { started_at_ms: now.unix_ms };
-                *self.starts.entry(format!("{uid}/{}", one.name)).or_default() += 1;
-                Outcome::Done
-            }
-            Some(_) | None => {
-                let message = "it cannot be started".to_owned();
-                Outcome::Failed(Failure { reason: "RunContainerError", message })
-            }
-        }
-    }
-
-    pub(super) fn exit(&mut self, id: &ContainerId, code: i32, now: Moment) {
-        let all = self.sandboxes.iter_mut().flat_map(|sandbox| &mut sandbox.containers);
-        for one in all.filter(|one| one.id == *id) {
-            if let ContainerState::Running { started_at_ms } = one.state {
-                one.state = ContainerState::Exited {
-                    exit_code: Some(code),
-                    reason: if code == 0 { "Completed" } else { "Error" }.to_owned(),
-                    message: String::new(),
-                    started_at_ms,
-                    finished_at_ms: now.unix_ms,
-                };
-            }
-        }
-    }
-
-    fn stop_sandbox(&mut self, id: &SandboxId, now: Moment) {
-        let Some(sandbox) = self.sandboxes.iter_mut().find(|sandbox| sandbox.id == *id) else { return };
-        sandbox.ready = false;
-        let ids: Vec<ContainerId> = sandbox.containers.iter().map(|one| one.id.clone()).collect();
-        ids.iter().for_each(|id| self.exit(id, 137, now));
-    }
-
-    /// The machine loses its power: everything is dead and still known.
-    pub(super) fn power_cycle(&mut self, now: Moment) {
-        let ids: Vec<SandboxId> = self.sandboxes.iter().map(|sandbox| sandbox.id.clone()).collect();
-        ids.iter().for_each(|id| self.stop_sandbox(id, now));
-    }
-
-    /// How many instances of this container run.
-    pub(super) fn running(&self, uid: &str, name: &str) -> usize {
-        let of_pod = self.sandboxes.iter().filter(|sandbox| sandbox.uid.as_str() == uid);
-        let all = of_pod.flat_map(|sandbox| &sandbox.containers);
-        all.filter(|one| one.name == name && is_running(one)).count()
-    }
-}
-
-fn reason(action: &Action) -> &'static str {
-    match action {
-        Action::Prepare(_) => "FailedMount",
-        Action::RunSandbox(_) => "FailedCreatePodSandBox",
-        Action::Inspect { .. } => "ImageInspectError",
-        Action::Pull { .. } => "ErrImagePull",
-        Action::Create(_) => "CreateContainerError",
-        Action::Start(_) => "RunContainerError",
-        Action::PostStart(_) => "PostStartHookError",
-        Action::Resize(..) => "ResizeError",
-        Action::Stop { .. } => "FailedKillPod",
-        Action::RemoveContainer { .. }
-        | Action::StopSandbox(_)
-        | Action::RemoveSandbox(_)
-        | Action::RemoveFiles { .. } => "RuntimeError",
-    }
-}
-
-fn text(uid: &Uid, slot: &Slot, action: &Action) -> String {
-    let name = slot.name();
-    match action {
-        Action::Prepare(_) => format!("prepare {uid}"),
-        Action::RunSandbox(config) => format!("run {uid}#{}", config.attempt),
-        Action::Inspect { .. } => format!("inspect {uid}/{name}"),
-        Action::Pull { .. } => format!("pull {uid}/{name}"),
-        Action::Create(create) => format!("create {uid}/{name}#{}", create.config.attempt),
-        Action::Start(_) => format!("start {uid}/{name}"),
-        Action::Resize(_, to) => {
-            format!("resize {uid}/{name} {} {}Mi", to.cpu_shares, to.memory_limit >> 20)
-        }
-        Action::PostStart(_) => format!("postStart {uid}/{name}"),
-        Action::Stop { grace, pre_stop, .. } => {
-            let hook = if pre_stop.is_some() { " preStop" } else { "" };
-            format!("stop {uid}/{name} {}{hook}", crate::edged::text::duration(*grace))
-        }
-        Action::RemoveContainer { .. } => format!("removeContainer {uid}/{name}"),
-        Action::StopSandbox(_) => format!("stopSandbox {uid}"),
-        Action::RemoveSandbox(_) => format!("removeSandbox {uid}"),
-        Action::RemoveFiles { .. } => format!("removeFiles {uid}"),
-    }
 }
