@@ -97,7 +97,11 @@ const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list",
 fn subresources(resource: &Resource) -> Vec<(&'static str, &'static [&'static str])> {
     let mut below: Vec<(&str, &[&str])> = Vec::new();
     match resource.kind {
-        "Pod" => below.extend([("binding", &["create"][..]), ("log", &["get"][..])]),
+        "Pod" => below.extend([
+            ("binding", &["create"][..]),
+            ("log", &["get"][..]),
+            ("resize", &["get", "patch", "update"][..]),
+        ]),
         "ServiceAccount" => below.push(("token", &["create"])),
         "Node" => below.push(("proxy", &["create", "delete", "get", "patch", "update"])),
         _ => {}

@@ -46,6 +46,7 @@ mod nodes;
 mod patch;
 mod protobuf;
 mod query;
+mod resize;
 mod resource;
 mod respond;
 mod route;

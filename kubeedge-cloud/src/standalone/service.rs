@@ -20,6 +20,7 @@ use super::{
     patch::Patch,
     protobuf,
     query::Query,
+    resize::resize,
     resource::Resource,
     respond::{self, Form},
     route::{self, Route},
@@ -131,6 +132,24 @@ impl ApiService {
                         self.inner.store.write(query.dry_run()?, bind).await?;
                         return Ok(respond::json(201, &success(json!({}))));
                     }
+                    (Some("resize"), "Pod") if parts.method == Method::PUT => {
+                        let object = decode_body(&parts.headers, &body)?;
+                        let resize = move |txn: &mut store::Txn<'_, '_>| resize(txn, &target, |_| Ok(object));
+                        let written = self.inner.store.write(query.dry_run()?, resize).await?;
+                        return Ok(respond::json(200, &written.object));
+                    }
+                    (Some("resize"), "Pod") if parts.method == Method::PATCH => {
+                        let patch = Patch::parse(media_type(&parts.headers), &body, true)?;
+                        if matches!(patch, Patch::Apply(_)) {
+                            return Err(Failure::bad_request("resize: use a merge, strategic or JSON patch"));
+                        }
+                        let resize = move |txn: &mut store::Txn<'_, '_>| {
+                            resize(txn, &target, |old| patch.apply_to(old.clone()))
+                        };
+                        let written = self.inner.store.write(query.dry_run()?, resize).await?;
+                        return Ok(respond::json(200, &written.object));
+                    }
+                    (Some("resize"), "Pod") if parts.method == Method::GET => {}
                     (Some("token"), "ServiceAccount") if parts.method == Method::POST => {
                         let asked = decode_body(&parts.headers, &body)?;
                         let issue = move |txn: &mut store::Txn<'_, '_>| tokens::issue(txn, &target, &asked);

@@ -107,6 +107,26 @@ async fn next(watch: &mut (impl Stream<Item = Result<WatchEvent<ConfigMap>, Kube
 // ---------------------------------------------------------------------------------------------------- writing
 
 #[tokio::test]
+async fn a_pod_gets_other_resources_by_its_own_door_and_nothing_else_through_it() {
+    let api = api().await;
+    let pods: Api<Pod> = Api::default_namespaced(api.client());
+    pods.create(&PostParams::default(), &pod("web")).await.unwrap();
+    let main = |members: Value| json!({ "spec": { "containers": [members] } });
+    let sized =
+        main(json!({ "name": "main", "image": "other:1", "resources": { "limits": { "cpu": "2" } } }));
+    let params = PatchParams::default();
+    let usual = pods.patch("web", &params, &Patch::Strategic(&sized)).await;
+    assert_eq!(code(usual), 422, "an update of a pod may not change them");
+    let resized = pods.patch_subresource("web", "resize", &params, &Patch::Strategic(&sized)).await.unwrap();
+    let container = &resized.spec.unwrap().containers[0];
+    assert_eq!(container.resources.as_ref().unwrap().limits.as_ref().unwrap()["cpu"].0, "2");
+    assert_eq!(container.image.as_deref(), Some("nginx:1"), "the image is not changed here");
+    let stale = json!({ "metadata": { "resourceVersion": "1" } });
+    let stale = pods.patch_subresource("web", "resize", &params, &Patch::Merge(&stale)).await;
+    assert_eq!(code(stale), 409);
+}
+
+#[tokio::test]
 async fn an_object_is_created_read_listed_changed_and_deleted() {
     let (_api, maps) = maps().await;
     let created = maps.create(&PostParams::default(), &config_map("a", "1")).await.unwrap();
