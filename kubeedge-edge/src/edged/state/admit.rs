@@ -135,18 +135,17 @@ impl State {
         let others = self.others(uid);
         let judgement =
             admission::admit(pod, others.clone().filter_map(Entry::wanted), room, pod.is_static());
-        match judgement {
-            Judgement::Refused(refusal) if refusal.is_about_room() && admission::is_critical(pod) => {
-                let staying = others.filter(|other| other.verdict.is_none() && !other.is_ending());
-                let staying: Vec<&Pod> = staying.filter_map(Entry::wanted).collect();
-                if admission::missing(pod, staying.iter().copied(), room).is_none() {
-                    return Some(Judgement::Waits);
-                }
-                let victims = admission::victims(pod, &staying, room);
-                Some(victims.map_or(Judgement::Refused(refusal), Judgement::Preempts))
-            }
-            judgement => Some(judgement),
+        let Judgement::Refused(refusal) = judgement else { return Some(judgement) };
+        if !refusal.is_about_room() || !admission::is_critical(pod) {
+            return Some(Judgement::Refused(refusal));
         }
+        let staying = others.filter(|other| other.verdict.is_none() && !other.is_ending());
+        let staying: Vec<&Pod> = staying.filter_map(Entry::wanted).collect();
+        if admission::missing(pod, staying.iter().copied(), room).is_none() {
+            return Some(Judgement::Waits);
+        }
+        let victims = admission::victims(pod, &staying, room);
+        Some(victims.map_or(Judgement::Refused(refusal), Judgement::Preempts))
     }
 
     /// The pods besides this one that were let in and have what they were given.
