@@ -1,8 +1,12 @@
 //! A site of real processes on private folders and ports: a `cloudcore --standalone`, its `edgecore`s, and kubectl.
+//! If tests run on a real Kubernetes API, it takes the place of the standalone one.
+
+#[path = "cluster.rs"]
+pub mod cluster;
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::sleep,
@@ -69,6 +73,8 @@ pub struct Cloud {
     folder: PathBuf,
     /// Its ports.
     pub ports: Ports,
+    /// The kubeconfig of cloudcore itself; it brings its own API if `None`.
+    account: Option<PathBuf>,
     process: Option<Child>,
 }
 
@@ -93,10 +99,40 @@ impl Cloud {
         fs::create_dir_all(folder)?;
         let ports =
             Ports { quic: free_port()?, websocket: free_port()?, api: free_port()?, https: free_port()? };
-        let mut cloud = Self { binaries: binaries.clone(), folder: folder.to_owned(), ports, process: None };
+        let mut cloud = Self::prepare(binaries, folder, ports);
+        if let Some(admin) = cluster::admin() {
+            let account = cloud.data().join("cloudcore.kubeconfig");
+            fs::create_dir_all(cloud.data())?;
+            fs::copy(&admin, cloud.kubeconfig()).with_context(|| admin.display().to_string())?;
+            cluster::prepare(&admin, &binaries.folder.join("cloudcore"), &account)?;
+            cloud.account = Some(account);
+        }
         fs::write(cloud.folder.join("cloudcore.yaml"), cloud.config(heartbeat) + modules)?;
         cloud.spawn()?;
         Ok(cloud)
+    }
+
+    fn prepare(binaries: &Binaries, folder: &Path, ports: Ports) -> Self {
+        Self { binaries: binaries.clone(), folder: folder.to_owned(), ports, account: None, process: None }
+    }
+
+    /// Starts another cloudcore, which keeps everything in `folder` and reaches this one's API by a kubeconfig.
+    pub fn another(&self, folder: &Path, kubeconfig: &str) -> Result<Self> {
+        let ports = Ports { quic: free_port()?, websocket: free_port()?, https: free_port()?, ..self.ports };
+        let mut cloud = Self::prepare(&self.binaries, folder, ports);
+        let account = cloud.data().join("cloudcore.kubeconfig");
+        fs::create_dir_all(cloud.data())?;
+        fs::copy(self.kubeconfig(), cloud.kubeconfig())?;
+        fs::write(&account, kubeconfig)?;
+        cloud.account = Some(account);
+        fs::write(cloud.folder.join("cloudcore.yaml"), cloud.config(1))?;
+        cloud.spawn()?;
+        Ok(cloud)
+    }
+
+    /// The kubeconfig that cloudcore itself reaches its API by, or another could.
+    pub fn account(&self) -> PathBuf {
+        self.account.clone().unwrap_or_else(|| self.kubeconfig())
     }
 
     fn config(&self, heartbeat: u64) -> String {
@@ -109,19 +145,32 @@ impl Cloud {
              quic: {{enable: true, address: 127.0.0.1, port: {quic}}}\n    \
              websocket: {{enable: true, address: 127.0.0.1, port: {websocket}}}\n    \
              https: {{enable: true, address: 127.0.0.1, port: {https}}}\n"
+        ) + &self.cluster_config()
+    }
+
+    /// What `--standalone` brings along otherwise: the authority in the folder of the data.
+    fn cluster_config(&self) -> String {
+        let data = self.data();
+        let Some(_) = &self.account else { return String::new() };
+        format!(
+            "    tlsCAFile: {data}/ca/rootCA.crt\n    tlsCAKeyFile: {data}/ca/rootCA.key\n    \
+             tlsCertFile: {data}/certs/server.crt\n    tlsPrivateKeyFile: {data}/certs/server.key\n",
+            data = data.display()
         )
     }
 
     /// Starts the process, again if it was killed, and waits until its API answers.
     pub fn spawn(&mut self) -> Result<()> {
-        let process = Command::new(self.binaries.folder.join("cloudcore"))
-            .arg("--standalone")
-            .arg("--data-dir")
-            .arg(self.data())
-            .arg("--config")
-            .arg(self.folder.join("cloudcore.yaml"))
-            .arg("--api-address")
-            .arg(format!("127.0.0.1:{}", self.ports.api))
+        let mut command = Command::new(self.binaries.folder.join("cloudcore"));
+        command.arg("--config").arg(self.folder.join("cloudcore.yaml"));
+        if let Some(account) = &self.account {
+            // The configuration names no kubeconfig, so this one is found as kubectl would find it.
+            command.env("KUBECONFIG", account);
+        } else {
+            command.arg("--standalone").arg("--data-dir").arg(self.data());
+            command.arg("--api-address").arg(format!("127.0.0.1:{}", self.ports.api));
+        }
+        let process = command
             .stdin(Stdio::null())
             .stdout(log(&self.folder, "cloudcore.log")?)
             .stderr(log(&self.folder, "cloudcore.log")?)
@@ -129,7 +178,8 @@ impl Cloud {
             .context("cannot start cloudcore")?;
         self.process = Some(process);
         wait_for("cloudcore's API", || {
-            Ok(self.kubeconfig().exists() && self.kubectl(&["get", "--raw", "/readyz"]).is_ok())
+            let listens = TcpStream::connect((Ipv4Addr::LOCALHOST, self.ports.websocket)).is_ok();
+            Ok(listens && self.kubeconfig().exists() && self.kubectl(&["get", "--raw", "/readyz"]).is_ok())
         })
     }
 

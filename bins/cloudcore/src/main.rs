@@ -4,6 +4,7 @@
 
 mod config;
 mod identity;
+mod manifests;
 
 use std::{
     io::IsTerminal,
@@ -65,6 +66,8 @@ struct Cli {
 enum Command {
     /// Issues the certificate of a node, to be copied to it: rootCA.crt, server.crt and server.key.
     IssueCertificate(identity::Issue),
+    /// Prints what a cluster is given before cloudcore runs on it, and cloudcore itself, for `kubectl apply -f -`.
+    Manifests(manifests::Manifests),
 }
 
 #[derive(Debug, Args)]
@@ -115,6 +118,7 @@ async fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let result = match &cli.command {
         Some(Command::IssueCertificate(issue)) => issue.run(),
+        Some(Command::Manifests(wanted)) => print_text(wanted.text()),
         None => run(&cli.serve).await,
     };
     match result {
@@ -124,6 +128,12 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+#[expect(clippy::print_stdout, reason = "this is what was asked for")]
+fn print_text(text: Result<String>) -> Result<()> {
+    print!("{}", text?);
+    Ok(())
 }
 
 async fn run(serve: &Serve) -> Result<()> {

@@ -35,6 +35,10 @@ enum Command {
         /// Leave out what needs real parts: containerd, mosquitto, kubectl.
         #[arg(long)]
         no_real_parts: bool,
+        /// Runs the end-to-end tests on the cluster of this kubeconfig instead, one after another. It must be an
+        /// administrator's, and the cluster the tests' own: they take away all edge nodes and all pods.
+        #[arg(long, value_name = "FILE", conflicts_with = "no_real_parts")]
+        kubeconfig: Option<std::path::PathBuf>,
     },
     /// Simulates whole edges and clouds with faults; prints the seed of a failure.
     Sim {
@@ -75,7 +79,10 @@ enum Output {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Check => check::run(),
-        Command::Test { filter, no_real_parts } => test::run(filter.as_deref(), !no_real_parts),
+        Command::Test { filter, kubeconfig: Some(file), .. } => test::on_cluster(filter.as_deref(), &file),
+        Command::Test { filter, no_real_parts, kubeconfig: None } => {
+            test::run(filter.as_deref(), !no_real_parts)
+        }
         Command::Sim { seed, seeds } => test::simulate(seed, seeds),
         Command::Measure { name, output } => measure::run(name, output),
         Command::Gen { check } => generate::run(check),

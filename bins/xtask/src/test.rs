@@ -1,12 +1,13 @@
 //! Every test there is, and the simulation by seeds.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{
     python, real_parts,
     run::{cargo, on_path, step},
+    site::cluster,
 };
 
 /// Runs all tests; with the real parts, after installing what is missing of them.
@@ -22,6 +23,37 @@ pub(crate) fn run(filter: Option<&str>, real_parts: bool) -> Result<()> {
         step(cargo().args(["test", "--workspace", "--doc", "--all-features", "--quiet"]))?;
     }
     Ok(())
+}
+
+/// The test binaries that run on a real Kubernetes API as well.
+const ON_CLUSTER: &[&str] = &[
+    "api_faults",
+    "cluster_objects",
+    "end_to_end",
+    "end_to_end_devices",
+    "end_to_end_faults",
+    "end_to_end_messages",
+    "end_to_end_pod_faults",
+    "end_to_end_pod_life",
+];
+
+/// Runs the end-to-end tests on the cluster of a kubeconfig; one after another, since they share it.
+pub(crate) fn on_cluster(filter: Option<&str>, kubeconfig: &Path) -> Result<()> {
+    let kubeconfig = kubeconfig.canonicalize().with_context(|| kubeconfig.display().to_string())?;
+    real_parts::install()?;
+    step(cargo().args(["build", "--workspace", "--bins", "--examples"]))?;
+    let mut command = cargo();
+    command.env(cluster::VARIABLE, kubeconfig).args([
+        "test",
+        "--no-fail-fast",
+        "--package",
+        "kubeedge-tests",
+    ]);
+    for binary in ON_CLUSTER {
+        command.args(["--test", binary]);
+    }
+    command.args(["--", "--test-threads=1"]).args(filter);
+    step(&mut command)
 }
 
 /// Runs the whole-system simulation: one seed, or many.
@@ -48,6 +80,8 @@ pub(crate) fn simulate(seed: Option<u64>, seeds: u64) -> Result<()> {
 
 /// The test binaries that need real parts, as nextest's filters name them.
 const REAL: &[&str] = &[
+    "api_faults",
+    "cluster_objects",
     "containerd",
     "devices",
     "kubelet_api",

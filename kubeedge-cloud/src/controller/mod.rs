@@ -3,6 +3,7 @@
 //!
 //! * [`watch`](mod@watch): list and watch of one kind; objects keep their bytes.
 //! * [`Placement`]: which object goes to which node, pure.
+//! * [`Sight`]: which kinds can be watched at present.
 //! * [`Writes`]: which write is next, pure: newest wins, one at a time per key, retried with back-off.
 //! * [`api`]: the few requests the controllers make, and what an answer of the API means for a write.
 
@@ -16,6 +17,7 @@ pub(crate) mod api;
 mod placement;
 #[cfg(any(feature = "devicecontroller", feature = "edgecontroller"))]
 pub(crate) mod references;
+mod sight;
 #[cfg(test)]
 pub(crate) mod testing;
 mod watch;
@@ -24,6 +26,9 @@ mod writes;
 pub(crate) use api::Outcome;
 #[cfg(any(feature = "devicecontroller", feature = "edgecontroller"))]
 pub(crate) use placement::{Placed, Placement};
+pub(crate) use sight::Sight;
+#[cfg(any(feature = "devicecontroller", feature = "edgecontroller"))]
+pub(crate) use watch::watch_in;
 pub(crate) use watch::{Change, Kind, Timing, watch};
 pub(crate) use writes::{Backoff, Limits, Writes};
 

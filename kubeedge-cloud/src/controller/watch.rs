@@ -21,7 +21,7 @@ use kubeedge_core::message::Object;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::Backoff;
+use super::{Backoff, Sight};
 use answer::{Event, List, Problem, version_of};
 
 /// A kind of the API, and how its requests spell it.
@@ -115,10 +115,21 @@ const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 
 /// Watches all objects of a kind. The stream never ends and never fails: it retries with back-off and logs.
 pub(crate) fn watch(client: Client, kind: Kind, timing: Timing) -> impl Stream<Item = Change> + Send {
+    watch_in(client, kind, timing, Sight::default())
+}
+
+/// As [`watch`], and notes in `sight` whether the API is seen.
+pub(crate) fn watch_in(
+    client: Client,
+    kind: Kind,
+    timing: Timing,
+    sight: Sight,
+) -> impl Stream<Item = Change> + Send {
     let watcher = Watcher {
         client,
         kind,
         timing,
+        sight,
         told: VecDeque::new(),
         failures: 0,
         was_listed: false,
@@ -134,6 +145,7 @@ struct Watcher {
     client: Client,
     kind: Kind,
     timing: Timing,
+    sight: Sight,
     told: VecDeque<Change>,
     failures: u32,
     was_listed: bool,
@@ -182,7 +194,7 @@ impl Watcher {
             self.text(&params).await.map_err(|error| Failure::new(error, Phase::List { page: None }))?;
         let list: List<'_> = serde_json::from_str(&text)
             .map_err(|error| Failure::new(error.into(), Phase::List { page: None }))?;
-        self.failures = 0;
+        self.succeeded();
         if first {
             self.told.push_back(Change::Began(self.kind));
         }
@@ -212,7 +224,10 @@ impl Watcher {
     async fn open(&mut self, version: String) -> Result<Phase, Failure> {
         let connected = self.connect(&version).await;
         match connected {
-            Ok(lines) => Ok(Phase::Watching { version, lines, opened: Instant::now() }),
+            Ok(lines) => {
+                self.sight.regained(self.kind.kind);
+                Ok(Phase::Watching { version, lines, opened: Instant::now() })
+            }
             Err(problem) if problem.forgets_version() => {
                 Err(Failure::new(problem, Phase::List { page: None }))
             }
@@ -264,7 +279,7 @@ impl Watcher {
     fn event(&mut self, line: &[u8], version: String) -> Result<String, Failure> {
         let event: Event<'_> = serde_json::from_slice(line)
             .map_err(|error| Failure::new(error.into(), Phase::List { page: None }))?;
-        self.failures = 0;
+        self.succeeded();
         match event.what {
             "ADDED" | "MODIFIED" => Ok(self.tell(event.object, Change::Applied, version)),
             "DELETED" => Ok(self.tell(event.object, Change::Deleted, version)),
@@ -302,6 +317,22 @@ impl Watcher {
         }
     }
 
+    fn succeeded(&mut self) {
+        self.failures = 0;
+        self.sight.regained(self.kind.kind);
+    }
+
+    /// Notes a kind as lost that is needed and failed more than once: a watch that is left behind or a server that
+    /// restarts is nothing to wake people for.
+    fn note(&self, problem: &Problem) {
+        let dispensable = (problem.is_missing() && self.kind.optional)
+            || (problem.is_forbidden() && self.kind.may_be_forbidden())
+            || problem.is_expired();
+        if self.failures > 0 && !dispensable {
+            self.sight.lost(self.kind.kind, &problem.to_string());
+        }
+    }
+
     /// An API that goes on not to have a kind has no objects of it; nodes should not wait for them. A kind that was
     /// there once is another matter: its objects are not forgotten for an answer that may come from a proxy.
     fn give_up_waiting(&mut self) {
@@ -327,6 +358,7 @@ impl Watcher {
             (false, 0) => tracing::info!(kind, retry_in = ?wait, %problem, "watching failed"),
             (false, _) => tracing::warn!(kind, retry_in = ?wait, %problem, "watching failed again"),
         }
+        self.note(&problem);
         if problem.is_missing() || (problem.is_forbidden() && self.kind.may_be_forbidden()) {
             self.give_up_waiting();
         }

@@ -17,7 +17,7 @@ use super::{
 use crate::controller::{
     Backoff, Change, Outcome, Timing,
     api::{Api, Place},
-    now, sleep_until, watch,
+    now, sleep_until, watch_in,
 };
 
 /// How many questions for a snapshot wait for the first lists; each edge asks again after its deadline.
@@ -37,10 +37,10 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(part: DeviceController) -> Self {
-        let DeviceController { config, client, inbox, outbox, counts, denials } = part;
+        let DeviceController { config, client, inbox, outbox, counts, denials, sight } = part;
         let backoff = Backoff { first: config.retry_first, max: config.retry_max };
         let timing = Timing { backoff, ..Timing::default() };
-        let changes = WATCHED.map(|kind| watch(client.clone(), kind, timing).boxed());
+        let changes = WATCHED.map(|kind| watch_in(client.clone(), kind, timing, sight.clone()).boxed());
         Self {
             api: Api::new(client),
             inbox,

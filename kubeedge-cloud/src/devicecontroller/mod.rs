@@ -39,6 +39,7 @@ mod status;
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     num::{NonZeroU32, NonZeroUsize},
     time::Duration,
@@ -54,7 +55,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::authorization::Denials;
+use crate::{authorization::Denials, controller::Sight};
 
 /// How DeviceController behaves.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -160,13 +161,30 @@ pub struct DeviceController {
     outbox: Outbox,
     counts: watch::Sender<Counts>,
     denials: Denials,
+    sight: Sight,
 }
 
 impl DeviceController {
     /// Creates the part. `client` may lead to any API server that has KubeEdge's device kinds; while it lacks them,
     /// the part says so once and waits for them.
     pub fn new(config: Config, client: Client, inbox: Inbox, outbox: Outbox) -> Self {
-        Self { config, client, inbox, outbox, counts: watch::Sender::default(), denials: Denials::default() }
+        Self {
+            config,
+            client,
+            inbox,
+            outbox,
+            counts: watch::Sender::default(),
+            denials: Denials::default(),
+            sight: Sight::default(),
+        }
+    }
+
+    /// The kinds that it cannot watch at present, each with the reason; to be taken before [`DeviceController::run`].
+    ///
+    /// Empty means that the API is seen. A failure that the next attempt mends is not noted. Meanwhile nodes keep
+    /// their sessions and what they have.
+    pub fn unwatched(&self) -> watch::Receiver<BTreeMap<&'static str, String>> {
+        self.sight.subscribe()
     }
 
     /// What it has done so far, for metrics; to be taken before [`DeviceController::run`].

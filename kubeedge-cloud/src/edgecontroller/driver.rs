@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     authorization::Denials,
-    controller::{Backoff, Change, Outcome, Timing, api::Api, now, sleep_until, watch},
+    controller::{Backoff, Change, Outcome, Timing, api::Api, now, sleep_until, watch_in},
 };
 
 /// How many questions and events of nodes are worked on at once; the rest waits in its pipe.
@@ -51,10 +51,10 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(part: EdgeController) -> Self {
-        let EdgeController { config, client, inbox, outbox, denials } = part;
+        let EdgeController { config, client, inbox, outbox, denials, sight } = part;
         let backoff = Backoff { first: config.retry_first, max: config.retry_max };
         let timing = Timing { backoff, ..Timing::default() };
-        let changes = WATCHED.map(|kind| watch(client.clone(), kind, timing).boxed());
+        let changes = WATCHED.map(|kind| watch_in(client.clone(), kind, timing, sight.clone()).boxed());
         let api = Api::new(client);
         Self {
             state: State::new(&config).counting(denials.clone()),

@@ -32,7 +32,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, num::NonZeroUsize, time::Duration};
+use std::{collections::BTreeMap, fmt, num::NonZeroUsize, time::Duration};
 
 use kube::Client;
 use kubeedge_core::{
@@ -44,9 +44,10 @@ use kubeedge_core::{
     pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
 };
 use serde::Deserialize;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::authorization::Denials;
+use crate::{authorization::Denials, controller::Sight};
 
 /// How EdgeController behaves.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -167,18 +168,27 @@ pub struct EdgeController {
     inbox: Inbox,
     outbox: Outbox,
     denials: Denials,
+    sight: Sight,
 }
 
 impl EdgeController {
     /// Creates the part. `client` may lead to any API server: it needs to read, watch and write what the
     /// [module](self) names.
     pub fn new(config: Config, client: Client, inbox: Inbox, outbox: Outbox) -> Self {
-        Self { config, client, inbox, outbox, denials: Denials::default() }
+        Self { config, client, inbox, outbox, denials: Denials::default(), sight: Sight::default() }
     }
 
     /// What nodes were refused so far, for metrics; to be taken before [`EdgeController::run`].
     pub fn denials(&self) -> Denials {
         self.denials.clone()
+    }
+
+    /// The kinds that it cannot watch at present, each with the reason; to be taken before [`EdgeController::run`].
+    ///
+    /// Empty means that the API is seen. A failure that the next attempt mends is not noted. Meanwhile nodes keep
+    /// their sessions and what they have.
+    pub fn unwatched(&self) -> watch::Receiver<BTreeMap<&'static str, String>> {
+        self.sight.subscribe()
     }
 
     /// Runs until `stop` is cancelled. Writes in flight are given up then; edges report again what was not

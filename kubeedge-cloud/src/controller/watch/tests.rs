@@ -11,8 +11,8 @@ use futures::{Stream, StreamExt};
 use http::{Request, Response};
 use kube::{Client, client::Body};
 
-use super::{Change, Kind, Timing, watch};
-use crate::controller::Backoff;
+use super::{Change, Kind, Timing, watch, watch_in};
+use crate::controller::{Backoff, Sight};
 
 const MAPS: Kind = Kind { api_version: "v1", kind: "ConfigMap", plural: "configmaps", optional: false };
 const DEVICES: Kind =
@@ -187,4 +187,37 @@ async fn a_kind_that_the_api_lacks_counts_as_empty_after_a_while_if_a_crd_define
     let mut changes = watch(client, MAPS, timing).boxed();
     let told = tokio::time::timeout(Duration::from_secs(300), changes.next()).await;
     assert!(told.is_err(), "ConfigMaps always exist: who says otherwise is not the API");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_fails_again_is_out_of_sight_until_it_is_watched() {
+    let denied =
+        || (403, r#"{"kind":"Status","status":"Failure","code":403,"message":"not yours"}"#.to_owned());
+    let (client, _) = scripted(vec![denied(), denied(), denied(), list(5, "", &[])]);
+    let sight = Sight::default();
+    let mut seen = sight.subscribe();
+    let mut changes = watch_in(client, MAPS, Timing::default(), sight).boxed();
+    let told = tokio::spawn(async move { tell(&mut changes, 2).await });
+    seen.changed().await.unwrap();
+    assert!(seen.borrow_and_update()["ConfigMap"].contains("not yours"));
+    seen.changed().await.unwrap();
+    assert!(seen.borrow_and_update().is_empty());
+    assert_eq!(told.await.unwrap(), ["began ConfigMap", "listed ConfigMap"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_failure_and_a_kind_that_may_be_missing_are_no_loss_of_sight() {
+    let missing =
+        || (404, r#"{"kind":"Status","status":"Failure","code":404,"message":"no such kind"}"#.to_owned());
+    for (kind, answers) in [
+        (MAPS, vec![(500, "oops".to_owned()), list(5, "", &[])]),
+        (DEVICES, vec![missing(), missing(), missing(), missing()]),
+    ] {
+        let (client, _) = scripted(answers);
+        let sight = Sight::default();
+        let seen = sight.subscribe();
+        let mut changes = watch_in(client, kind, Timing::default(), sight).boxed();
+        tell(&mut changes, 2).await;
+        assert!(!seen.has_changed().unwrap(), "{:?}", seen.borrow());
+    }
 }

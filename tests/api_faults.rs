@@ -1,0 +1,122 @@
+//! The Kubernetes API is gone, slow, or answers nonsense: nodes keep their sessions, and catch up afterwards.
+//!
+//! A proxy between cloudcore and the API, the standalone one's or a cluster's, does the harm.
+
+#[path = "support/api_proxy.rs"]
+mod api_proxy;
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use api_proxy::{ApiProxy, Mood};
+use kubeedge_tests::{
+    binaries,
+    site::{Cloud, Edge, EdgeOptions, wait_for},
+};
+
+/// How long each trouble lasts: longer than the first attempts of cloudcore, which follow after 1 and 2 seconds.
+const TROUBLE: Duration = Duration::from_secs(4);
+
+/// The troubles, one after another.
+const MOODS: [Mood; 6] =
+    [Mood::Gone, Mood::Silent, Mood::Garbage, Mood::Refuses(410), Mood::Refuses(429), Mood::Refuses(403)];
+
+fn greeting(word: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: greeting, namespace: default}}\ndata: {{word: \"{word}\"}}\n"
+    )
+}
+
+const POD: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: reader, namespace: default}
+spec:
+  nodeName: edge-1
+  containers:
+    - name: main
+      image: none
+      command: [sleep, "100000"]
+      volumeMounts: [{name: greeting, mountPath: /greeting}]
+  volumes: [{name: greeting, configMap: {name: greeting}}]
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_keep_their_sessions_whatever_the_api_does_and_catch_up() -> Result<()> {
+    let (folder, binaries) = (tempfile::tempdir()?, binaries());
+    let api = Cloud::start(&binaries, &folder.path().join("api"))?;
+    let proxy = ApiProxy::start(&api.account()).await?;
+    let cloud = api.another(&folder.path().join("cloud"), &proxy.kubeconfig())?;
+    let edge = Edge::start(&binaries, &folder.path().join("edge"), &cloud, &EdgeOptions::new("edge-1"))?;
+    let logs = || format!("{}{}", cloud.log(), edge.log());
+    wait_for("the node to be Ready", || Ok(api.kubectl(&["get", "nodes"])?.contains(" Ready ")))
+        .with_context(logs)?;
+    api.apply(&format!("{}---{POD}", greeting("start")))?;
+    api.kubectl(&["wait", "--for=condition=Ready", "pod/reader", "--timeout=60s"]).with_context(logs)?;
+
+    for mood in MOODS {
+        let word = format!("{mood:?}");
+        proxy.set(mood);
+        api.apply(&greeting(&word))?;
+        tokio::time::sleep(TROUBLE).await;
+        ensure!(!mounted(&edge).contains(&word), "the proxy did no harm: {mood:?}");
+        proxy.set(Mood::Helpful);
+        wait_for(&format!("the node to catch up after {mood:?}"), || Ok(mounted(&edge).contains(&word)))
+            .with_context(logs)?;
+        ensure!(!cloud.log().contains("the node's session is over"), "{mood:?}: {}", cloud.log());
+    }
+    let ready = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
+    ensure!(api.kubectl(&["get", "node", "edge-1", "-o", ready])? == "True");
+    ensure!(
+        api.kubectl(&["get", "pod", "reader", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"])?
+            == "0"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_reports_while_the_api_is_gone_is_there_when_it_is_back() -> Result<()> {
+    let (folder, binaries) = (tempfile::tempdir()?, binaries());
+    let api = Cloud::start(&binaries, &folder.path().join("api"))?;
+    let proxy = ApiProxy::start(&api.account()).await?;
+    let cloud = api.another(&folder.path().join("cloud"), &proxy.kubeconfig())?;
+    let edge = Edge::start(&binaries, &folder.path().join("edge"), &cloud, &EdgeOptions::new("edge-1"))?;
+    let logs = || format!("{}{}", cloud.log(), edge.log());
+    let pod = POD.replace(r#"[sleep, "100000"]"#, r#"[sh, -c, "sleep 3; exit 7"]"#);
+    let pod = pod.replace("nodeName: edge-1", "nodeName: edge-1\n  restartPolicy: Never");
+    api.apply(&format!("{}---{pod}", greeting("start")))?;
+    let phase = || api.kubectl(&["get", "pod", "reader", "-o", "jsonpath={.status.phase}"]);
+    wait_for("the pod to run", || Ok(phase()? == "Running")).with_context(logs)?;
+
+    proxy.set(Mood::Gone);
+    tokio::time::sleep(TROUBLE).await;
+    ensure!(phase()? == "Running", "the proxy did no harm");
+    proxy.set(Mood::Helpful);
+    wait_for("the pod's end", || Ok(phase()? == "Failed")).with_context(logs)?;
+    let code = "jsonpath={.status.containerStatuses[0].state.terminated.exitCode}";
+    ensure!(api.kubectl(&["get", "pod", "reader", "-o", code])? == "7");
+    Ok(())
+}
+
+/// What the node's pod finds in its mounted file.
+fn mounted(edge: &Edge) -> String {
+    fn find(folder: &Path) -> Option<String> {
+        for entry in fs::read_dir(folder).ok()?.flatten() {
+            // The writer's own folders are reached through the link that makes a change atomic.
+            if entry.file_name().to_string_lossy().starts_with("..") {
+                continue;
+            }
+            let path = entry.path();
+            if entry.file_name() == "word" {
+                return fs::read_to_string(path).ok();
+            }
+            if entry.file_type().is_ok_and(|kind| kind.is_dir())
+                && let Some(found) = find(&path)
+            {
+                return Some(found);
+            }
+        }
+        None
+    }
+    find(&edge.folder().join("root")).unwrap_or_default()
+}
