@@ -66,6 +66,8 @@ pub fn clean(admin: &Path) -> Result<()> {
     delete(&["devices,devicemodels,devicestatuses,rules,ruleendpoints", "--all", "-n", "default"])?;
     delete(&["configmaps", "-n", "default", "--field-selector", "metadata.name!=kube-root-ca.crt"])?;
     delete(&["secrets,events,persistentvolumeclaims", "--all", "-n", "default"])?;
+    // The authority of an earlier test, and its token for joining.
+    delete(&["secrets", "--all", "-n", "kubeedge"])?;
     delete(&["serviceaccounts", "-n", "default", "--field-selector", "metadata.name!=default"])?;
     delete(&["persistentvolumes,runtimeclasses", "--all"])?;
     Ok(())

@@ -146,7 +146,6 @@ fn cloudcore_has_the_rights_that_it_needs_and_no_others() -> Result<()> {
     for (verb, what) in [
         ("update", "secrets"),
         ("create", "secrets"),
-        ("patch", "pods"),
         ("delete", "nodes"),
         ("create", "clusterroles"),
         ("create", "pods/exec"),

@@ -106,6 +106,8 @@ impl Cloud {
             fs::copy(&admin, cloud.kubeconfig()).with_context(|| admin.display().to_string())?;
             cluster::prepare(&admin, &binaries.folder.join("cloudcore"), &account)?;
             cloud.account = Some(account);
+            // The authority that the tests issue certificates of is there before cloudcore would make its own.
+            cloud.issue("nobody", &cloud.folder.join("nobody"))?;
         }
         fs::write(cloud.folder.join("cloudcore.yaml"), cloud.config(heartbeat) + modules)?;
         cloud.spawn()?;
@@ -125,6 +127,10 @@ impl Cloud {
         fs::copy(self.kubeconfig(), cloud.kubeconfig())?;
         fs::write(&account, kubeconfig)?;
         cloud.account = Some(account);
+        fs::create_dir_all(cloud.data().join("ca"))?;
+        for file in ["ca/rootCA.crt", "ca/rootCA.key"] {
+            fs::copy(self.data().join(file), cloud.data().join(file))?;
+        }
         fs::write(cloud.folder.join("cloudcore.yaml"), cloud.config(1))?;
         cloud.spawn()?;
         Ok(cloud)

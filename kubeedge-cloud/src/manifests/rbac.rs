@@ -77,8 +77,9 @@ fn cluster_rules() -> Vec<Value> {
         // What pods on nodes are made of.
         rule("", &["pods", "configmaps", "secrets", "persistentvolumeclaims", "persistentvolumes"], &read),
         rule("node.k8s.io", &["runtimeclasses"], &read),
-        // What nodes report of pods; pods that stand for files of nodes; and pods that have ended.
-        rule("", &["pods"], &["create", "delete"]),
+        // What nodes report of pods; pods that stand for files of nodes; pods that have ended; and the tolerations of
+        // pods whose nodes may be away for long.
+        rule("", &["pods"], &["create", "delete", "patch"]),
         rule("", &["pods/status"], &["patch"]),
         // The nodes themselves.
         rule("", &["nodes"], &["get", "list", "create", "patch"]),
