@@ -66,7 +66,9 @@ async fn nodes_keep_their_sessions_whatever_the_api_does_and_catch_up() -> Resul
         ensure!(!cloud.log().contains("the node's session is over"), "{mood:?}: {}", cloud.log());
     }
     let ready = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
-    ensure!(api.kubectl(&["get", "node", "edge-1", "-o", ready])? == "True");
+    // The cloudcore that only lends its API has no session with the node, and says so once.
+    wait_for("the node to be Ready", || Ok(api.kubectl(&["get", "node", "edge-1", "-o", ready])? == "True"))
+        .with_context(logs)?;
     ensure!(
         api.kubectl(&["get", "pod", "reader", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"])?
             == "0"
