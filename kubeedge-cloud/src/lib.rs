@@ -6,7 +6,12 @@ pub mod authorization;
 #[cfg(feature = "cloudhub")]
 pub mod cloudhub;
 
-#[cfg(any(feature = "devicecontroller", feature = "edgecontroller", feature = "router"))]
+#[cfg(any(
+    feature = "devicecontroller",
+    feature = "edgecontroller",
+    feature = "election",
+    feature = "router"
+))]
 mod controller;
 
 #[cfg(feature = "devicecontroller")]
@@ -15,11 +20,17 @@ pub mod devicecontroller;
 #[cfg(feature = "edgecontroller")]
 pub mod edgecontroller;
 
+#[cfg(feature = "election")]
+pub mod election;
+
 #[cfg(feature = "enrollment")]
 pub mod enrollment;
 
 #[cfg(feature = "manifests")]
 pub mod manifests;
+
+#[cfg(feature = "monitor")]
+pub mod monitor;
 
 #[cfg(feature = "pki")]
 pub mod pki;

@@ -35,6 +35,10 @@ pub(crate) struct Config {
     pub(crate) api: Api,
     /// The links to the nodes.
     pub(crate) hub: Hub,
+    /// How much of it they may take.
+    pub(crate) limits: Limits,
+    /// Whether other cloudcores serve the same API.
+    pub(crate) replicas: bool,
     /// Whether pods and their configuration go to nodes; the value is how often a node's state may be written.
     pub(crate) edge_controller: Option<Duration>,
     /// Whether devices go to nodes, and how often their statuses are written.
@@ -54,6 +58,19 @@ pub(crate) struct Enrollment {
     pub(crate) requests_per_second: u32,
     /// And at once.
     pub(crate) requests_burst: u32,
+}
+
+/// How much the sessions with the nodes may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Bytes of memory of all sessions together.
+    pub(crate) memory: usize,
+    /// Bytes of memory of one session, beyond what an idle one takes.
+    pub(crate) session_memory: usize,
+    /// How long a node stays away for which there is no room.
+    pub(crate) retry_after: Duration,
+    /// Over which time the nodes are sent elsewhere at the end.
+    pub(crate) drain: Duration,
 }
 
 /// Messages between applications in the cloud and on nodes.
@@ -119,6 +136,8 @@ impl Config {
             monitor: root.at("commonConfig.monitorServer.bindAddress").parsed()?,
             api: api(&root.at("kubeAPIConfig"))?,
             hub: hub::read(&root.at("modules.cloudHub"))?,
+            limits: limits(&root.at("kubeedgeRs.cloudHub"))?,
+            replicas: root.at("kubeedgeRs.replicas.enable").bool()?,
             edge_controller: controller.at("enable").bool()?.then_some(frequency),
             device_controller: device_controller(root)?,
             enrollment: enrollment(&root.at("kubeedgeRs.enrollment"))?,
@@ -132,6 +151,16 @@ fn enrollment(node: &Node<'_>) -> Result<Enrollment> {
         renew_expired_within: node.at("renewExpiredWithin").duration()?,
         requests_per_second: node.at("requestsPerSecond").number(1, 100_000)?,
         requests_burst: node.at("requestsBurst").number(1, 1_000_000)?,
+    })
+}
+
+fn limits(node: &Node<'_>) -> Result<Limits> {
+    let mebibytes = |key| Ok::<_, anyhow::Error>(usize::try_from(node.at(key).number(1u32, 1 << 20)?)? << 20);
+    Ok(Limits {
+        memory: mebibytes("memoryMiB")?,
+        session_memory: mebibytes("sessionMemoryMiB")?,
+        retry_after: node.at("retryAfter").duration()?,
+        drain: node.at("drain").duration()?,
     })
 }
 

@@ -114,6 +114,12 @@ pub(crate) fn api_listener(
     Ok(standalone::Listener { socket, tls, token: standalone::Token::new(&token) })
 }
 
+/// What this process is called among those that serve the same API: the host, and what tells it from an earlier one there.
+pub(crate) fn of_process() -> Result<String> {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Ok(format!("{}_{:.12}", host.trim(), standalone::Token::random()?))
+}
+
 /// The token of the standalone API: drawn once, then kept.
 fn token(file: &Path) -> Result<String> {
     if let Ok(token) = fs::read_to_string(file)

@@ -3,11 +3,12 @@
 //! `main()` has four paragraphs: configuration, adapters, pipes, parts. Reading it is reading the architecture.
 
 mod config;
+mod figures;
 mod identity;
+mod log;
 mod manifests;
 
 use std::{
-    io::IsTerminal,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -23,7 +24,9 @@ use kubeedge_cloud::{
     cloudhub::{self, CloudHub},
     devicecontroller::{self, DeviceController},
     edgecontroller::{self, EdgeController},
+    election::{self, Election},
     enrollment::Enrollment,
+    monitor::{self, Check, Monitor},
     router::{self, Router},
     standalone::{self, ApiServer, Standalone},
 };
@@ -108,12 +111,7 @@ async fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_env_filter(&cli.log)
-        .with_ansi(colours)
-        .with_writer(std::io::stderr)
-        .init();
+    let left_out = tokio::spawn(log::init(&cli.log));
     // kube asks for the process's provider of cryptography; everything of ours is handed one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let result = match &cli.command {
@@ -121,6 +119,7 @@ async fn main() -> ExitCode {
         Some(Command::Manifests(wanted)) => print_text(wanted.text()),
         None => run(&cli.serve).await,
     };
+    left_out.abort();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -190,10 +189,12 @@ async fn run(serve: &Serve) -> Result<()> {
     // The parts: each takes the ends it uses.
     group.spawn("enrollment", enrollment.run(stop.child_token()));
     let mut snapshots = Vec::new();
+    let mut watched = monitor::Inbox::default();
     if config.edge_controller.is_some() {
         snapshots.push(edge_snapshots_tx);
-        let edgecontroller = EdgeController::new(
-            edgecontroller::Config::default(),
+        let name = identity::of_process()?;
+        let mut edgecontroller = EdgeController::new(
+            edgecontroller::Config { identity: name.clone(), ..edgecontroller::Config::default() },
             client.clone(),
             edgecontroller::Inbox {
                 statuses: statuses_rx,
@@ -204,6 +205,13 @@ async fn run(serve: &Serve) -> Result<()> {
             },
             edgecontroller::Outbox { downstream: downstream_tx.clone(), acked: acked_tx.clone() },
         );
+        if config.replicas {
+            let election = Election::new(election::Config::new("cloudcore", name), client.clone());
+            edgecontroller = edgecontroller.with_leadership(election.leads());
+            group.spawn("election", election.run(stop.child_token()));
+        }
+        let listed = edgecontroller.listed();
+        watched.checks.push(Check { name: "edgecontroller", holds: Box::new(move || *listed.borrow()) });
         group.spawn("edgecontroller", edgecontroller.run(stop.child_token()));
     }
     if let Some(pace) = &config.device_controller {
@@ -214,6 +222,7 @@ async fn run(serve: &Serve) -> Result<()> {
             devicecontroller::Inbox { reports: device_reports_rx, snapshots: device_snapshots_rx },
             devicecontroller::Outbox { downstream: downstream_tx.clone(), acked: acked_tx },
         );
+        watched.metrics.push(figures::of_devicecontroller(devicecontroller.counts()));
         group.spawn("devicecontroller", devicecontroller.run(stop.child_token()));
     }
     if let Some(rules) = &config.router {
@@ -254,7 +263,20 @@ async fn run(serve: &Serve) -> Result<()> {
             messages: messages_tx,
         },
     );
+    watched.metrics.push(figures::of_cloudhub(cloudhub.gauges()));
+    let stopping = stop.clone();
+    watched.checks.push(Check { name: "cloudhub", holds: Box::new(move || !stopping.is_cancelled()) });
     group.spawn("cloudhub", cloudhub.run(stop.child_token()));
+    match TcpListener::bind(config.monitor).await {
+        Ok(listener) => {
+            let monitor = Monitor::new(monitor::Config::default(), listener, watched);
+            group.spawn("monitor", monitor.run(stop.child_token()));
+        }
+        // Nodes are served all the same.
+        Err(error) => {
+            tracing::warn!(address = %config.monitor, %error, "commonConfig.monitorServer: there are no metrics");
+        }
+    }
 
     // Run until a signal, or until the first part fails; then stop together.
     group.spawn("signals", until_signal(stop));
@@ -339,8 +361,16 @@ fn hub_config(config: &Config) -> cloudhub::Config {
     let left_alone = ["Device", "DeviceModel", "Rule"].into_iter().filter(|kind| !spoken_for(kind));
     let kinds_left_alone = left_alone.map(str::to_owned).collect();
     cloudhub::Config {
-        link: NodeConfig { heartbeat, kinds_left_alone, ..NodeConfig::default() },
+        link: NodeConfig {
+            heartbeat,
+            kinds_left_alone,
+            memory_max: config.limits.session_memory,
+            ..NodeConfig::default()
+        },
         max_sessions: config.hub.node_limit,
+        memory_max: config.limits.memory,
+        retry_after: config.limits.retry_after,
+        drain: config.limits.drain,
         ..cloudhub::Config::default()
     }
 }

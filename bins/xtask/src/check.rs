@@ -53,6 +53,8 @@ const FEATURES: [(&str, &[&str]); 4] = [
             "cloudhub",
             "edgecontroller",
             "devicecontroller",
+            "election",
+            "monitor",
             "router",
             "standalone",
             "pki",

@@ -8,21 +8,21 @@ use kubeedge_core::{
     hub::NodeLink,
     id::NodeName,
     message::{FromNode, Request, Response, SessionState, ToNode},
-    pipe::Call,
+    pipe::{Call, Replier},
     transport::{Connection, Listener, Peer},
     wire::{Codec, Line},
 };
 use tokio::{
     sync::mpsc,
     task::{Id, JoinError, JoinSet},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
-    CloudHub, Config, Error, Inbox, Outbox,
-    session::{Admission, Ends, Session, now},
+    CloudHub, Config, Error, Gauges, Inbox, Outbox,
+    session::{Admission, Asked, Ends, Session, now},
 };
 
 /// Accepts connections, knows which session is a node's, and brings to it what is for the node.
@@ -38,6 +38,8 @@ pub(super) struct Driver {
     /// The one session of each node that has said hello.
     sessions: BTreeMap<NodeName, Ends>,
     last_session: u64,
+    last_request: u64,
+    gauges: Gauges,
     admission: mpsc::Sender<Admission>,
     admissions: mpsc::Receiver<Admission>,
 }
@@ -47,12 +49,15 @@ type Connections = SelectAll<BoxStream<'static, Result<Box<dyn Connection>, Erro
 /// How many connections one node may have at once: a session, its successor, and attempts that overlap.
 const CONNECTIONS_PER_NODE: usize = 8;
 
+/// How often some of the nodes are sent elsewhere when the part stops.
+const DRAIN_STEP: Duration = Duration::from_millis(10);
+
 /// How long sessions may take to say goodbye when the part stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Driver {
     pub(super) fn new(hub: CloudHub) -> Self {
-        let CloudHub { config, listeners, codec, inbox, outbox } = hub;
+        let CloudHub { config, listeners, codec, inbox, outbox, gauges } = hub;
         let (admission, admissions) = mpsc::channel(64);
         Self {
             config: Arc::new(config),
@@ -64,6 +69,8 @@ impl Driver {
             open: BTreeMap::new(),
             sessions: BTreeMap::new(),
             last_session: 0,
+            last_request: 0,
+            gauges,
             admission,
             admissions,
         }
@@ -100,12 +107,45 @@ impl Driver {
                 Some(call) = self.inbox.requests.recv() => self.handle_request(call),
             }
         };
+        if outcome.is_ok() {
+            self.drain().await;
+        }
         drop(guard);
         let all = async { while self.tasks.join_next().await.is_some() {} };
         if timeout(STOP_TIMEOUT, all).await.is_err() {
             warn!("some nodes did not take the goodbye in time");
         }
         outcome
+    }
+
+    /// Sends the nodes elsewhere, a few at a time. Nobody listens any more, so they do not come back here; reports that
+    /// are not in the API by then are sent again from where they come to be.
+    async fn drain(&mut self) {
+        self.connections = SelectAll::new();
+        let nodes = self.sessions.len();
+        let steps = (self.config.drain.as_millis() / DRAIN_STEP.as_millis()).max(1);
+        let each = nodes.div_ceil(usize::try_from(steps).unwrap_or(usize::MAX)).max(1);
+        if nodes > 0 {
+            info!(nodes, over = ?self.config.drain, "sending the nodes elsewhere");
+        }
+        let leave: Vec<_> = self.sessions.values().map(|session| session.leave.clone()).collect();
+        for some in leave.chunks(each) {
+            some.iter().for_each(CancellationToken::cancel);
+            let done = sleep(DRAIN_STEP);
+            tokio::pin!(done);
+            loop {
+                tokio::select! {
+                    () = &mut done => break,
+                    // What the API has by now is acknowledged, so that it is not sent again.
+                    Some(ToNode { node, message }) = self.inbox.acked.recv() => {
+                        if let Some(session) = self.sessions.get(&node) {
+                            let _ = session.acked.send(message);
+                        }
+                    }
+                    Some(done) = self.tasks.join_next_with_id() => self.handle_end(done),
+                }
+            }
+        }
     }
 
     fn handle_connection(&mut self, connection: Box<dyn Connection>, ended: &CancellationToken) {
@@ -124,14 +164,31 @@ impl Driver {
         self.last_session += 1;
         let number = self.last_session;
         let mut link = NodeLink::new(self.config.link.clone(), node.clone(), number, now());
-        if self.sessions.len() >= self.config.max_sessions && !self.sessions.contains_key(&node) {
-            warn!(%node, max_sessions = self.config.max_sessions, "too many sessions, a node is refused");
-            link.handle_refuse("the cloud has as many sessions as it takes", self.config.retry_after);
+        let account = self.gauges.open(number);
+        let full = if account.is_none() {
+            Some("the cloud has no memory for another session")
+        } else if self.sessions.len() >= self.config.max_sessions && !self.sessions.contains_key(&node) {
+            Some("the cloud has as many sessions as it takes")
+        } else {
+            None
+        };
+        if let Some(reason) = full {
+            warn!(%node, reason, "a node is refused");
+            self.gauges.note_refused();
+            link.handle_refuse(reason, self.config.retry_after);
         }
         let line = Line::new(connection, self.codec.clone());
-        let session =
-            Session::new(self.config.clone(), link, line, self.outbox.clone(), self.admission.clone());
-        let task = self.tasks.spawn(session.run(ended.clone()));
+        let leave = ended.child_token();
+        let session = Session::new(
+            self.config.clone(),
+            link,
+            line,
+            self.outbox.clone(),
+            account,
+            self.admission.clone(),
+            leave.clone(),
+        );
+        let task = self.tasks.spawn(Box::new(session).run(leave));
         self.open.insert(task.id(), (node, number));
     }
 
@@ -148,6 +205,7 @@ impl Driver {
             None => {}
         }
         self.sessions.insert(node.clone(), ends);
+        self.gauges.set_sessions(self.sessions.len());
         let _ = self.outbox.sessions.send(FromNode { node, message: SessionState::Online });
         let _ = admitted.send(());
     }
@@ -164,22 +222,26 @@ impl Driver {
         // The end of a session that was replaced says nothing about the node.
         if self.sessions.get(&node).is_some_and(|current| current.number == number) {
             self.sessions.remove(&node);
+            self.gauges.set_sessions(self.sessions.len());
             let _ = self.outbox.sessions.send(FromNode { node, message: SessionState::Offline });
         }
     }
 
     fn handle_request(&mut self, call: Call<ToNode<Request>, Response>) {
         let (ToNode { node, message }, replier) = call.split();
-        let refused = match self.sessions.get(&node) {
-            None => Some((replier, format!("node {node} is not connected"))),
-            Some(session) => session.requests.send((message, replier)).err().map(|error| {
-                let (_, replier) = error.into_message();
-                (replier, format!("node {node} has too many requests"))
-            }),
-        };
-        if let Some((replier, message)) = refused {
+        let refuse = |replier: Replier<Response>, message| {
             replier.answer(Response::Failed { code: 503, message });
+        };
+        let Some(session) = self.sessions.get(&node) else {
+            return refuse(replier, format!("node {node} is not connected"));
+        };
+        let (waiting, _) = session.requests.depth_and_coalesced();
+        if waiting >= self.config.link.calls_max {
+            return refuse(replier, format!("node {node} has too many requests"));
         }
+        self.last_request += 1;
+        // A session that has just ended drops it, which whoever asked is told.
+        let _ = session.requests.send(Asked { number: self.last_request, request: message, replier });
     }
 }
 

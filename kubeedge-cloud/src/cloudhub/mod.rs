@@ -40,9 +40,12 @@ use kubeedge_core::{
 use tokio_util::sync::CancellationToken;
 
 mod driver;
+mod gauges;
 mod session;
 #[cfg(test)]
 mod tests;
+
+pub use gauges::{Counts, Gauges, LaneCounts};
 
 /// The cloud's sessions with its nodes; see the [module](self).
 #[derive(Debug)]
@@ -52,6 +55,7 @@ pub struct CloudHub {
     codec: Arc<dyn Codec>,
     inbox: Inbox,
     outbox: Outbox,
+    gauges: Gauges,
 }
 
 /// What CloudHub goes by.
@@ -61,8 +65,13 @@ pub struct Config {
     pub link: NodeConfig,
     /// At most so many nodes have a session; further ones are refused. One that has a session can always renew it.
     pub max_sessions: usize,
-    /// How long a node that was refused because there are too many stays away.
+    /// About how many bytes all sessions may take together; a node for which there is no memory is refused.
+    pub memory_max: usize,
+    /// How long a node that was refused because there are too many stays away, and up to half as long again.
     pub retry_after: Duration,
+    /// Over which time the nodes are sent elsewhere when the part stops, so that they do not all come to another cloud at
+    /// once.
+    pub drain: Duration,
     /// How long a controller may take to say what it has for a node.
     pub snapshot_timeout: Duration,
     /// The pause before it is asked again. A controller that has just started needs seconds to list.
@@ -78,7 +87,9 @@ impl Default for Config {
         Self {
             link: NodeConfig::default(),
             max_sessions: 10_000,
+            memory_max: 1 << 30,
             retry_after: Duration::from_secs(30),
+            drain: Duration::from_secs(1),
             snapshot_timeout: Duration::from_secs(10),
             snapshot_retry: Duration::from_secs(1),
             query_timeout: Duration::from_secs(10),
@@ -209,7 +220,13 @@ pub enum Error {
 impl CloudHub {
     /// Creates the part.
     pub fn new(config: Config, listeners: Vec<Box<dyn Listener>>, inbox: Inbox, outbox: Outbox) -> Self {
-        Self { config, listeners, codec: Arc::new(Native), inbox, outbox }
+        let gauges = Gauges::new(config.memory_max);
+        Self { config, listeners, codec: Arc::new(Native), inbox, outbox, gauges }
+    }
+
+    /// What it says of itself, also while it runs.
+    pub fn gauges(&self) -> Gauges {
+        self.gauges.clone()
     }
 
     /// Speaks another wire format than [`Native`].
@@ -219,7 +236,7 @@ impl CloudHub {
         self
     }
 
-    /// Runs until `stop`; then says goodbye to the nodes.
+    /// Runs until `stop`; then takes no more nodes, and sends those that it has elsewhere, each with a goodbye.
     ///
     /// # Errors
     /// If a listener ends.

@@ -16,7 +16,7 @@ use kubeedge_core::{
         Acked, Answer, Delivered, Delivery, FromNode, Lane, Object, ObjectEvent, ObjectRef, Query, Report,
         ReportKey, Request, Response, Upload, UploadedEvent, UploadedPublish,
     },
-    pipe::{self, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender, Replier, SendError},
+    pipe::{self, Caller, LatestReceiver, LatestSender, Replier, SendError},
     wire::{Line, LineEvent},
 };
 use tokio::{
@@ -26,7 +26,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Config, Outbox};
+use super::{Config, Outbox, gauges::Account};
 
 /// One connection of a node, from its hello to its end: performs what [`NodeLink`] decides.
 pub(super) struct Session {
@@ -34,12 +34,14 @@ pub(super) struct Session {
     link: NodeLink,
     line: Line,
     outbox: Arc<Outbox>,
+    /// `None` if there was no memory for it, and it only says so.
+    account: Option<Account>,
     admission: mpsc::Sender<Admission>,
     ends: Option<Ends>,
     objects: LatestReceiver<ObjectRef, ObjectEvent>,
     acked: LatestReceiver<ReportKey, Acked<ReportKey>>,
     taken: LatestReceiver<Delivery, Delivery>,
-    requests: EventReceiver<(Request, Replier<Response>)>,
+    requests: LatestReceiver<u64, Asked>,
     replaced: CancellationToken,
     snapshot: FuturesUnordered<BoxFuture<'static, Option<Vec<Object>>>>,
     asked: FuturesUnordered<BoxFuture<'static, (u64, Answer)>>,
@@ -48,6 +50,14 @@ pub(super) struct Session {
     events: VecDeque<Delivered<UploadedEvent>>,
     messages: VecDeque<Delivered<UploadedPublish>>,
     ended: Option<String>,
+}
+
+/// A question for the node, and where its answer goes. Each is a key of its own in its pipe: a pipe for occurrences
+/// makes room for dozens at once, and most sessions are never asked.
+pub(super) struct Asked {
+    pub(super) number: u64,
+    pub(super) request: Request,
+    pub(super) replier: Replier<Response>,
 }
 
 /// A session asks to become the one of its node.
@@ -64,8 +74,10 @@ pub(super) struct Ends {
     pub(super) objects: LatestSender<ObjectRef, ObjectEvent>,
     pub(super) acked: LatestSender<ReportKey, Acked<ReportKey>>,
     pub(super) taken: LatestSender<Delivery, Delivery>,
-    pub(super) requests: EventSender<(Request, Replier<Response>)>,
+    pub(super) requests: LatestSender<u64, Asked>,
     pub(super) replaced: CancellationToken,
+    /// Ends the session because the cloud stops.
+    pub(super) leave: CancellationToken,
 }
 
 /// How long a connection may take to close with its last words.
@@ -84,13 +96,15 @@ impl Session {
         link: NodeLink,
         line: Line,
         outbox: Arc<Outbox>,
+        account: Option<Account>,
         admission: mpsc::Sender<Admission>,
+        leave: CancellationToken,
     ) -> Self {
         let (objects_tx, objects) =
             pipe::latest("session objects", |event: &ObjectEvent| event.key().clone());
         let (acked_tx, acked) = pipe::latest("session acked", |acked: &Acked<ReportKey>| acked.key.clone());
         let (taken_tx, taken) = pipe::latest("session taken", |delivery: &Delivery| *delivery);
-        let (requests_tx, requests) = pipe::events("session requests", config.link.calls_max);
+        let (requests_tx, requests) = pipe::latest("session requests", |asked: &Asked| asked.number);
         let replaced = CancellationToken::new();
         let ends = Ends {
             number: link.session(),
@@ -99,12 +113,14 @@ impl Session {
             taken: taken_tx,
             requests: requests_tx,
             replaced: replaced.clone(),
+            leave,
         };
         Self {
             config,
             link,
             line,
             outbox,
+            account,
             admission,
             ends: Some(ends),
             objects,
@@ -121,7 +137,8 @@ impl Session {
         }
     }
 
-    pub(super) async fn run(mut self, stop: CancellationToken) {
+    /// Boxed, because an async function has a second place for what it is given.
+    pub(super) async fn run(mut self: Box<Self>, stop: CancellationToken) {
         loop {
             self.perform_all();
             if self.ended.is_some() {
@@ -140,7 +157,7 @@ impl Session {
                 Some(acked) = self.acked.recv() => self.link.handle_acked(&acked),
                 Some(delivery) = self.taken.recv() => self.link.handle_taken(delivery),
                 Some(event) = self.objects.recv() => self.link.handle_downstream(event),
-                Some((request, replier)) = self.requests.recv() => {
+                Some(Asked { request, replier, .. }) = self.requests.recv() => {
                     let id = self.link.handle_request(request, self.config.request_timeout, now());
                     self.asking.insert(id, replier);
                 }
@@ -153,6 +170,18 @@ impl Session {
 
     fn perform_all(&mut self) {
         self.pass_uploads();
+        self.perform_outputs();
+        if let Some(account) = &mut self.account
+            && self.ended.is_none()
+            && !account.note(&self.link, self.line.take_carried())
+        {
+            self.link
+                .handle_refuse("the cloud has no memory for what the session needs", self.config.retry_after);
+            self.perform_outputs();
+        }
+    }
+
+    fn perform_outputs(&mut self) {
         loop {
             while let Some(output) = self.link.poll_output() {
                 self.perform(output);
@@ -271,7 +300,7 @@ impl Session {
         }
     }
 
-    async fn close(mut self) {
+    async fn close(mut self: Box<Self>) {
         let reason = self.ended.take().unwrap_or_default();
         let node = self.link.peer();
         if self.ends.is_none() {
@@ -279,9 +308,9 @@ impl Session {
         } else {
             warn!(%node, path = self.line.path(), reason, "a connection ended before its session began");
         }
-        while let Some((_, replier)) = self.requests.try_recv() {
+        while let Some(asked) = self.requests.try_recv() {
             let message = format!("node {node} has disconnected");
-            replier.answer(Response::Failed { code: 503, message });
+            asked.replier.answer(Response::Failed { code: 503, message });
         }
         let last_words = std::iter::from_fn(|| self.link.poll_transmit(Lane::Heartbeat, now())).collect();
         let _ = timeout(CLOSE_TIMEOUT, self.line.close(last_words, reason)).await;

@@ -17,12 +17,15 @@ use kubeedge_core::{
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{CloudHub, Config, Error, Outside, pipes};
+use super::{CloudHub, Config, Error, Gauges, Outside, pipes};
+
+mod limits;
 
 /// CloudHub in its running, with nodes that a test plays by hand.
 struct Stage {
     network: MemoryNetwork,
     outside: Outside,
+    gauges: Gauges,
     stop: CancellationToken,
     part: JoinHandle<Result<(), Error>>,
 }
@@ -33,8 +36,9 @@ impl Stage {
         let (inbox, outbox, outside) = pipes();
         let stop = CancellationToken::new();
         let hub = CloudHub::new(config, vec![Box::new(listener)], inbox, outbox);
+        let gauges = hub.gauges();
         let part = tokio::spawn(hub.run(stop.clone()));
-        Self { network, outside, stop, part }
+        Self { network, outside, gauges, stop, part }
     }
 
     async fn connect(&self, name: &str) -> Box<dyn Connection> {

@@ -108,6 +108,14 @@ impl<K: Ord + Clone, V> Writes<K, V> {
         self.entries.get_mut(key)?.waiting.take()
     }
 
+    /// Takes back what waits for all keys that `of` picks; writes in flight go on.
+    #[cfg(any(test, feature = "edgecontroller"))]
+    pub(crate) fn withdraw_all(&mut self, of: impl Fn(&K) -> bool) {
+        for (_, entry) in self.entries.iter_mut().filter(|(key, _)| of(key)) {
+            entry.waiting = None;
+        }
+    }
+
     /// The next value to write, if one may be written. Each must be followed by [`succeeded`](Self::succeeded)
     /// or [`failed`](Self::failed).
     pub(crate) fn poll_write(&mut self, now: Instant) -> Option<(K, V)> {

@@ -1,19 +1,23 @@
+use std::collections::BTreeMap;
+
 use futures::{
     FutureExt, StreamExt,
     future::BoxFuture,
-    stream::{BoxStream, FuturesUnordered, SelectAll},
+    stream::{self, BoxStream, FuturesUnordered, SelectAll},
 };
 use jiff::Timestamp;
 use kubeedge_core::{
     id::NodeName,
-    message::{Answer, FromNode, Object, ObjectRef, Query, UploadedEvent},
+    message::{Answer, FromNode, Object, ObjectRef, Query, SessionState, UploadedEvent},
     pipe::{Call, Replier},
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Config, EdgeController, Inbox, Outbox,
     autonomy::Policy,
+    ownership::{self, Claim, Renewed},
     requests,
     state::{Output, Plan, State, WATCHED, Wanted, WriteKey},
 };
@@ -41,17 +45,19 @@ pub(super) struct Driver {
     changes: SelectAll<BoxStream<'static, Change>>,
     writing: FuturesUnordered<BoxFuture<'static, WriteEnded>>,
     tolerating: FuturesUnordered<BoxFuture<'static, (ObjectRef, Outcome)>>,
-    renewing: FuturesUnordered<BoxFuture<'static, (NodeName, Outcome)>>,
+    renewing: FuturesUnordered<BoxFuture<'static, (NodeName, Renewed)>>,
+    /// The nodes that are this cloud's.
+    claims: BTreeMap<NodeName, Claim>,
     asked: FuturesUnordered<BoxFuture<'static, ()>>,
-    absent: FuturesUnordered<BoxFuture<'static, Vec<NodeName>>>,
+    absent: BoxStream<'static, (Vec<NodeName>, Timestamp)>,
     waiting: Vec<(NodeName, Replier<Vec<Object>>)>,
-    started: Timestamp,
     denials: Denials,
+    listed: watch::Sender<bool>,
 }
 
 impl Driver {
     pub(super) fn new(part: EdgeController) -> Self {
-        let EdgeController { config, client, inbox, outbox, denials, sight } = part;
+        let EdgeController { config, client, inbox, outbox, denials, sight, listed, leads } = part;
         let backoff = Backoff { first: config.retry_first, max: config.retry_max };
         let timing = Timing { backoff, ..Timing::default() };
         let changes = WATCHED.map(|kind| watch_in(client.clone(), kind, timing, sight.clone()).boxed());
@@ -62,11 +68,12 @@ impl Driver {
             writing: FuturesUnordered::new(),
             tolerating: FuturesUnordered::new(),
             renewing: FuturesUnordered::new(),
+            claims: BTreeMap::new(),
             asked: FuturesUnordered::new(),
-            absent: FuturesUnordered::from_iter([absent(api.clone(), config.clone()).boxed()]),
+            absent: absent(api.clone(), config.clone(), leads),
             waiting: Vec::new(),
-            started: Timestamp::now(),
             denials,
+            listed,
             config,
             api,
             inbox,
@@ -81,13 +88,11 @@ impl Driver {
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(change) = self.changes.next() => self.state.handle_change(change),
-                Some(session) = self.inbox.sessions.recv() => {
-                    self.state.handle_session(session, now(), Timestamp::now());
-                }
+                Some(session) = self.inbox.sessions.recv() => self.handle_session(session),
                 Some(report) = self.inbox.statuses.recv() => {
                     // A session is told of before its first report is: so it is known before the report is judged.
                     while let Some(session) = self.inbox.sessions.try_recv() {
-                        self.state.handle_session(session, now(), Timestamp::now());
+                        self.handle_session(session);
                     }
                     self.state.handle_report(report, now());
                 }
@@ -101,11 +106,9 @@ impl Driver {
                     }
                     self.state.handle_written(key, wanted, outcome, now());
                 }
-                Some((node, outcome)) = self.renewing.next() => {
-                    self.state.handle_renewed(node, outcome, now());
-                }
-                Some(nodes) = self.absent.next() => {
-                    self.state.handle_edge_nodes(nodes, self.started, now());
+                Some((node, renewed)) = self.renewing.next() => self.handle_renewed(node, renewed),
+                Some((nodes, since)) = self.absent.next() => {
+                    self.state.handle_edge_nodes(nodes, since, now());
                 }
                 Some(()) = self.asked.next() => {}
                 () = sleep_until(self.state.poll_timeout()) => {}
@@ -118,9 +121,11 @@ impl Driver {
     fn perform(&mut self) {
         while let Some(job) = self.state.poll_write(now()) {
             let (api, denials) = (self.api.clone(), self.denials.clone());
+            let config = self.config.clone();
             self.writing.push(
                 async move {
-                    let (outcome, policy) = requests::write(&api, &job.key.0, &job.write, &denials).await;
+                    let (outcome, policy) =
+                        requests::write(&api, &job.key.0, &job.write, &denials, &config).await;
                     (job.key, job.wanted, outcome, policy)
                 }
                 .boxed(),
@@ -138,10 +143,11 @@ impl Driver {
         }
         while let Some(node) = self.state.poll_renewal(now()) {
             let (api, config) = (self.api.clone(), self.config.clone());
+            let claim = self.claims.get(&node).cloned();
             self.renewing.push(
                 async move {
-                    let outcome = requests::renew(&api, &node, &config).await;
-                    (node, outcome)
+                    let renewed = ownership::renew(&api, &node, &config, claim.as_ref()).await;
+                    (node, renewed)
                 }
                 .boxed(),
             );
@@ -159,6 +165,27 @@ impl Driver {
         self.answer_waiting();
     }
 
+    fn handle_session(&mut self, session: FromNode<SessionState>) {
+        // A new session takes the node anew, from whichever cloud has had it meanwhile.
+        self.claims.remove(&session.node);
+        self.state.handle_session(session, now(), Timestamp::now());
+    }
+
+    fn handle_renewed(&mut self, node: NodeName, renewed: Renewed) {
+        match renewed {
+            Renewed::Held(claim) => {
+                self.claims.insert(node.clone(), claim);
+                self.state.handle_renewed(node, Outcome::Done, now());
+            }
+            Renewed::Failed(outcome) => self.state.handle_renewed(node, outcome, now()),
+            Renewed::Lost(by) => {
+                tracing::info!(%node, by, "the node has its session with another cloud");
+                self.claims.remove(&node);
+                self.state.handle_lost(&node);
+            }
+        }
+    }
+
     fn handle_snapshot(&mut self, call: Call<NodeName, Vec<Object>>) {
         if self.waiting.len() >= WAITING_AT_ONCE {
             self.waiting.retain(|(_, reply)| !reply.is_withdrawn());
@@ -171,6 +198,7 @@ impl Driver {
     /// Answers once it is known what exists: an empty snapshot would delete everything at the edge.
     fn answer_waiting(&mut self) {
         if self.state.is_complete() {
+            self.listed.send_if_modified(|listed| !std::mem::replace(listed, true));
             for (node, reply) in self.waiting.drain(..) {
                 reply.answer(self.state.snapshot(&node));
             }
@@ -204,17 +232,41 @@ impl Driver {
     }
 }
 
-/// Waits until every edge that is there had time to connect, and says which edge nodes there are.
-async fn absent(api: Api, config: Config) -> Vec<NodeName> {
-    tokio::time::sleep(config.absent_grace).await;
+/// Says which edge nodes there are, and since when those without a session are away: once, when every edge that is there
+/// had time to connect; and again and again while this cloud leads others, which may end and leave their nodes behind.
+fn absent(
+    api: Api,
+    config: Config,
+    leads: Option<watch::Receiver<bool>>,
+) -> BoxStream<'static, (Vec<NodeName>, Timestamp)> {
+    let started = Timestamp::now();
     let backoff = Backoff { first: config.retry_first, max: config.retry_max };
-    let mut failures = 0;
-    loop {
-        match requests::edge_nodes(&api).await {
-            Ok(nodes) => return nodes,
-            Err(error) => tracing::debug!(%error, "the edge nodes could not be listed"),
+    stream::unfold((api, leads, Some(started)), move |(api, leads, first)| {
+        let config = config.clone();
+        async move {
+            if first.is_none() && leads.is_none() {
+                return None;
+            }
+            let mut failures = 0;
+            tokio::time::sleep(config.absent_grace).await;
+            loop {
+                let looks = first.is_some() || leads.as_ref().is_some_and(|leads| *leads.borrow());
+                let wait = if looks {
+                    match requests::edge_nodes(&api).await {
+                        Ok(nodes) => {
+                            let since = first.unwrap_or_else(Timestamp::now);
+                            return Some(((nodes, since), (api, leads, None)));
+                        }
+                        Err(error) => tracing::debug!(%error, "the edge nodes could not be listed"),
+                    }
+                    failures += 1;
+                    backoff.after(failures - 1)
+                } else {
+                    config.absent_grace
+                };
+                tokio::time::sleep(wait).await;
+            }
         }
-        tokio::time::sleep(backoff.after(failures)).await;
-        failures += 1;
-    }
+    })
+    .boxed()
 }

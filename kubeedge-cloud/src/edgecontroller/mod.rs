@@ -26,6 +26,7 @@
 mod autonomy;
 mod driver;
 mod mirror;
+mod ownership;
 mod requests;
 mod state;
 mod status;
@@ -53,6 +54,9 @@ use crate::{authorization::Denials, controller::Sight};
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// What this cloud is called among those that serve the same API; each has to have another name. A node's Lease bears
+    /// the name of the cloud that has its session.
+    pub identity: String,
     /// How often a connected node's Lease is renewed. 10 s, as the kubelet does.
     pub lease_interval: Duration,
     /// How long a Lease holds. 40 s, as the kubelet has it, so that Kubernetes' own controllers agree.
@@ -72,6 +76,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            identity: "cloudcore".to_owned(),
             lease_interval: Duration::from_secs(10),
             lease_duration: Duration::from_secs(40),
             absent_grace: Duration::from_secs(40),
@@ -169,13 +174,24 @@ pub struct EdgeController {
     outbox: Outbox,
     denials: Denials,
     sight: Sight,
+    listed: watch::Sender<bool>,
+    leads: Option<watch::Receiver<bool>>,
 }
 
 impl EdgeController {
     /// Creates the part. `client` may lead to any API server: it needs to read, watch and write what the
     /// [module](self) names.
     pub fn new(config: Config, client: Client, inbox: Inbox, outbox: Outbox) -> Self {
-        Self { config, client, inbox, outbox, denials: Denials::default(), sight: Sight::default() }
+        Self {
+            config,
+            client,
+            inbox,
+            outbox,
+            denials: Denials::default(),
+            sight: Sight::default(),
+            listed: watch::Sender::default(),
+            leads: None,
+        }
     }
 
     /// What nodes were refused so far, for metrics; to be taken before [`EdgeController::run`].
@@ -189,6 +205,19 @@ impl EdgeController {
     /// their sessions and what they have.
     pub fn unwatched(&self) -> watch::Receiver<BTreeMap<&'static str, String>> {
         self.sight.subscribe()
+    }
+
+    /// Serves one API together with other clouds. Each writes what its own nodes report; while `leads` says so, this one
+    /// also looks for nodes whose cloud has ended and that have not come to another.
+    #[must_use]
+    pub fn with_leadership(mut self, leads: watch::Receiver<bool>) -> Self {
+        self.leads = Some(leads);
+        self
+    }
+
+    /// Whether it knows what exists, so that nodes can be served; to be taken before [`EdgeController::run`].
+    pub fn listed(&self) -> watch::Receiver<bool> {
+        self.listed.subscribe()
     }
 
     /// Runs until `stop` is cancelled. Writes in flight are given up then; edges report again what was not

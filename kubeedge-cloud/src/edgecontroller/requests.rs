@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::{
     Config,
     autonomy::Policy,
-    mirror,
-    state::{EVENTS, LEASES, NODES, PODS, SERVICE_ACCOUNTS, Write},
+    mirror, ownership,
+    state::{EVENTS, NODES, PODS, SERVICE_ACCOUNTS, Write},
     status,
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Where the Leases of nodes are (KEP-589).
-const LEASE_NAMESPACE: &str = "kube-node-lease";
+pub(super) const LEASE_NAMESPACE: &str = "kube-node-lease";
 
 /// Makes a write about `node`.
 ///
@@ -33,9 +33,10 @@ pub(super) async fn write(
     node: &NodeName,
     write: &Write,
     denials: &Denials,
+    config: &Config,
 ) -> (Outcome, Option<Policy>) {
     let mut policy = None;
-    (make(api, node, write, denials, &mut policy).await, policy)
+    (make(api, node, write, denials, config, &mut policy).await, policy)
 }
 
 async fn make(
@@ -43,6 +44,7 @@ async fn make(
     node: &NodeName,
     write: &Write,
     denials: &Denials,
+    config: &Config,
     policy: &mut Option<Policy>,
 ) -> Outcome {
     let written = match write {
@@ -52,7 +54,7 @@ async fn make(
             }
             Err(why) => return Outcome::Refused(why),
         },
-        Write::Away { since } => write_away(api, node, *since).await,
+        Write::Away { since } => write_away(api, node, *since, config).await,
         Write::PodStatus { pod, report, status } => {
             let existing: Value = serde_json::from_slice(&pod.json).unwrap_or_default();
             match status::pod_status(&existing, &report.uid, status, Timestamp::now()) {
@@ -94,7 +96,11 @@ async fn write_node(api: &Api, node: &NodeName, report: &Value) -> Result<Value,
     Ok(existing)
 }
 
-async fn write_away(api: &Api, node: &NodeName, since: Timestamp) -> Result<(), Error> {
+async fn write_away(api: &Api, node: &NodeName, since: Timestamp, config: &Config) -> Result<(), Error> {
+    if ownership::is_elsewhere(api, node, config).await? {
+        tracing::debug!(%node, "the node has its session with another cloud");
+        return Ok(());
+    }
     let place = node_place(node);
     let existing = api.value(place).await?;
     if let Some(patch) = status::node_away(&existing, since, Timestamp::now()) {
@@ -130,47 +136,6 @@ async fn is_deleting(api: &Api, pod: &ObjectRef, uid: &str) -> Result<bool, Erro
         tracing::warn!(%pod, "the edge says that the pod is gone, but nobody asked to delete it; it stays");
     }
     Ok(same && deleting)
-}
-
-/// Renews the node's Lease, or creates it.
-pub(super) async fn renew(api: &Api, node: &NodeName, config: &Config) -> Outcome {
-    let place = Place { kind: LEASES, namespace: LEASE_NAMESPACE, name: node.as_str() };
-    let now = status::micros(Timestamp::now());
-    let mut spec = json!({
-        "holderIdentity": node.as_str(),
-        "leaseDurationSeconds": config.lease_duration.as_secs(),
-        "renewTime": now,
-    });
-    let renewed = match api.merge(place, "", &json!({ "spec": spec })).await {
-        Err(error) if error.is_missing() => {
-            spec["acquireTime"] = now.into();
-            create_lease(api, node, place, spec).await
-        }
-        other => other.map(drop),
-    };
-    match renewed {
-        Ok(()) => Outcome::Done,
-        // The Node, or the namespace, will exist later.
-        Err(error) if error.is_missing() => Outcome::Retry(error.to_string()),
-        Err(error) => error.into(),
-    }
-}
-
-async fn create_lease(api: &Api, node: &NodeName, place: Place<'_>, spec: Value) -> Result<(), Error> {
-    let owner = api.get(node_place(node)).await?;
-    let lease = json!({
-        "apiVersion": LEASES.api_version,
-        "kind": LEASES.kind,
-        "metadata": {
-            "name": place.name,
-            "namespace": place.namespace,
-            "ownerReferences": [{
-                "apiVersion": "v1", "kind": "Node", "name": node.as_str(), "uid": owner.uid.as_str(),
-            }],
-        },
-        "spec": spec,
-    });
-    api.create(place, &lease).await.map(drop)
 }
 
 /// Answers a node's question from the API.

@@ -121,6 +121,8 @@ pub(super) enum Output {
 #[derive(Debug)]
 struct Session {
     online: bool,
+    /// Whether another cloud has a newer one.
+    lost: bool,
     /// A report that came after the session ended; it holds once there is a session again.
     held: Option<Delivered<Report>>,
     /// What the API took last of the node in this session.
@@ -191,6 +193,10 @@ impl State {
     pub(super) fn handle_report(&mut self, from: FromNode<Delivered<Report>>, now: Instant) {
         let FromNode { node, message } = from;
         let session = self.sessions.get_mut(&node).filter(|session| !session.online);
+        if session.as_ref().is_some_and(|session| session.lost) {
+            // Another cloud has the node, and is told of everything that is not acknowledged here.
+            return;
+        }
         match (&message.message, session) {
             (Report::Node(_), Some(session)) => session.held = Some(message),
             (Report::Node(_), None) | (Report::Pod(_) | Report::Mirror(_), _) => {
@@ -210,13 +216,14 @@ impl State {
         let waiting = self.reports.withdraw(&key);
         let session = self.sessions.entry(node.clone()).or_insert(Session {
             online: false,
+            lost: false,
             held: None,
             taken: None,
             policy: None,
         });
         match message {
             SessionState::Online => {
-                session.online = true;
+                (session.online, session.lost) = (true, false);
                 let held = session.held.take().map(Wanted::Report);
                 let waiting = waiting.filter(|wanted| matches!(wanted, Wanted::Report(_)));
                 if let Some(wanted) = waiting.or(held) {
@@ -224,6 +231,7 @@ impl State {
                 }
                 self.leases.put(node, (), now);
             }
+            SessionState::Offline if session.lost => {}
             SessionState::Offline => {
                 session.online = false;
                 session.taken = None;
@@ -236,11 +244,21 @@ impl State {
         }
     }
 
-    /// Takes the names of all edge nodes, some time after the start at `since`: those that never had a session
-    /// since are away.
+    /// Takes that another cloud has a newer session of the node: nothing of it is written or acknowledged here any more. The
+    /// end of the session here, which is still to come, says nothing about the node.
+    pub(super) fn handle_lost(&mut self, node: &NodeName) {
+        self.leases.succeeded(node);
+        self.reports.withdraw_all(|(of, _)| of == node);
+        if let Some(session) = self.sessions.get_mut(node) {
+            *session = Session { online: false, lost: true, held: None, taken: None, policy: None };
+        }
+    }
+
+    /// Takes the names of all edge nodes: those that have had no session here are away since `since`, unless another
+    /// cloud has them, which is looked up before that is written.
     pub(super) fn handle_edge_nodes(&mut self, nodes: Vec<NodeName>, since: Timestamp, now: Instant) {
         for node in nodes {
-            if !self.sessions.contains_key(&node) {
+            if self.sessions.get(&node).is_none_or(|session| session.lost) {
                 self.reports.put((node, ReportKey::Node), Wanted::Away { since }, now);
             }
         }
@@ -258,7 +276,8 @@ impl State {
                 self.settle(key, wanted);
             }
             Outcome::Retry(why) => {
-                let outdated = matches!(wanted, Wanted::Away { .. }) && self.is_online(&key.0);
+                let outdated = matches!(wanted, Wanted::Away { .. }) && self.is_online(&key.0)
+                    || self.sessions.get(&key.0).is_some_and(|session| session.lost);
                 if outdated {
                     self.reports.succeeded(&key);
                 } else {

@@ -18,7 +18,8 @@ pub struct Flow {
 impl Default for Flow {
     fn default() -> Self {
         Self {
-            window_items: 128,
+            // A thousand objects take two round trips, which are half a second on a satellite.
+            window_items: 512,
             window_bytes: 1 << 20,
             retry_after: Duration::from_secs(1),
             retry_after_max: Duration::from_secs(30),
@@ -90,6 +91,12 @@ pub struct NodeConfig {
     pub inventory_max: usize,
     /// How many requests to the edge, and queries of the edge, wait for an answer at most.
     pub calls_max: usize,
+    /// How many bytes an edge may have on their way that are not acknowledged, over all lanes. An edge keeps to the
+    /// windows of [`EdgeConfig`], which allow 11 MiB at most.
+    pub unacked_bytes_max: usize,
+    /// How much memory a session may take of which no other has a part: the names of what waits for the edge, what it
+    /// holds while both compare, and what it has sent and nobody has stored.
+    pub memory_max: usize,
     /// How long an edge that was refused for what it is, not for what the cloud is busy with, stays away.
     pub refused_for: Duration,
     /// Kinds for which no controller of this cloud speaks: what an edge holds of them is not taken from it, though
@@ -105,6 +112,8 @@ impl Default for NodeConfig {
             hello_timeout: Duration::from_secs(10),
             inventory_max: 100_000,
             calls_max: 64,
+            unacked_bytes_max: 16 << 20,
+            memory_max: 48 << 20,
             refused_for: Duration::from_secs(60),
             kinds_left_alone: Vec::new(),
         }

@@ -208,6 +208,37 @@ impl Payload {
     }
 }
 
+impl Frame {
+    /// About how many bytes a question or answer that waits takes.
+    pub(super) fn question_weight(&self) -> usize {
+        let content = match self {
+            Self::Answer { answer: Answer::Refused(text), .. } => text.len(),
+            // The object is shared with the controllers.
+            Self::Answer { answer: Answer::Object(_) | Answer::NotFound, .. } => 0,
+            Self::Answer { answer: Answer::Token(token), .. } => token.token.len(),
+            Self::Request { request: Request::Logs(_), .. } => 0,
+            Self::Request { request: Request::Service(request), .. } => {
+                request.body.len() + request.path.len()
+            }
+            Self::Request { request: Request::Publish(publish), .. } => publish.size(),
+            Self::Hello(_)
+            | Self::Welcome(_)
+            | Self::Refusal { .. }
+            | Self::Ping(_)
+            | Self::Pong(_)
+            | Self::Ack(_)
+            | Self::InventoryRequest { .. }
+            | Self::InventoryPart(_)
+            | Self::Synchronized
+            | Self::Item(_)
+            | Self::Query { .. }
+            | Self::Response { .. }
+            | Self::Goodbye { .. } => 0,
+        };
+        ENVELOPE + content
+    }
+}
+
 /// About how many bytes a message takes on the wire; what windows count.
 pub(super) trait Weight {
     fn weight(&self) -> usize;

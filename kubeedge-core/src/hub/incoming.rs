@@ -8,9 +8,19 @@ use crate::message::Lane;
 pub(super) struct Incoming<K> {
     /// Every number up to and including this one is durable.
     upto: u64,
-    /// Numbers seen beyond: `None` is durable, else what has to become durable, and its delivery's number.
-    beyond: BTreeMap<u64, Option<(K, u64)>>,
+    /// Numbers seen beyond: `None` is durable, else what has to become durable.
+    beyond: BTreeMap<u64, Option<Undurable<K>>>,
+    /// What those that have to become durable weigh.
+    weight: usize,
     ack_due: bool,
+}
+
+/// What has to become durable.
+#[derive(Debug)]
+struct Undurable<K> {
+    key: K,
+    delivery: u64,
+    weight: usize,
 }
 
 /// Whether an item has been seen before.
@@ -29,7 +39,12 @@ pub(super) struct OutOfWindow {
 
 impl<K: Ord> Incoming<K> {
     pub(super) fn new() -> Self {
-        Self { upto: 0, beyond: BTreeMap::new(), ack_due: false }
+        Self { upto: 0, beyond: BTreeMap::new(), weight: 0, ack_due: false }
+    }
+
+    /// About how many bytes have come and are not durable.
+    pub(super) fn weight(&self) -> usize {
+        self.weight
     }
 
     /// Looks at an item's number; a repetition of what is durable has its acknowledgement repeated.
@@ -45,8 +60,9 @@ impl<K: Ord> Incoming<K> {
     }
 
     /// Notes what was delivered to a part under this number.
-    pub(super) fn deliver(&mut self, seq: u64, key: K, number: u64) {
-        self.beyond.insert(seq, Some((key, number)));
+    pub(super) fn deliver(&mut self, seq: u64, key: K, delivery: u64, weight: usize) {
+        self.weight += weight;
+        self.beyond.insert(seq, Some(Undurable { key, delivery, weight }));
     }
 
     /// Notes that there is nothing to deliver under this number.
@@ -59,8 +75,10 @@ impl<K: Ord> Incoming<K> {
     pub(super) fn handle_durable(&mut self, key: &K, number: u64) {
         let mut changed = false;
         for waiting in self.beyond.values_mut() {
-            if matches!(waiting, Some((of, delivered)) if of == key && *delivered <= number) {
-                *waiting = None;
+            if let Some(durable) =
+                waiting.take_if(|waiting| waiting.key == *key && waiting.delivery <= number)
+            {
+                self.weight -= durable.weight;
                 changed = true;
             }
         }
@@ -73,6 +91,10 @@ impl<K: Ord> Incoming<K> {
         while let Some(None) = self.beyond.get(&(self.upto + 1)) {
             self.upto += 1;
             self.beyond.remove(&self.upto);
+        }
+        if self.beyond.is_empty() {
+            // A map keeps room for what it had, and most lanes are idle.
+            self.beyond = BTreeMap::new();
         }
         self.ack_due = true;
     }

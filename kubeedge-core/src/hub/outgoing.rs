@@ -23,6 +23,7 @@ pub(super) struct Outgoing<K, V> {
     last_seq: u64,
     again: BTreeSet<u64>,
     retry: Option<Retry>,
+    resends: u64,
 }
 
 #[derive(Debug)]
@@ -63,6 +64,7 @@ impl<K: Ord + Clone, V: Clone + Weight> Outgoing<K, V> {
             last_seq: 0,
             again: BTreeSet::new(),
             retry: None,
+            resends: 0,
         }
     }
 
@@ -74,6 +76,16 @@ impl<K: Ord + Clone, V: Clone + Weight> Outgoing<K, V> {
     /// About how many bytes the values of these keys take.
     pub(super) fn weight(&self) -> usize {
         self.weight
+    }
+
+    /// How many items were sent again.
+    pub(super) fn resends(&self) -> u64 {
+        self.resends
+    }
+
+    /// When the item that was sent least recently was sent; it is not acknowledged.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.flights.values().map(|flight| flight.sent).min()
     }
 
     pub(super) fn set(&mut self, key: K, value: V) {
@@ -161,6 +173,17 @@ impl<K: Ord + Clone, V: Clone + Weight> Outgoing<K, V> {
 
     fn remove(&mut self, key: &K) {
         self.weight -= self.slots.remove(key).map_or(0, |slot| slot.value.weight());
+        if self.slots.is_empty() {
+            self.shrink();
+        }
+    }
+
+    /// Gives back the memory in which there is nothing: most lanes of most sessions are idle.
+    fn shrink(&mut self) {
+        (self.slots, self.queue, self.again) = (BTreeMap::new(), VecDeque::new(), BTreeSet::new());
+        if self.flights.is_empty() {
+            self.flights = BTreeMap::new();
+        }
     }
 
     /// A session is over: what was in flight is queued again, before what was queued, for the next session. Gives the
@@ -194,6 +217,7 @@ impl<K: Ord + Clone, V: Clone + Weight> Outgoing<K, V> {
         retry.at = now + retry.after;
         if let Some((seq, _)) = self.flights.iter().min_by_key(|(seq, flight)| (flight.sent, **seq)) {
             self.again.insert(*seq);
+            self.resends += 1;
         }
     }
 }

@@ -100,6 +100,14 @@ impl Backoff {
         pause - pause / 4 * (self.random() % 1024) as u32 / 1024
     }
 
+    /// A pause that is longer than asked for, by up to a half.
+    pub(super) fn spread(&mut self, pause: Duration) -> Duration {
+        if pause.is_zero() {
+            return pause;
+        }
+        pause + pause / 2 * (self.random() % 1024) as u32 / 1024
+    }
+
     /// SplitMix64 (Steele, Lea, Flood 2014): one addition and a few shifts, good enough to spread nodes.
     pub(super) fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);

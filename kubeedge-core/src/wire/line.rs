@@ -24,6 +24,16 @@ pub struct Line {
     codec: Arc<dyn Codec>,
     receiving: Receiving,
     sending: [Option<Sending>; Lane::ALL.len()],
+    carried: Carried,
+}
+
+/// Bytes of frames that a [`Line`] has carried, by the lanes' numbers.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Carried {
+    /// Given to the transport.
+    pub sent: [u64; Lane::ALL.len()],
+    /// Taken from the transport.
+    pub received: [u64; Lane::ALL.len()],
 }
 
 type Receiving = Pin<Box<dyn Future<Output = Result<Option<(Lane, Bytes)>, TransportError>> + Send>>;
@@ -52,7 +62,7 @@ impl Line {
     pub fn new(connection: Box<dyn Connection>, codec: Arc<dyn Codec>) -> Self {
         let connection: Arc<dyn Connection> = connection.into();
         let receiving = receive(connection.clone());
-        Self { connection, codec, receiving, sending: Default::default() }
+        Self { connection, codec, receiving, sending: Default::default(), carried: Carried::default() }
     }
 
     /// The peer as its certificate has proven it.
@@ -63,6 +73,11 @@ impl Line {
     /// How the peer is reached, for logs.
     pub fn path(&self) -> String {
         self.connection.path()
+    }
+
+    /// What it has carried since this was asked last.
+    pub fn take_carried(&mut self) -> Carried {
+        std::mem::take(&mut self.carried)
     }
 
     /// Whether [`Line::send`] may be called with a frame of this lane.
@@ -80,6 +95,7 @@ impl Line {
         if bytes.len() > lane.frame_limit() {
             return Err(TooLong);
         }
+        self.carried.sent[lane.index()] += bytes.len() as u64;
         let connection = self.connection.clone();
         self.sending[lane.index()] = Some(Box::pin(async move { connection.send(lane, bytes).await }));
         Ok(())
@@ -105,10 +121,13 @@ impl Line {
         self.receiving.as_mut().poll(context).map(|received| {
             self.receiving = receive(self.connection.clone());
             match received {
-                Ok(Some((lane, bytes))) => match self.codec.decode(lane, &bytes) {
-                    Ok(frame) => LineEvent::Frame(frame),
-                    Err(error) => LineEvent::Garbled(error),
-                },
+                Ok(Some((lane, bytes))) => {
+                    self.carried.received[lane.index()] += bytes.len() as u64;
+                    match self.codec.decode(lane, &bytes) {
+                        Ok(frame) => LineEvent::Frame(frame),
+                        Err(error) => LineEvent::Garbled(error),
+                    }
+                }
                 Ok(None) => LineEvent::Lost("the peer closed the connection".to_owned()),
                 Err(error) => LineEvent::Lost(error.to_string()),
             }

@@ -35,7 +35,7 @@ mod native;
 mod tests;
 pub mod topic;
 
-pub use line::{Line, LineEvent, TooLong};
+pub use line::{Carried, Line, LineEvent, TooLong};
 pub use native::Native;
 
 /// Turns frames into bytes and back.

@@ -27,6 +27,8 @@ pub(crate) enum Name {
     /// Twin updates a second over MQTT, each on the disk before it is answered, and how long an answer takes at half of
     /// 20,000 a second; then 1,000 devices read 10 times a second: what arrives at the API, what is lost, memory.
     Twins,
+    /// 2,000 nodes of a cloudcore: memory and traffic of an idle session, and how all come back after a restart.
+    Sessions,
 }
 
 /// Measures and prints.
@@ -42,6 +44,7 @@ pub(crate) fn run(name: Name, output: Output) -> Result<()> {
         }
         Name::PodStart => program("measure-pod-start", output),
         Name::Twins => program("measure-twins", output),
+        Name::Sessions => program("measure-sessions", output),
     }
 }
 

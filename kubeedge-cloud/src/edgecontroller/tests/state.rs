@@ -374,6 +374,32 @@ fn a_node_that_goes_is_set_unknown_and_its_pods_are_left_alone() {
 }
 
 #[test]
+fn a_node_that_another_cloud_has_taken_is_written_no_more_and_not_called_away() {
+    let now = Instant::now();
+    let mut state = listed(&[&pod("web", "p1", "edge-1", &[])]);
+    told(&mut state);
+    session(&mut state, SessionState::Online, now);
+    state.handle_report(from("edge-1", 1, node_report()), now);
+    let begun = state.poll_write(now).unwrap();
+    state.handle_report(from("edge-1", 2, pod_report("web", "p1", running())), now);
+    assert_eq!(state.poll_renewal(now), Some(node("edge-1")));
+    state.handle_lost(&node("edge-1"));
+    assert!(state.poll_write(now).is_none(), "what waited is the other cloud's to write");
+    finish(&mut state, begun, Outcome::Retry("409".to_owned()), now);
+    state.handle_report(from("edge-1", 3, pod_report("web", "p1", running())), now);
+    session(&mut state, SessionState::Offline, now);
+    let later = now + Duration::from_secs(120);
+    assert!(state.poll_write(later).is_none());
+    assert_eq!(state.poll_renewal(later), None);
+    assert_eq!(told(&mut state), [""; 0], "nor is anything acknowledged");
+
+    session(&mut state, SessionState::Online, later);
+    assert_eq!(state.poll_renewal(later), Some(node("edge-1")), "it comes back with its next session");
+    state.handle_report(from("edge-1", 4, pod_report("web", "p1", running())), later);
+    assert!(state.poll_write(later).is_some());
+}
+
+#[test]
 fn a_node_that_comes_back_at_once_is_not_set_unknown_any_more() {
     let now = Instant::now();
     let mut state = listed(&[]);

@@ -5,6 +5,9 @@ use crate::{
     message::{Inventory, InventoryEntry, Object, ObjectEvent, ObjectRef},
 };
 
+/// About how much memory one object's name and numbers take in a map.
+pub(super) const ENTRY: usize = 192;
+
 /// What the node should hold, as far as the cloud knows: the controllers' snapshot, and what changed since the
 /// session began.
 #[derive(Debug, Default)]
@@ -31,6 +34,11 @@ impl Wanted {
                 self.change(ObjectEvent::Applied(object));
             }
         }
+    }
+
+    /// About how much memory this takes that is not shared with the controllers' objects.
+    pub(super) fn memory(&self) -> usize {
+        self.0.len() * ENTRY
     }
 
     /// The digest of an edge that holds exactly this.
@@ -97,6 +105,11 @@ impl Held {
         }
         self.next_part += 1;
         Ok(Some(part.last))
+    }
+
+    /// About how much memory this takes.
+    pub(super) fn memory(&self) -> usize {
+        self.inventory.len() * ENTRY
     }
 
     /// All of it, when the last part has come.

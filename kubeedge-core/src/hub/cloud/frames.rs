@@ -6,6 +6,7 @@ use super::{
 use crate::{
     hub::{
         Ack, Frame, Hello, InventoryPart, Item, Payload,
+        frame::Weight,
         incoming::{OutOfWindow, Seen},
         outgoing::NeverSent,
         timers::Repeat,
@@ -111,7 +112,10 @@ impl NodeLink {
                 self.handle_close("the edge names more objects than its hello said");
             }
             Ok(None) => {}
-            Ok(Some(false)) => repeat.put_off(now, self.config.flow.retry_after * 2),
+            Ok(Some(false)) => {
+                repeat.put_off(now, self.config.flow.retry_after * 2);
+                self.check_memory();
+            }
             Ok(Some(true)) => {
                 let difference =
                     std::mem::take(wanted).difference(held.inventory(), &self.config.kinds_left_alone);
@@ -166,6 +170,13 @@ impl NodeLink {
                 self.handle_close(format!("item {seq} of {:?} is far beyond {upto}", item.lane));
             }
             Ok(Seen::Again) => {}
+            Ok(Seen::First) if self.unacked() + weight_of(&item.payload) > self.config.unacked_bytes_max => {
+                let max = self.config.unacked_bytes_max;
+                self.handle_refuse(
+                    format!("the edge has sent more than {max} bytes that are not acknowledged"),
+                    self.config.refused_for,
+                );
+            }
             Ok(Seen::First) => match item.payload {
                 Payload::Skip => match report_lane(item.lane) {
                     Some(lane) => self.incoming[lane].skip(item.seq),
@@ -186,14 +197,14 @@ impl NodeLink {
     fn deliver_report(&mut self, seq: u64, message: Report) {
         let delivery = self.next_delivery();
         if let Some(lane) = report_lane(message.lane()) {
-            self.incoming[lane].deliver(seq, message.key(), delivery.number);
+            self.incoming[lane].deliver(seq, message.key(), delivery.number, message.weight());
             self.outputs.push_back(NodeOutput::Deliver(Delivered { delivery, message }));
         }
     }
 
     fn deliver_upload(&mut self, seq: u64, message: Upload) {
         let delivery = self.next_delivery();
-        self.uploads.deliver(seq, delivery.number, delivery.number);
+        self.uploads.deliver(seq, delivery.number, delivery.number, message.weight());
         self.outputs.push_back(NodeOutput::Upload(Delivered { delivery, message }));
     }
 
@@ -210,6 +221,14 @@ impl NodeLink {
                 self.questions.push_back(Frame::Answer { id: theirs, answer });
             }
         }
+    }
+}
+
+fn weight_of(payload: &Payload) -> usize {
+    match payload {
+        Payload::Skip | Payload::Object(_) => 0,
+        Payload::Report(report) => report.weight(),
+        Payload::Upload(upload) => upload.weight(),
     }
 }
 

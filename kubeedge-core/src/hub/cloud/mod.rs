@@ -22,7 +22,7 @@ mod difference;
 mod frames;
 mod transmit;
 
-use difference::Wanted;
+use difference::{ENTRY, Wanted};
 
 /// The cloud's end of the link: one session with one node, whose identity its connection has proven.
 ///
@@ -158,6 +158,50 @@ impl NodeLink {
         self.session
     }
 
+    /// About how many bytes of memory this session takes beyond what an idle one does. Objects on their way are shared
+    /// with the controllers, and only their names count.
+    pub fn memory(&self) -> usize {
+        let sync = match &self.phase {
+            Phase::Expecting { .. } | Phase::Over => 0,
+            Phase::Open { sync, .. } => match sync {
+                Sync::Snapshot { wanted } => wanted.memory(),
+                Sync::Inventory { wanted, held, .. } => wanted.memory() + held.memory(),
+                Sync::Difference { missing } => missing.len() * ENTRY,
+                Sync::Telling { .. } | Sync::Done => 0,
+            },
+        };
+        let waiting: usize = self.outgoing.iter().map(Outgoing::len).sum();
+        let questions: usize = self.questions.iter().map(Frame::question_weight).sum();
+        sync + waiting * ENTRY + questions + self.unacked()
+    }
+
+    /// How many items of each lane wait for the edge or are on their way, and when the one that was sent least recently
+    /// was sent.
+    pub fn waiting(&self) -> [(Lane, usize, Option<Instant>); OBJECT_LANES.len()] {
+        std::array::from_fn(|lane| {
+            let outgoing = &self.outgoing[lane];
+            (OBJECT_LANES[lane], outgoing.len(), outgoing.oldest())
+        })
+    }
+
+    /// How many items were sent again, because nothing was heard of them.
+    pub fn resends(&self) -> u64 {
+        self.outgoing.iter().map(Outgoing::resends).sum()
+    }
+
+    fn unacked(&self) -> usize {
+        self.incoming.iter().map(Incoming::weight).sum::<usize>() + self.uploads.weight()
+    }
+
+    /// Ends a session that has come to need more than it may.
+    fn check_memory(&mut self) {
+        let (memory, max) = (self.memory(), self.config.memory_max);
+        if memory > max {
+            let reason = format!("the session needs {memory} bytes of memory and may have {max}");
+            self.handle_refuse(reason, self.config.refused_for);
+        }
+    }
+
     /// The controllers say what they have for the node.
     pub fn handle_snapshot(&mut self, objects: Vec<Object>) {
         let Phase::Open { digest, sync, .. } = &mut self.phase else { return };
@@ -171,6 +215,7 @@ impl NodeLink {
         } else {
             *sync = Sync::Inventory { wanted, held: difference::Held::default(), repeat };
         }
+        self.check_memory();
     }
 
     /// An object of the node has changed, or is no longer for it.
@@ -180,6 +225,7 @@ impl NodeLink {
             Sync::Snapshot { wanted } | Sync::Inventory { wanted, .. } => wanted.change(event),
             Sync::Difference { .. } | Sync::Telling { .. } | Sync::Done => self.send(event),
         }
+        self.check_memory();
     }
 
     /// A controller has brought a report to the API.
@@ -256,7 +302,7 @@ impl NodeLink {
         }
     }
 
-    /// Refuses the session before its hello, as when the cloud has too many.
+    /// Refuses the session, before its hello or later, as when the cloud has too many.
     pub fn handle_refuse(&mut self, reason: impl Into<String>, retry_after: Duration) {
         let reason = reason.into();
         self.saying.last_words = Some(Frame::Refusal { reason: reason.clone(), retry_after });

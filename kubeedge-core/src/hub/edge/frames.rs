@@ -4,6 +4,7 @@ use super::{EdgeLink, EdgeOutput, Phase, object_lane, report_lane};
 use crate::{
     hub::{
         Ack, Frame, Item, Payload, Welcome,
+        frame::Weight,
         incoming::{OutOfWindow, Seen},
         outgoing::NeverSent,
         timers::{Keepalive, Side},
@@ -123,7 +124,7 @@ impl EdgeLink {
         self.delivered += 1;
         let delivery = Delivery { session: self.session, number: self.delivered };
         let message = self.meant(event);
-        self.incoming[lane].deliver(seq, message.key().clone(), delivery.number);
+        self.incoming[lane].deliver(seq, message.key().clone(), delivery.number, message.weight());
         self.unstored.insert(message.key().clone(), delivery);
         self.outputs.push_back(EdgeOutput::Deliver(Delivered { delivery, message }));
     }

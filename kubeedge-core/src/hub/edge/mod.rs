@@ -407,7 +407,8 @@ impl EdgeLink {
             // A session that is taken and at once ended again, as when two nodes share a name, is no success.
             self.backoff.reset();
         }
-        let retry_in = self.backoff.next_pause().max(retry_after);
+        // Those that the cloud turns away together must not come back together.
+        let retry_in = self.backoff.next_pause().max(self.backoff.spread(retry_after));
         self.phase = Phase::Pausing { until: now + retry_in };
         self.incoming = OBJECT_LANES.map(|_| Incoming::new());
         for reports in &mut self.reports {

@@ -163,7 +163,7 @@ fn what_was_received_is_acknowledged_when_it_is_durable_and_not_before() {
     let mut incoming: Incoming<&str> = Incoming::new();
     for (seq, key, number) in [(1, "a", 1), (2, "b", 2), (3, "c", 3)] {
         assert_eq!(incoming.handle_seq(seq), Ok(Seen::First));
-        incoming.deliver(seq, key, number);
+        incoming.deliver(seq, key, number, 10);
     }
     assert_eq!(incoming.poll_ack(Lane::Pods), None);
     incoming.handle_durable(&"b", 2);
@@ -178,7 +178,7 @@ fn an_echo_covers_earlier_deliveries_of_its_key_and_no_later_ones() {
     let mut incoming: Incoming<&str> = Incoming::new();
     for (seq, number) in [(1, 10), (2, 20), (3, 30)] {
         incoming.handle_seq(seq).unwrap();
-        incoming.deliver(seq, "a", number);
+        incoming.deliver(seq, "a", number, 10);
     }
     incoming.handle_durable(&"a", 20);
     assert_eq!(incoming.poll_ack(Lane::Pods), Some(ack(2, &[])));
@@ -188,7 +188,7 @@ fn an_echo_covers_earlier_deliveries_of_its_key_and_no_later_ones() {
 fn a_repetition_is_not_delivered_and_one_of_what_is_durable_is_acknowledged_again() {
     let mut incoming: Incoming<&str> = Incoming::new();
     incoming.handle_seq(1).unwrap();
-    incoming.deliver(1, "a", 1);
+    incoming.deliver(1, "a", 1, 10);
     assert_eq!(incoming.handle_seq(1), Ok(Seen::Again));
     assert_eq!(incoming.poll_ack(Lane::Pods), None, "it is not durable");
     incoming.handle_durable(&"a", 1);

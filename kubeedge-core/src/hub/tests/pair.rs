@@ -23,6 +23,8 @@ pub(super) struct Faults {
     pub(super) lost: u64,
     /// Frames that come twice, of a thousand.
     pub(super) twice: u64,
+    /// How long every frame takes at least beyond five milliseconds, in milliseconds.
+    pub(super) distance_ms: u64,
     /// The most that a frame takes beyond the least, in milliseconds. Without reordering, lanes stay in order.
     pub(super) jitter_ms: u64,
     pub(super) reorder: bool,
@@ -149,6 +151,11 @@ impl Pair {
             snapshots: true,
             stale: None,
         }
+    }
+
+    /// How many items of the cloud are not acknowledged.
+    pub(super) fn unacknowledged(&self) -> usize {
+        self.cloud.as_ref().map_or(0, |cloud| cloud.waiting().iter().map(|(_, waiting, _)| waiting).sum())
     }
 
     pub(super) fn now(&self) -> Instant {
@@ -544,7 +551,7 @@ impl Pair {
         let copies = if self.random.chance(self.faults.twice) { 2 } else { 1 };
         for _ in 0..copies {
             let jitter = self.random.below(self.faults.jitter_ms + 1);
-            let mut at = self.now + Duration::from_millis(5 + jitter);
+            let mut at = self.now + Duration::from_millis(5 + self.faults.distance_ms + jitter);
             let last = self.lanes.entry((connection, from_edge, lane)).or_insert(at);
             if !self.faults.reorder {
                 at = at.max(*last);

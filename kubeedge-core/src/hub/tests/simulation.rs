@@ -41,6 +41,7 @@ fn replay(seed: u64) {
         twice: [0, 50, 200][random.below(3) as usize],
         jitter_ms: [0, 50, 400][random.below(3) as usize],
         reorder: random.chance(500),
+        distance_ms: 0,
         partition: false,
         storing_ms: [0, 20, 300][random.below(3) as usize],
     };

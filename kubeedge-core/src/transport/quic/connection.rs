@@ -32,6 +32,19 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// Following the node's address more often than this would only cost CPU time.
 const FOLLOW_MIN: Duration = Duration::from_millis(100);
 
+/// What a connection has carried so far: UDP payload, without the headers of UDP and IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes that this end has sent.
+    pub sent_bytes: u64,
+    /// Packets that this end has sent.
+    pub sent_packets: u64,
+    /// Bytes that this end has received.
+    pub received_bytes: u64,
+    /// Packets that this end has received.
+    pub received_packets: u64,
+}
+
 /// A connection over QUIC.
 pub struct QuicConnection {
     connection: quinn::Connection,
@@ -103,6 +116,17 @@ impl QuicConnection {
     /// Where the peer is; it changes when the peer moves.
     pub fn remote_address(&self) -> SocketAddr {
         self.connection.remote_address()
+    }
+
+    /// What this connection has carried so far.
+    pub fn traffic(&self) -> Traffic {
+        let stats = self.connection.stats();
+        Traffic {
+            sent_bytes: stats.udp_tx.bytes,
+            sent_packets: stats.udp_tx.datagrams,
+            received_bytes: stats.udp_rx.bytes,
+            received_packets: stats.udp_rx.datagrams,
+        }
     }
 
     fn closed_here() -> TransportError {

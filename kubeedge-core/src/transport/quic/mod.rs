@@ -23,8 +23,9 @@
 //! changes its network keeps its connection (RFC 9000 §9): the client notices its new address and moves.
 //!
 //! # Memory
-//! The cloud holds thousands of connections that are mostly silent. An idle one takes some 35 KiB, nearly all of
-//! it QUIC's and TLS's own state: this adapter adds one task and no buffers. `recv` reads the streams directly, and what nobody receives waits at the sender. At worst a peer can
+//! The cloud holds thousands of connections that are mostly silent. An idle one takes some 30 KiB, nearly all of
+//! it QUIC's and TLS's own state: this adapter adds one task and no buffers. `recv` reads the streams directly, and what
+//! nobody receives waits at the sender. At worst a peer can
 //! make this side hold [`RECEIVE_WINDOW`] plus the frame that is being put together per lane, which grows with
 //! the bytes that have arrived, not with the length that was announced.
 
@@ -49,7 +50,7 @@ use quinn::{
 use tokio::time::timeout;
 
 pub use self::{
-    connection::QuicConnection,
+    connection::{QuicConnection, Traffic},
     listener::{QuicListener, QuicListenerConfig},
     reset::ResetSecret,
 };
@@ -65,11 +66,15 @@ pub const ALPN: &[u8] = b"kubeedge/1";
 /// How many bytes a peer may send ahead of `recv`, over all lanes.
 pub const RECEIVE_WINDOW: u32 = 1 << 20;
 
-/// How many bytes a peer may send ahead of `recv` on one lane: 2.5 MB/s at a round trip of 100 ms.
+/// How many bytes a node may send ahead of `recv` on one lane: 2.5 MB/s at a round trip of 100 ms.
 const STREAM_RECEIVE_WINDOW: u32 = 256 << 10;
 
+/// How many bytes the cloud may send ahead of a node's `recv` on one lane: 5 MB/s at a round trip of 200 ms. The cloud has
+/// much for a node, and a node has one cloud.
+const NODE_STREAM_RECEIVE_WINDOW: u32 = RECEIVE_WINDOW;
+
 /// How many bytes may be sent and not yet acknowledged, over all lanes.
-const SEND_WINDOW: u64 = 512 << 10;
+const SEND_WINDOW: u64 = 1 << 20;
 
 /// The codes with which a connection is closed; the reason follows as text.
 mod code {
@@ -138,8 +143,11 @@ impl QuicTransport {
             TransportError::Config(format!("the TLS configuration does not allow QUIC: {error}"))
         })?;
         let mut client = quinn::ClientConfig::new(Arc::new(crypto));
-        client
-            .transport_config(Arc::new(transport_config(config.idle_timeout, config.segmentation_offload)?));
+        client.transport_config(Arc::new(transport_config(
+            config.idle_timeout,
+            config.segmentation_offload,
+            NODE_STREAM_RECEIVE_WINDOW,
+        )?));
         Ok(Self { config, address, client })
     }
 
@@ -200,6 +208,7 @@ impl Transport for QuicTransport {
 fn transport_config(
     idle_timeout: Duration,
     segmentation_offload: bool,
+    stream_receive_window: u32,
 ) -> Result<TransportConfig, TransportError> {
     let idle = IdleTimeout::try_from(idle_timeout).map_err(|error| {
         TransportError::Config(format!("the idle timeout {idle_timeout:?} is too long: {error}"))
@@ -210,7 +219,7 @@ fn transport_config(
         .keep_alive_interval(None)
         .max_concurrent_uni_streams(VarInt::from_u32(Lane::ALL.len() as u32))
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
-        .stream_receive_window(VarInt::from_u32(STREAM_RECEIVE_WINDOW))
+        .stream_receive_window(VarInt::from_u32(stream_receive_window))
         .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
         .send_window(SEND_WINDOW)
         .datagram_receive_buffer_size(None)

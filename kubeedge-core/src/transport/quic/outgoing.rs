@@ -46,7 +46,8 @@ pub(super) async fn write(connection: Connection, lanes: Arc<Lanes>, heartbeat: 
 
 async fn write_lane(connection: &Connection, lanes: &Lanes, lane: Lane, mut stream: Option<SendStream>) {
     while let Ok(Some(frame)) = lanes.pop_lane(lane).await {
-        if let Err(error) = write_frame(connection, lane, &mut stream, frame).await {
+        // Boxed, so that a lane without a frame, which is most of them, has no room for what writing one takes.
+        if let Err(error) = Box::pin(write_frame(connection, lane, &mut stream, frame)).await {
             lanes.end(End::Broken(match connection.close_reason() {
                 Some(closed) => reason(&closed),
                 None => format!("lane {lane:?} cannot be written: {error}"),

@@ -1,6 +1,6 @@
 //! How a restarted cloud tells edges at once that it does not know their connections (RFC 9000 §10.3).
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use quinn::{
     ConnectionId, ConnectionIdGenerator, EndpointConfig,
@@ -12,6 +12,10 @@ use sha2::{Digest, Sha256};
 /// The block of SHA-256, which HMAC pads its key to (RFC 2104 §2).
 const BLOCK: usize = 64;
 
+/// The least pause between two resets. A restarted cloud owes one to each of thousands of edges, and with quinn's own
+/// 20 ms the last of 2,000 would learn of the restart after 40 s. A reset is shorter than the packet that it answers.
+const RESET_INTERVAL: Duration = Duration::from_micros(100);
+
 /// Random bytes of a connection id. 8, as quinn's own ids have.
 const ID_LENGTH: usize = 8;
 
@@ -20,6 +24,7 @@ pub(super) fn endpoint_config(secret: Option<ResetSecret>) -> EndpointConfig {
     let Some(secret) = secret else { return EndpointConfig::default() };
     let mut config = EndpointConfig::new(Arc::new(secret));
     // Quinn's default ids carry a mark of their endpoint, and what its predecessor gave out would be ignored.
+    config.min_reset_interval(RESET_INTERVAL);
     config.cid_generator(|| Box::new(RandomIds(ring::default_provider().secure_random)));
     config
 }
@@ -83,7 +88,7 @@ impl ConnectionIdGenerator for RandomIds {
         ID_LENGTH
     }
 
-    fn cid_lifetime(&self) -> Option<std::time::Duration> {
+    fn cid_lifetime(&self) -> Option<Duration> {
         None
     }
 }

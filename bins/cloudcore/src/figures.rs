@@ -1,0 +1,78 @@
+//! What the parts say of themselves, as metrics.
+
+use kubeedge_cloud::{
+    cloudhub::{Gauges, LaneCounts},
+    devicecontroller,
+    monitor::{Figures, Metric},
+};
+use kubeedge_core::message::Lane;
+use tokio::sync::watch;
+
+pub(crate) fn of_cloudhub(gauges: Gauges) -> Figures {
+    Box::new(move || {
+        let counts = gauges.counts();
+        let of_lanes = |metric: Metric, figure: fn(&LaneCounts) -> f64| {
+            counts
+                .lanes
+                .iter()
+                .fold(metric, |metric, lane| metric.with(&[("lane", name(lane.lane))], figure(lane)))
+        };
+        let gauge = |name, help, value: usize| Metric::gauge(name, help).with(&[], value as f64);
+        let counter = |name, help, value: u64| Metric::counter(name, help).with(&[], value as f64);
+        let depth = Metric::gauge(
+            "kubeedge_cloudhub_queue_depth",
+            "Objects that wait for their nodes or are on their way.",
+        );
+        let age = Metric::gauge(
+            "kubeedge_cloudhub_queue_age_seconds",
+            "For how long the oldest object that is on its way has been.",
+        );
+        let sent = Metric::counter("kubeedge_cloudhub_sent_bytes_total", "Bytes of frames sent to nodes.");
+        let received =
+            Metric::counter("kubeedge_cloudhub_received_bytes_total", "Bytes of frames from nodes.");
+        vec![
+            gauge("kubeedge_cloudhub_sessions", "Nodes that have a session.", counts.sessions),
+            counter(
+                "kubeedge_cloudhub_refused_total",
+                "Connections for which there was no room.",
+                counts.refused,
+            ),
+            counter("kubeedge_cloudhub_resends_total", "Objects that were sent again.", counts.resends),
+            gauge("kubeedge_cloudhub_memory_bytes", "About what the sessions take.", counts.memory),
+            gauge("kubeedge_cloudhub_memory_max_bytes", "What the sessions may take.", counts.memory_max),
+            of_lanes(depth, |lane| lane.depth as f64),
+            of_lanes(age, |lane| lane.age.as_secs_f64()),
+            of_lanes(sent, |lane| lane.sent as f64),
+            of_lanes(received, |lane| lane.received as f64),
+        ]
+    })
+}
+
+pub(crate) fn of_devicecontroller(counts: watch::Receiver<devicecontroller::Counts>) -> Figures {
+    Box::new(move || {
+        let counts = *counts.borrow();
+        let counter = |name, help, value: u64| Metric::counter(name, help).with(&[], value as f64);
+        vec![
+            counter(
+                "kubeedge_devicecontroller_writes_total",
+                "Statuses of devices written to the API.",
+                counts.written,
+            ),
+            counter(
+                "kubeedge_devicecontroller_passed_over_total",
+                "Reports of devices that newer ones took the place of.",
+                counts.passed_over,
+            ),
+        ]
+    })
+}
+
+fn name(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Heartbeat => "heartbeat",
+        Lane::Pods => "pods",
+        Lane::Config => "config",
+        Lane::Devices => "devices",
+        Lane::Bulk => "bulk",
+    }
+}

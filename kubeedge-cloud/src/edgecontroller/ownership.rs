@@ -1,0 +1,196 @@
+//! Whose a node is, when several clouds serve one API.
+//!
+//! The Lease of a node says it: an annotation names the cloud that has the node's session, and `spec.leaseTransitions`
+//! grows whenever another takes it. That is the fencing token. A cloud writes it when a session begins, which is the write
+//! that renews the Lease anyway, and from then on renews at the version that it wrote last. So it learns at the next
+//! renewal that the node has gone to another cloud, and from then on writes nothing of that node.
+
+use jiff::Timestamp;
+use kubeedge_core::id::NodeName;
+use serde_json::{Value, json};
+
+use super::{
+    Config,
+    requests::{LEASE_NAMESPACE, node_place},
+    state::LEASES,
+    status,
+};
+use crate::controller::{
+    Outcome,
+    api::{Api, Error, Place},
+};
+
+/// Names the cloud that has the node's session.
+const OWNER: &str = "kubeedge.io/cloud";
+
+/// A node is this cloud's, as of this version of its Lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Claim {
+    version: String,
+}
+
+/// What became of a renewal.
+#[derive(Debug)]
+pub(super) enum Renewed {
+    /// The node is this cloud's.
+    Held(Claim),
+    /// The node is the cloud's of this name, because it has a newer session.
+    Lost(String),
+    /// The API has not taken it.
+    Failed(Outcome),
+}
+
+/// Renews the node's Lease, or creates it; takes it if `claim` says that it was not this cloud's before.
+pub(super) async fn renew(api: &Api, node: &NodeName, config: &Config, claim: Option<&Claim>) -> Renewed {
+    match try_renew(api, node, config, claim).await {
+        Ok(renewed) => renewed,
+        // The Node, or the namespace, will exist later.
+        Err(error) if error.is_missing() => Renewed::Failed(Outcome::Retry(error.to_string())),
+        Err(error) => Renewed::Failed(error.into()),
+    }
+}
+
+async fn try_renew(
+    api: &Api,
+    node: &NodeName,
+    config: &Config,
+    claim: Option<&Claim>,
+) -> Result<Renewed, Error> {
+    let now = status::micros(Timestamp::now());
+    let spec = json!({
+        "holderIdentity": node.as_str(),
+        "leaseDurationSeconds": config.lease_duration.as_secs(),
+        "renewTime": now,
+    });
+    if let Some(Claim { version }) = claim {
+        let patch = json!({ "metadata": { "resourceVersion": version }, "spec": spec });
+        match api.merge(place(node), "", &patch).await {
+            Ok(lease) => return Ok(held(&lease)),
+            Err(error) if error.is_conflict() || error.is_missing() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let lease = match api.value(place(node)).await {
+        Err(error) if error.is_missing() => {
+            return create(api, node, config, spec, &now).await.map(|lease| held(&lease));
+        }
+        other => other?,
+    };
+    let owner = owner(&lease);
+    if claim.is_some() && !owner.is_empty() && owner != config.identity {
+        return Ok(Renewed::Lost(owner.to_owned()));
+    }
+    let patch = take(&lease, spec, config, &now);
+    api.merge(place(node), "", &patch).await.map(|lease| held(&lease))
+}
+
+/// What to merge into the Lease to make the node this cloud's: at the version that was read, so that of two clouds which
+/// take it at once one has to look again.
+fn take(lease: &Value, mut spec: Value, config: &Config, now: &str) -> Value {
+    if owner(lease) != config.identity {
+        let transitions = lease["spec"]["leaseTransitions"].as_i64().unwrap_or(0);
+        spec["leaseTransitions"] = transitions.saturating_add(1).into();
+        spec["acquireTime"] = now.into();
+    }
+    json!({
+        "metadata": {
+            "resourceVersion": lease["metadata"]["resourceVersion"],
+            "annotations": { OWNER: config.identity },
+        },
+        "spec": spec,
+    })
+}
+
+async fn create(
+    api: &Api,
+    node: &NodeName,
+    config: &Config,
+    mut spec: Value,
+    now: &str,
+) -> Result<Value, Error> {
+    let owner = api.get(node_place(node)).await?;
+    spec["acquireTime"] = now.into();
+    spec["leaseTransitions"] = 0.into();
+    let lease = json!({
+        "apiVersion": LEASES.api_version,
+        "kind": LEASES.kind,
+        "metadata": {
+            "name": node.as_str(),
+            "namespace": LEASE_NAMESPACE,
+            "annotations": { OWNER: config.identity },
+            "ownerReferences": [{
+                "apiVersion": "v1", "kind": "Node", "name": node.as_str(), "uid": owner.uid.as_str(),
+            }],
+        },
+        "spec": spec,
+    });
+    api.create(place(node), &lease).await
+}
+
+/// Whether another cloud renews the node's Lease, so that it is not away though it has no session here.
+pub(super) async fn is_elsewhere(api: &Api, node: &NodeName, config: &Config) -> Result<bool, Error> {
+    match api.value(place(node)).await {
+        Ok(lease) => Ok(is_renewed_by_another(&lease, config, Timestamp::now())),
+        Err(error) if error.is_missing() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_renewed_by_another(lease: &Value, config: &Config, now: Timestamp) -> bool {
+    let owner = owner(lease);
+    let renewed = lease["spec"]["renewTime"].as_str().and_then(|time| time.parse::<Timestamp>().ok());
+    let lasts = jiff::SignedDuration::try_from(config.lease_duration).unwrap_or(jiff::SignedDuration::MAX);
+    !owner.is_empty()
+        && owner != config.identity
+        && renewed.is_some_and(|renewed| now.duration_since(renewed) < lasts)
+}
+
+fn held(lease: &Value) -> Renewed {
+    Renewed::Held(Claim {
+        version: lease["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned(),
+    })
+}
+
+fn owner(lease: &Value) -> &str {
+    lease["metadata"]["annotations"][OWNER].as_str().unwrap_or_default()
+}
+
+fn place(node: &NodeName) -> Place<'_> {
+    Place { kind: LEASES, namespace: LEASE_NAMESPACE, name: node.as_str() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(identity: &str) -> Config {
+        Config { identity: identity.to_owned(), ..Config::default() }
+    }
+
+    fn lease(owner: &str, renewed: &str) -> Value {
+        json!({
+            "metadata": { "resourceVersion": "7", "annotations": { OWNER: owner } },
+            "spec": { "leaseTransitions": 3, "renewTime": renewed },
+        })
+    }
+
+    #[test]
+    fn taking_a_node_from_another_cloud_counts_up_and_renewing_ones_own_does_not() {
+        let lease = lease("a", "2026-01-01T00:00:00.000000Z");
+        let taken = take(&lease, json!({}), &config("b"), "now");
+        assert_eq!(taken["spec"], json!({ "leaseTransitions": 4, "acquireTime": "now" }));
+        assert_eq!(taken["metadata"], json!({ "resourceVersion": "7", "annotations": { OWNER: "b" } }));
+        assert_eq!(take(&lease, json!({}), &config("a"), "now")["spec"], json!({}));
+    }
+
+    #[test]
+    fn a_node_is_elsewhere_while_another_cloud_renews_its_lease() {
+        let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
+        let of =
+            |owner: &str, renewed: &str| is_renewed_by_another(&lease(owner, renewed), &config("a"), now);
+        assert!(of("b", "2026-01-01T00:00:30.000000Z"));
+        assert!(!of("b", "2026-01-01T00:00:10.000000Z"), "the other cloud is gone");
+        assert!(!of("a", "2026-01-01T00:00:30.000000Z"), "it is this cloud's own");
+        assert!(!of("", "2026-01-01T00:00:30.000000Z"));
+    }
+}
