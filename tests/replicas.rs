@@ -11,7 +11,6 @@ use fleet::{ApiSite, Cloudcore, Node};
 use kube::api::{ListParams, Patch, PatchParams};
 use kubeedge_cloud::pki::Authority;
 use kubeedge_core::message::{Connectivity, Object};
-use kubeedge_tests::binaries;
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -27,7 +26,9 @@ async fn nodes_move_to_another_replica_when_theirs_is_killed_and_nothing_is_lost
     let folder = tempfile::tempdir()?;
     let api = ApiSite::start(folder.path()).await?;
     let authority = Authority::create()?;
-    let program = binaries().folder.join("cloudcore");
+    let test = std::env::current_exe()?;
+    let program = test.ancestors().nth(2).context("cargo puts tests two folders deep")?.join("cloudcore");
+    ensure!(program.exists(), "{} is missing: `cargo build --bins` makes it", program.display());
     let mut replicas = Vec::new();
     for number in 0..3 {
         let folder = folder.path().join(format!("cloud-{number}"));
