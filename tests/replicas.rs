@@ -1,7 +1,7 @@
 //! Three clouds on one API, one of which is killed again and again while everything changes.
 
 #[path = "support/fleet/mod.rs"]
-#[expect(dead_code, unreachable_pub, reason = "the measuring program uses the rest of it")]
+#[expect(dead_code, unreachable_pub, unused_imports, reason = "the measuring program uses the rest of it")]
 mod fleet;
 
 use std::time::{Duration, Instant};
