@@ -14,14 +14,15 @@ use kubeedge_cloud::enrollment::{self, Step};
 const NAMESPACE: &str = "kubeedge";
 
 #[derive(Debug, Args)]
-struct Api {
+pub(crate) struct Api {
     /// How the API is reached.
     #[arg(long, value_name = "FILE", default_value = "/root/.kube/config", env = "KUBECONFIG")]
     kube_config: PathBuf,
 }
 
 impl Api {
-    async fn client(&self) -> Result<Client> {
+    /// A client of the API.
+    pub(crate) async fn client(&self) -> Result<Client> {
         let file = self.kube_config.display();
         let kubeconfig = Kubeconfig::read_from(&self.kube_config).with_context(|| {
             format!("--kube-config {file}: name the file with which kubectl reaches your cloud")

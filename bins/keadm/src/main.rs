@@ -2,6 +2,7 @@
 
 mod cloud;
 mod files;
+mod init;
 mod join;
 mod reset;
 mod system;
@@ -11,7 +12,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-/// KubeEdge's installer. In the cloud: `keadm gettoken`. On the node: `keadm join`, and `keadm reset` to leave.
+/// KubeEdge's installer. In the cloud: `keadm init`, then `keadm gettoken`. On the node: `keadm join`, and `keadm reset` to leave.
 #[derive(Debug, Parser)]
 #[command(name = "keadm", version)]
 struct Cli {
@@ -24,6 +25,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Brings cloudcore into a cluster.
+    Init(init::Init),
+    /// Prints what `init` applies.
+    Manifest(init::Manifest),
     /// Prints the token with which nodes join.
     Gettoken(cloud::GetToken),
     /// Makes this machine a node: checks, certificate, configuration, service.
@@ -55,6 +60,8 @@ fn main() -> ExitCode {
 
 async fn run(command: &Command) -> Result<ExitCode> {
     match command {
+        Command::Init(init) => init.run().await?,
+        Command::Manifest(manifest) => manifest.run()?,
         Command::Gettoken(gettoken) => gettoken.run().await?,
         Command::Join(join) => return join.run().await,
         Command::Reset(reset) => reset.run()?,

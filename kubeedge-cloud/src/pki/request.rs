@@ -44,10 +44,8 @@ impl Authority {
     ) -> Result<CertificateDer<'static>, Error> {
         let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request))
             .map_err(|error| {
-                Error::Request(match error {
-                    rcgen::Error::InvalidCertificationRequestSignature => InvalidRequest::Signature,
-                    _ => InvalidRequest::Malformed,
-                })
+                let forged = matches!(error, rcgen::Error::InvalidCertificationRequestSignature);
+                Error::Request(if forged { InvalidRequest::Signature } else { InvalidRequest::Malformed })
             })?;
         check(&request, node).map_err(Error::Request)?;
         // Subject, purpose and names are our own words: nothing of the request but its key gets in.
@@ -80,6 +78,8 @@ fn text(value: &DnValue) -> Option<&str> {
         DnValue::Utf8String(text) => Some(text),
         DnValue::PrintableString(text) => Some(text.as_str()),
         DnValue::Ia5String(text) => Some(text.as_str()),
+        DnValue::TeletexString(_) | DnValue::UniversalString(_) | DnValue::BmpString(_) => None,
+        // rcgen may learn of more; none of KubeEdge's requests has them.
         _ => None,
     }
 }

@@ -59,6 +59,10 @@ impl Refusal {
     }
 
     /// What the error of a verification says about this certificate.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "rustls has many errors, and these tell people something"
+    )]
     pub fn of(error: &rustls::Error, certificate: &CertificateDer<'_>) -> Self {
         let rustls::Error::InvalidCertificate(error) = error else {
             return match error {

@@ -193,17 +193,14 @@ async fn connect(server: &Server, tls: Arc<ClientConfig>) -> Result<TlsStream<Tc
 /// Says which of the things that can be wrong with a server it is.
 fn refused(server: &Server, error: &std::io::Error) -> Error {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match inner {
-        Some(rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext {
-            presented,
-            ..
-        })) => Error::NameMismatch { wanted: server.host.clone(), have: presented.clone() },
-        Some(rejected @ rustls::Error::InvalidCertificate(_)) => Error::ServerRefused {
-            server: server.to_string(),
-            refusal: Refusal::of(rejected, &CertificateDer::from(Vec::new())),
-        },
-        _ => unreachable(server, format!("TLS: {error}")),
+    let Some(rejected @ rustls::Error::InvalidCertificate(reason)) = inner else {
+        return unreachable(server, format!("TLS: {error}"));
+    };
+    if let CertificateError::NotValidForNameContext { presented, .. } = reason {
+        return Error::NameMismatch { wanted: server.host.clone(), have: presented.clone() };
     }
+    let refusal = Refusal::of(rejected, &CertificateDer::from(Vec::new()));
+    Error::ServerRefused { server: server.to_string(), refusal }
 }
 
 fn unreachable(server: &Server, reason: String) -> Error {

@@ -1,0 +1,217 @@
+//! `keadm init`: brings cloudcore into a cluster, or prints what that takes.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
+use kube::{
+    Client,
+    api::{Api as KubeApi, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams},
+};
+use kubeedge_cloud::manifests::{self, Options};
+use serde_json::Value;
+
+use crate::{cloud::Api, say};
+
+/// Brings cloudcore into a cluster: KubeEdge's kinds, its rights, its Deployment and its Service. Can be repeated.
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    #[command(flatten)]
+    what: Manifest,
+    #[command(flatten)]
+    api: Api,
+    /// Print what would be applied, and change nothing.
+    #[arg(short = 'd', long)]
+    dry_run: bool,
+    /// Take over what somebody else has set, and pass over failed checks.
+    #[arg(long)]
+    force: bool,
+    /// Do not look first whether everything may be created.
+    #[arg(long)]
+    skip_preflight_checks: bool,
+}
+
+/// Prints what `keadm init` applies, as YAML.
+#[derive(Debug, Args)]
+pub(crate) struct Manifest {
+    /// The addresses at which nodes reach the cloud, with commas between them; they go into its certificate.
+    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
+    advertise_address: Vec<String>,
+    /// The image of cloudcore; without it, that of --image-repository and --kubeedge-version.
+    #[arg(long)]
+    image: Option<String>,
+    /// What stands in place of `kubeedge` in the image's name.
+    #[arg(long, default_value = "kubeedge")]
+    image_repository: String,
+    /// The image's tag.
+    #[arg(long, default_value = concat!("v", env!("CARGO_PKG_VERSION")))]
+    kubeedge_version: String,
+    /// How many replicas run.
+    #[arg(long, default_value_t = 1)]
+    replicas: u32,
+    /// A file that is to be cloudcore.yaml.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Leave out the definitions of kinds.
+    #[arg(long)]
+    skip_crds: bool,
+}
+
+impl Manifest {
+    pub(crate) fn run(&self) -> Result<()> {
+        say(manifests::yaml(&self.objects()?).trim_end());
+        Ok(())
+    }
+
+    fn objects(&self) -> Result<Vec<Value>> {
+        for address in &self.advertise_address {
+            let inside = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.' | b':');
+            ensure!(
+                !address.is_empty() && address.bytes().all(inside),
+                "--advertise-address: {address:?} is no address"
+            );
+        }
+        let image = self
+            .image
+            .clone()
+            .unwrap_or_else(|| format!("{}/cloudcore:{}", self.image_repository, self.kubeedge_version));
+        let config = match &self.config {
+            Some(file) => {
+                std::fs::read_to_string(file).with_context(|| format!("--config {}", file.display()))?
+            }
+            None => String::new(),
+        };
+        let options = Options {
+            image,
+            config,
+            replicas: self.replicas,
+            advertise_addresses: self.advertise_address.clone(),
+            ..Options::default()
+        };
+        let mut objects = manifests::all(&options);
+        if self.skip_crds {
+            objects.retain(|object| object["kind"] != "CustomResourceDefinition");
+        }
+        Ok(objects)
+    }
+}
+
+impl Init {
+    pub(crate) async fn run(&self) -> Result<()> {
+        if self.dry_run {
+            return self.what.run();
+        }
+        let objects = self.what.objects()?;
+        ensure!(
+            !self.what.advertise_address.is_empty() || self.what.config.is_some(),
+            "--advertise-address is missing: without it the cloud's certificate has no name that nodes could dial"
+        );
+        let client = self.api.client().await?;
+        if !self.skip_preflight_checks && !self.force {
+            preflight(&client).await?;
+        }
+        for object in objects {
+            let name = apply(&client, object, self.force).await?;
+            say(format_args!("applied {name}"));
+        }
+        say("cloudcore starts; `kubectl -n kubeedge rollout status deployment/cloudcore` waits for it,");
+        say("and `keadm gettoken` prints what nodes join with");
+        Ok(())
+    }
+}
+
+/// Looks whether the API answers, and whether everything may be created, before the first thing is.
+async fn preflight(client: &Client) -> Result<()> {
+    let version = client.apiserver_version().await.context(
+        "check cluster: the API does not answer; look at --kube-config, and whether `kubectl version` works with it",
+    )?;
+    let reviews: KubeApi<SelfSubjectAccessReview> = KubeApi::all(client.clone());
+    let mut missing = Vec::new();
+    for (group, resource) in [
+        ("apiextensions.k8s.io", "customresourcedefinitions"),
+        ("", "namespaces"),
+        ("rbac.authorization.k8s.io", "clusterroles"),
+        ("rbac.authorization.k8s.io", "clusterrolebindings"),
+        ("apps", "deployments"),
+    ] {
+        let attributes = ResourceAttributes {
+            group: Some(group.to_owned()),
+            resource: Some(resource.to_owned()),
+            verb: Some("create".to_owned()),
+            ..ResourceAttributes::default()
+        };
+        let review = SelfSubjectAccessReview {
+            spec: SelfSubjectAccessReviewSpec {
+                resource_attributes: Some(attributes),
+                ..SelfSubjectAccessReviewSpec::default()
+            },
+            ..SelfSubjectAccessReview::default()
+        };
+        let answer = reviews.create(&PostParams::default(), &review).await.context("check rights")?;
+        if !answer.status.is_some_and(|status| status.allowed) {
+            missing.push(resource);
+        }
+    }
+    if !missing.is_empty() {
+        bail!(
+            "check rights: the user of --kube-config may not create {}; take a cluster administrator's file",
+            missing.join(", ")
+        );
+    }
+    say(format_args!(
+        "the cluster has Kubernetes {}.{}, and everything may be created",
+        version.major, version.minor
+    ));
+    Ok(())
+}
+
+async fn apply(client: &Client, object: Value, force: bool) -> Result<String> {
+    let object: DynamicObject = serde_json::from_value(object)?;
+    let types = object.types.clone().context("every manifest has a kind")?;
+    let kind = ApiResource::from_gvk(&GroupVersionKind::try_from(&types)?);
+    let name = object.metadata.name.clone().context("every manifest has a name")?;
+    let api: KubeApi<DynamicObject> = match &object.metadata.namespace {
+        Some(namespace) => KubeApi::namespaced_with(client.clone(), namespace, &kind),
+        None => KubeApi::all_with(client.clone(), &kind),
+    };
+    let mut params = PatchParams::apply("keadm");
+    params.force = force;
+    let shown = format!("{}/{name}", kind.plural);
+    api.patch(&name, &params, &Patch::Apply(&object))
+        .await
+        .with_context(|| format!("cannot apply {shown}; --force takes over what somebody else has set"))?;
+    Ok(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        what: Manifest,
+    }
+
+    #[test]
+    fn what_is_printed_has_the_kinds_the_rights_and_cloudcore() {
+        let words = ["keadm", "--advertise-address", "192.0.2.1,cloud.example", "--kubeedge-version", "v9"];
+        let objects = Line::parse_from(words).what.objects().unwrap();
+        let kinds: Vec<_> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
+        for kind in ["CustomResourceDefinition", "ClusterRole", "ServiceAccount", "Deployment", "Service"] {
+            assert!(kinds.contains(&kind), "{kind} is missing in {kinds:?}");
+        }
+        let text = manifests::yaml(&objects);
+        assert!(text.contains("kubeedge/cloudcore:v9") && text.contains("cloud.example"));
+        let words = ["keadm", "--skip-crds", "--image", "own/cloudcore:1"];
+        let text = manifests::yaml(&Line::parse_from(words).what.objects().unwrap());
+        assert!(text.contains("own/cloudcore:1") && !text.contains("CustomResourceDefinition"));
+        let evil = Line::parse_from(["keadm", "--advertise-address", "a\nb: c"]).what.objects();
+        assert!(evil.is_err(), "an address is an address");
+    }
+}
