@@ -1,7 +1,13 @@
 //! The cloud half of KubeEdge, one feature per part.
 
+#[cfg(feature = "admission")]
+pub mod admission;
+
 #[cfg(any(feature = "devicecontroller", feature = "edgecontroller"))]
 pub mod authorization;
+
+#[cfg(any(feature = "admission", feature = "standalone"))]
+mod checks;
 
 #[cfg(feature = "cloudhub")]
 pub mod cloudhub;

@@ -45,6 +45,8 @@ pub(crate) struct Config {
     pub(crate) device_controller: Option<devicecontroller::Config>,
     /// How nodes join and renew their certificates.
     pub(crate) enrollment: Enrollment,
+    /// The admission webhook; `None` if it is switched off.
+    pub(crate) admission: Option<Admission>,
     /// Messages by rules; `None` if they are switched off.
     pub(crate) router: Option<Router>,
 }
@@ -58,6 +60,15 @@ pub(crate) struct Enrollment {
     pub(crate) requests_per_second: u32,
     /// And at once.
     pub(crate) requests_burst: u32,
+/// The admission webhook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Admission {
+    /// Where the API server asks.
+    pub(crate) listen: SocketAddr,
+    /// Whether the API server is told to ask.
+    pub(crate) register: bool,
+    /// Where it reaches the webhook, if not by KubeEdge's Service.
+    pub(crate) url: Option<String>,
 }
 
 /// How much the sessions with the nodes may take.
@@ -141,6 +152,7 @@ impl Config {
             edge_controller: controller.at("enable").bool()?.then_some(frequency),
             device_controller: device_controller(root)?,
             enrollment: enrollment(&root.at("kubeedgeRs.enrollment"))?,
+            admission: admission(root)?,
             router: router(root)?,
         })
     }
@@ -152,6 +164,15 @@ fn enrollment(node: &Node<'_>) -> Result<Enrollment> {
         requests_per_second: node.at("requestsPerSecond").number(1, 100_000)?,
         requests_burst: node.at("requestsBurst").number(1, 1_000_000)?,
     })
+fn admission(root: &Node<'_>) -> Result<Option<Admission>> {
+    let node = root.at("kubeedgeRs.admission");
+    let register = node.at("register").bool()?;
+    let url = node.at("url").filled()?;
+    if let Some(url) = url {
+        ensure!(url.starts_with("https://"), node.at("url").wrong(format!("{url:?} does not begin with https://")));
+    }
+    let url = url.map(str::to_owned);
+    Ok(node.listener()?.map(|listen| Admission { listen, register, url }))
 }
 
 fn limits(node: &Node<'_>) -> Result<Limits> {

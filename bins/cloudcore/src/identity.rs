@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use kube::Client;
 use kubeedge_cloud::{
+    admission,
     enrollment::{self, ServerCertificate, Trusted},
     pki::Authority,
     standalone,
@@ -33,7 +34,7 @@ const NAMESPACE: &str = "kubeedge";
 /// 365 days: KubeEdge's edgeCertSigningDuration.
 const NODE_CERTIFICATE_LASTS: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The certificate of the standalone API is issued at each start, so it only has to outlast the process: 10 years.
+/// The certificates of the standalone API and of the admission webhook are issued at each start, so they only have to outlast the process: 10 years.
 const API_CERTIFICATE_LASTS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// The cloud's authority as files have it: in the folder of a standalone cloud, where it is created if there is none,
@@ -118,6 +119,23 @@ pub(crate) fn api_listener(
 pub(crate) fn of_process() -> Result<String> {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Ok(format!("{}_{:.12}", host.trim(), standalone::Token::random()?))
+}
+
+/// Serves the admission webhook; and the authority by which the API server believes it.
+pub(crate) async fn webhook(
+    authority: &Authority,
+    hub: &Hub,
+    listen: SocketAddr,
+) -> Result<(admission::Listener, String)> {
+    let socket =
+        TcpListener::bind(listen).await.with_context(|| format!("kubeedgeRs.admission: {listen}"))?;
+    let mut names = names(hub);
+    // The Service by which KubeEdge's admission is reached.
+    names.push("kubeedge-admission-service.kubeedge.svc".to_owned());
+    let issued = authority.issue_server(&names, API_CERTIFICATE_LASTS)?;
+    let server = Identity::from_pem(issued.certificate_pem.as_bytes(), issued.key_pem.as_bytes())?;
+    let tls = Arc::new(tls::web_server_config(&server)?);
+    Ok((admission::Listener { socket, tls }, authority.certificate_pem().to_owned()))
 }
 
 /// The token of the standalone API: drawn once, then kept.

@@ -21,6 +21,7 @@ use clap::{Args, Parser, Subcommand};
 use config::Config;
 use kube::Client;
 use kubeedge_cloud::{
+    admission::{self, Admission},
     cloudhub::{self, CloudHub},
     devicecontroller::{self, DeviceController},
     edgecontroller::{self, EdgeController},
@@ -160,6 +161,12 @@ async fn run(serve: &Serve) -> Result<()> {
     };
     let trusted = identity::shared(&client, authority).await?;
     let reset_secret = ResetSecret::new(trusted.authority().derive_secret("quic reset"));
+    let webhook = match &config.admission {
+        Some(webhook) => {
+            Some((webhook, identity::webhook(trusted.authority(), &config.hub, webhook.listen).await?))
+        }
+        None => None,
+    };
     let link_tls = Live::empty();
     let enrollment = Enrollment::open(
         identity::enrollment(&config, serve.standalone),
@@ -224,6 +231,15 @@ async fn run(serve: &Serve) -> Result<()> {
         );
         watched.metrics.push(figures::of_devicecontroller(devicecontroller.counts()));
         group.spawn("devicecontroller", devicecontroller.run(stop.child_token()));
+    }
+    if let Some((webhook, (listener, ca_pem))) = webhook {
+        let address = admission::Address { url: webhook.url.clone(), ca_pem };
+        let rules = admission::Config {
+            register: webhook.register.then_some(address),
+            ..admission::Config::default()
+        };
+        tracing::info!(address = %webhook.listen, "the admission webhook is served");
+        group.spawn("admission", Admission::new(rules, listener, client.clone()).run(stop.child_token()));
     }
     if let Some(rules) = &config.router {
         let listener = TcpListener::bind(rules.listen)

@@ -50,6 +50,7 @@ const FEATURES: [(&str, &[&str]); 4] = [
         "kubeedge-cloud",
         &[
             "",
+            "admission",
             "cloudhub",
             "edgecontroller",
             "devicecontroller",

@@ -25,6 +25,13 @@ pub(crate) struct Cause {
     pub(crate) message: String,
 }
 
+impl From<crate::checks::Fault> for Cause {
+    fn from(fault: crate::checks::Fault) -> Self {
+        let crate::checks::Fault { reason, field, message } = fault;
+        Self { reason, field, message }
+    }
+}
+
 impl Cause {
     /// A field whose value breaks a rule.
     pub(crate) fn invalid(field: impl Into<String>, value: &Value, rule: &str) -> Self {

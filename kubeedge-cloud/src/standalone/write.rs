@@ -123,6 +123,7 @@ fn insert(
     }
     defaults::on_create(resource, &mut object);
     validate::check(resource, &object, None)?;
+    validate::check_around(txn, resource, &object)?;
     let object = txn.put(resource, object)?;
     if resource.kind == "Namespace" {
         txn.put(Resource::core("serviceaccounts"), default_account(&target.name, txn.now)?)?;
@@ -163,6 +164,9 @@ pub(crate) fn update(
     keep_what_is_not_written(target, &old, &mut new);
     defaults::on_update(target.resource, &mut new);
     validate::check(target.resource, &new, Some(&old))?;
+    if content(&old) != content(&new) {
+        validate::check_around(txn, target.resource, &new)?;
+    }
     if target.resource.generation && content(&old) != content(&new) {
         let generation = at(&old, &["metadata", "generation"]).and_then(Value::as_i64).unwrap_or_default();
         metadata(&mut new).insert("generation".into(), (generation + 1).into());

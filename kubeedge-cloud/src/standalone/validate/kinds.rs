@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{LABEL, is_label, is_name_part, members, unique_names};
+use super::{LABEL, is_label, members, unique_names};
+use crate::checks::{self, Fault};
 use crate::standalone::{
     failure::Cause,
     json::{at, items, text},
@@ -19,10 +20,9 @@ pub(super) fn check(resource: &Resource, object: &Value, old: Option<&Value>, ca
         ("Pod", None) => pod(object, causes),
         ("Pod", Some(old)) => pod_change(object, old, causes),
         ("ConfigMap" | "Secret", old) => data(object, old, causes),
-        ("Device", _) => device(object, causes),
-        ("DeviceModel", _) => {
-            properties(object, causes);
-        }
+        ("Device", _) => extend(causes, checks::device(object)),
+        ("DeviceModel", _) => extend(causes, checks::device_model(object)),
+        ("RuleEndpoint", _) => extend(causes, checks::endpoint(object)),
         _ => {}
     }
 }
@@ -184,30 +184,7 @@ fn data(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     }
 }
 
-fn device(device: &Value, causes: &mut Vec<Cause>) {
-    if text(device, &["spec", "deviceModelRef", "name"]).is_empty() {
-        causes.push(Cause::required("spec.deviceModelRef.name", "a device is of a model"));
-    }
-    properties(device, causes);
-}
-
-fn properties(object: &Value, causes: &mut Vec<Cause>) {
-    for path in [&["spec"][..], &["spec", "properties"], &["spec", "deviceModelRef"]] {
-        let is_list = path.last() == Some(&"properties");
-        if let Some(value) = at(object, path)
-            && !(if is_list { value.is_array() } else { value.is_object() })
-        {
-            let rule = if is_list { "must be a list" } else { "must be an object" };
-            causes.push(Cause::invalid(path.join("."), value, rule));
-            return;
-        }
-    }
-    unique_names(object, &["spec", "properties"], causes);
-    for (index, property) in items(object, &["spec", "properties"]).iter().enumerate() {
-        let name = text(property, &["name"]);
-        if !name.is_empty() && !is_name_part(name) {
-            let rule = "must consist of alphanumeric characters, '-', '_' or '.', at most 63 characters";
-            causes.push(Cause::invalid(format!("spec.properties[{index}].name"), &name.into(), rule));
-        }
-    }
+/// Takes what the checks say that KubeEdge's admission makes too.
+fn extend(causes: &mut Vec<Cause>, faults: Vec<Fault>) {
+    causes.extend(faults.into_iter().map(Cause::from));
 }

@@ -8,8 +8,10 @@ use super::{
     failure::{Cause, Failure},
     json::{at, items, text},
     resource::Resource,
+    store::Txn,
     write::Validation,
 };
+use crate::checks;
 
 mod kinds;
 mod types;
@@ -57,6 +59,26 @@ pub(crate) fn check(resource: &Resource, object: &Value, old: Option<&Value>) ->
     }
     let name = text(object, &["metadata", "name"]);
     Err(Failure::invalid(resource.kind, resource.group, name, &causes))
+}
+
+/// Checks the object against what else is there; see [`check`] for the rest.
+///
+/// # Errors
+/// 422 with everything that is wrong.
+pub(crate) fn check_around(txn: &Txn<'_, '_>, resource: &Resource, object: &Value) -> Result<(), Failure> {
+    if resource.kind != "Rule" {
+        return Ok(());
+    }
+    let namespace = text(object, &["metadata", "namespace"]);
+    let endpoints = Resource::find(resource.group, resource.version, "ruleendpoints");
+    let endpoints = endpoints.map(|endpoints| txn.list(endpoints, Some(namespace))).transpose()?;
+    let rules = txn.list(resource, Some(namespace))?;
+    let faults = checks::rule(object, &endpoints.unwrap_or_default(), &rules);
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let causes: Vec<Cause> = faults.into_iter().map(Cause::from).collect();
+    Err(Failure::invalid(resource.kind, resource.group, text(object, &["metadata", "name"]), &causes))
 }
 
 const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', \

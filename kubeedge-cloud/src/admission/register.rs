@@ -1,0 +1,121 @@
+//! What the API server is told of the webhook.
+
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
+use kube::{
+    Client,
+    core::{
+        Request,
+        params::{Patch, PatchParams},
+    },
+};
+use serde_json::{Value, json};
+
+/// Where the API server reaches the webhook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// `https://host:port`, for a webhook outside the cluster; otherwise the Service `kubeedge-admission-service` in the
+    /// namespace `kubeedge`.
+    pub url: Option<String>,
+    /// The authority of the serving certificate, PEM.
+    pub ca_pem: String,
+}
+
+/// How often it is tried again to tell the API server.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// The configurations of the webhooks, under the names that KubeEdge gives them.
+///
+/// What cannot be asked is let through where nothing can break by it, and refused for rules and upgrades.
+pub fn configurations(address: &Address) -> Vec<Value> {
+    let validating = [
+        ("validatedevice", "/devices", "devices.kubeedge.io", "v1beta1", "devices", "Ignore"),
+        ("validatedevicemodel", "/devicemodels", "devices.kubeedge.io", "v1beta1", "devicemodels", "Ignore"),
+        ("validaterule", "/rules", "rules.kubeedge.io", "v1", "rules", "Fail"),
+        ("validateruleendpoint", "/ruleendpoints", "rules.kubeedge.io", "v1", "ruleendpoints", "Fail"),
+        (
+            "validatenodeupgradejob",
+            "/nodeupgradejobs",
+            "operations.kubeedge.io",
+            "*",
+            "nodeupgradejobs",
+            "Fail",
+        ),
+    ];
+    let validating: Vec<Value> = validating.iter().map(|of| hook(address, *of)).collect();
+    let path = "/mutating/nodeupgradejobs";
+    let defaults = hook(
+        address,
+        ("mutatenodeupgradejob", path, "operations.kubeedge.io", "*", "nodeupgradejobs", "Ignore"),
+    );
+    let mut offline =
+        hook(address, ("mutateofflinemigration", "/offlinemigration", "", "v1", "pods", "Ignore"));
+    offline["objectSelector"] = json!({ "matchLabels": { "app-offline.kubeedge.io": "autonomy" } });
+    let object = |kind: &str, name: &str, hooks: Vec<Value>| {
+        json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": { "name": name },
+            "webhooks": hooks,
+        })
+    };
+    vec![
+        object("ValidatingWebhookConfiguration", "kubeedge-crds-validate-webhook-configuration", validating),
+        object("MutatingWebhookConfiguration", "kubeedge-mutating-webhook", vec![defaults]),
+        object("MutatingWebhookConfiguration", "mutate-offlinemigration", vec![offline]),
+    ]
+}
+
+fn hook(
+    address: &Address,
+    (name, path, group, version, resource, failure): (&str, &str, &str, &str, &str, &str),
+) -> Value {
+    let mut client = json!({ "caBundle": ByteString(address.ca_pem.clone().into_bytes()) });
+    match &address.url {
+        Some(url) => client["url"] = format!("{}{path}", url.trim_end_matches('/')).into(),
+        None => {
+            client["service"] = json!({ "name": "kubeedge-admission-service", "namespace": "kubeedge", "path": path, "port": 443 });
+        }
+    }
+    json!({
+        "name": format!("{name}.kubeedge.io"),
+        "admissionReviewVersions": ["v1"],
+        "sideEffects": "None",
+        "timeoutSeconds": 10,
+        "failurePolicy": failure,
+        "clientConfig": client,
+        "rules": [{
+            "apiGroups": [group], "apiVersions": [version], "resources": [resource],
+            "operations": ["CREATE", "UPDATE"], "scope": "*",
+        }],
+    })
+}
+
+/// Tells the API server, and never ends; without an address there is nothing to tell.
+pub(super) async fn run(client: Client, address: Option<Address>) {
+    let mut left = address.as_ref().map(configurations).unwrap_or_default();
+    while let Some(configuration) = left.last() {
+        match apply(&client, configuration).await {
+            Ok(()) => {
+                left.pop();
+            }
+            Err(error) => {
+                tracing::warn!(%error, retry_in = ?AGAIN, "the API server cannot be told of the admission webhook");
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+    std::future::pending().await
+}
+
+async fn apply(client: &Client, configuration: &Value) -> Result<(), kube::Error> {
+    let plural = match configuration["kind"].as_str() {
+        Some("ValidatingWebhookConfiguration") => "validatingwebhookconfigurations",
+        _ => "mutatingwebhookconfigurations",
+    };
+    let params = PatchParams::apply("kubeedge").force();
+    let name = configuration["metadata"]["name"].as_str().unwrap_or_default();
+    let request = Request::new(format!("/apis/admissionregistration.k8s.io/v1/{plural}"))
+        .patch(name, &params, &Patch::Apply(configuration))
+        .map_err(kube::Error::BuildRequest)?;
+    client.request_text(request).await.map(drop)
+}
