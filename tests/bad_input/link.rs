@@ -285,16 +285,16 @@ async fn what_a_node_reports_of_others_or_half_changes_nothing() -> Result<()> {
     // A report of one key takes the place of an earlier one that still waits, so each is awaited.
     let mut next = std::collections::BTreeMap::new();
     for (report, wanted) in [
-        (pod("reader", &reader, PodState::Status(failed.clone())), "a node reports a pod of another node"),
-        (pod("reader", &reader, PodState::Gone), "a node reports a pod of another node"),
+        (pod("reader", &reader, PodState::Status(failed.clone())), "the pod is on another node"),
+        (pod("reader", &reader, PodState::Gone), "the pod is on another node"),
         (pod("of-edge-2", &own, PodState::Status(half)), "its status is no JSON object: EOF"),
         (pod("of-edge-2", &own, PodState::Status(list)), "its status is no JSON object"),
         (pod("of-edge-2", &reader, PodState::Status(failed)), ""),
         (pod("never-was", &own, PodState::Gone), ""),
-        (Report::Device(device), "a node reports a device of another node"),
-        (node(r#"{"metadata":{"name":"edge-1"},"status":{"phase":"Terminated"}}"#), "it is of another node"),
-        (node(r#"{"metadata":{"na"#), "it is not JSON"),
-        (node("[1]"), "it has no metadata.name"),
+        (Report::Device(device), "the device is on another node"),
+        (node(r#"{"metadata":{"name":"edge-1"},"status":{"phase":"Terminated"}}"#), "it is another node"),
+        (node(r#"{"metadata":{"na"#), "it cannot be read"),
+        (node("[1]"), "it cannot be read"),
     ] {
         let lane = report.lane();
         let seq = next.entry(lane).or_insert(0_u64);

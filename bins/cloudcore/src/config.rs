@@ -60,6 +60,8 @@ pub(crate) struct Enrollment {
     pub(crate) requests_per_second: u32,
     /// And at once.
     pub(crate) requests_burst: u32,
+}
+
 /// The admission webhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Admission {
@@ -164,12 +166,17 @@ fn enrollment(node: &Node<'_>) -> Result<Enrollment> {
         requests_per_second: node.at("requestsPerSecond").number(1, 100_000)?,
         requests_burst: node.at("requestsBurst").number(1, 1_000_000)?,
     })
+}
+
 fn admission(root: &Node<'_>) -> Result<Option<Admission>> {
     let node = root.at("kubeedgeRs.admission");
     let register = node.at("register").bool()?;
     let url = node.at("url").filled()?;
     if let Some(url) = url {
-        ensure!(url.starts_with("https://"), node.at("url").wrong(format!("{url:?} does not begin with https://")));
+        ensure!(
+            url.starts_with("https://"),
+            node.at("url").wrong(format!("{url:?} does not begin with https://"))
+        );
     }
     let url = url.map(str::to_owned);
     Ok(node.listener()?.map(|listen| Admission { listen, register, url }))

@@ -26,7 +26,7 @@ use super::{
     status,
 };
 use crate::{
-    authorization::{Action, Denials, Graph as _, allows},
+    authorization::{Action, Denial, Denials, Graph as _, allows},
     controller::{Backoff, Change, Kind, Limits, Outcome, Placement, WORTH_A_WARNING, Writes, references},
 };
 use kept::Kept;
@@ -367,7 +367,10 @@ impl State {
         };
         match report {
             Report::Node(report) => {
-                let name = status::name_of(&report.json).unwrap_or_default();
+                let Some(name) = status::name_of(&report.json) else {
+                    self.denials.note(node, "a report of a node", Denial::Unreadable);
+                    return Err(Denial::Unreadable.reason());
+                };
                 self.authorize(node, Action::WriteNode(&name), &name)?;
                 Ok(Write::Node(report.clone()))
             }
