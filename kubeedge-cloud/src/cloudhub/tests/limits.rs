@@ -10,10 +10,8 @@ impl Stage {
     async fn refused(&self, name: &str) -> (String, Duration) {
         let edge = self.connect(name).await;
         say(&*edge, hello(name, &Inventory::default())).await;
-        match next(&*edge).await {
-            Frame::Refusal { reason, retry_after } => (reason, retry_after),
-            other => panic!("{other:?}"),
-        }
+        let Frame::Refusal { reason, retry_after } = next(&*edge).await else { panic!("it was not refused") };
+        (reason, retry_after)
     }
 }
 
