@@ -46,6 +46,8 @@ pub struct EdgeOptions {
     pub websocket: bool,
     /// containerd's socket; processes if `None`.
     pub containerd: Option<PathBuf>,
+    /// More members of `tailoredKubeletConfig`, each with a comma before it.
+    pub kubelet: String,
     /// More lines for its configuration file, under `modules:`.
     pub modules: String,
     /// The mappers in its process, and more lines under `kubeedgeRs:`.
@@ -60,6 +62,7 @@ impl EdgeOptions {
             quic: None,
             websocket: true,
             containerd: None,
+            kubelet: String::new(),
             modules: String::new(),
             mappers: "[thermometer]".into(),
         }
@@ -307,8 +310,9 @@ impl Edge {
         };
         let socket = options.containerd.as_deref().map_or_else(String::new, |socket| {
             format!(
-                "    tailoredKubeletConfig: {{containerRuntimeEndpoint: \"unix://{}\"}}\n",
-                socket.display()
+                "    tailoredKubeletConfig: {{containerRuntimeEndpoint: \"unix://{}\"{}}}\n",
+                socket.display(),
+                options.kubelet
             )
         });
         let (node, modules, mappers) = (&options.node, &options.modules, &options.mappers);

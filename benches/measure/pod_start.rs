@@ -2,7 +2,8 @@
 //!
 //! Workload: busybox pods on a private containerd. In turns, one is made by the bare calls of the runtime (sandbox,
 //! image, container, start) and one is created in the standalone API and awaited there by a watch, until its status
-//! says Running. Then 30 at once, both ways, and what edgecore costs while these 30 run and nothing happens.
+//! says Running. Then 30 at once, both ways, and what edgecore costs while these 30 run and nothing happens. At last the
+//! cloud is killed, and edgecore is killed and started again five times: how soon it knows its 30 pods.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command for people")]
 
 #[path = "../../tests/support/containerd.rs"]
@@ -14,6 +15,9 @@ mod site;
 use std::{
     collections::BTreeSet,
     fs,
+    io::{Read, Write},
+    net::TcpStream,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -40,6 +44,8 @@ use site::{Binaries, Cloud, Edge, EdgeOptions, wait_for};
 const ROUNDS: usize = 30;
 /// How many pods are started at once.
 const MANY: usize = 30;
+/// How often edgecore is started again to find them.
+const ADOPTIONS: usize = 5;
 
 /// What is printed.
 #[derive(Debug, Serialize)]
@@ -52,6 +58,7 @@ struct Figures {
     apply_to_running_30_pods_ms: f64,
     rss_kib_30_pods: u64,
     idle_cpu_percent_30_pods: f64,
+    adopt_ms_30_pods: f64,
 }
 
 #[tokio::main]
@@ -71,6 +78,8 @@ async fn main() -> Result<()> {
     println!("edgecore while they run");
     println!("  resident memory                       {:>8} KiB", figures.rss_kib_30_pods);
     println!("  of one core                           {:>8.2} %", figures.idle_cpu_percent_30_pods);
+    println!("edgecore killed and started again without a cloud");
+    println!("  until its /pods has them all running  {:>8.1} ms", figures.adopt_ms_30_pods);
     Ok(())
 }
 
@@ -80,9 +89,14 @@ async fn measure() -> Result<Figures> {
     let real = containerd::Containerd::start();
     let bare = Bare::new(&real)?;
     let folder = tempfile::tempdir()?;
-    let cloud = Cloud::start_with_heartbeat(&binaries, &folder.path().join("cloud"), 15)?;
-    let options = EdgeOptions { containerd: Some(real.socket()), ..EdgeOptions::new("edge-1") };
-    let edge = Edge::start(&binaries, &folder.path().join("edge"), &cloud, &options)?;
+    let mut cloud = Cloud::start_with_heartbeat(&binaries, &folder.path().join("cloud"), 15)?;
+    let port = site::free_port()?;
+    let options = EdgeOptions {
+        containerd: Some(real.socket()),
+        kubelet: format!(", readOnlyPort: {port}"),
+        ..EdgeOptions::new("edge-1")
+    };
+    let mut edge = Edge::start(&binaries, &folder.path().join("edge"), &cloud, &options)?;
     wait_for("the node to be Ready", || Ok(cloud.kubectl(&["get", "nodes"])?.contains(" Ready ")))?;
     let pods = Pods::new(&cloud).await?;
     // After a start Edged keeps room for sandboxes that it does not know, as those of the bare calls, until it has heard
@@ -111,7 +125,8 @@ async fn measure() -> Result<Figures> {
     let apply_many = pods.start(&names("many")).await?;
     let pid = edge.pid().context("no edgecore")?;
     let (rss, cpu) = idle(pid).await?;
-    pods.delete_all().await?;
+    cloud.kill();
+    let mut adopted = (0..ADOPTIONS).map(|_| adopt(&mut edge, port)).collect::<Result<Vec<_>>>()?;
     Ok(Figures {
         n: ROUNDS,
         cri_ms_p50: percentile(&mut cri, 50),
@@ -121,7 +136,40 @@ async fn measure() -> Result<Figures> {
         apply_to_running_30_pods_ms: ms(apply_many),
         rss_kib_30_pods: rss,
         idle_cpu_percent_30_pods: cpu,
+        adopt_ms_30_pods: percentile(&mut adopted, 50),
     })
+}
+
+/// Kills edgecore and starts it again. Returns how long it took until its interface had all pods with a container that
+/// runs, which it says only of what it has seen in the runtime.
+fn adopt(edge: &mut Edge, port: u16) -> Result<Duration> {
+    edge.kill();
+    // The next process writes another one.
+    let token = edge.folder().join("root/api-token");
+    fs::remove_file(&token)?;
+    let began = Instant::now();
+    edge.spawn()?;
+    while running_pods(port, &token).unwrap_or(0) < MANY {
+        if began.elapsed() > Duration::from_secs(30) {
+            bail!("edgecore did not know its pods within half a minute: {}", edge.log());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(began.elapsed())
+}
+
+/// How many containers run by the kubelet's interface.
+fn running_pods(port: u16, token: &Path) -> Result<usize> {
+    let token = fs::read_to_string(token)?;
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    let token = token.trim();
+    let request = format!(
+        "GET /pods HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.matches("\"running\":").count())
 }
 
 /// Pods by the bare calls of the runtime.

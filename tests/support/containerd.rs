@@ -43,6 +43,19 @@ impl Containerd {
     /// If a program is not installed (the message names the packages), if this is not root, or if containerd
     /// does not come up: a test that needs it must not pass without it.
     pub(crate) fn start() -> Self {
+        Self::start_with_disk(None)
+    }
+
+    /// As [`Containerd::start`], with a disk of its own of so many MiB for images and containers.
+    ///
+    /// # Panics
+    /// As [`Containerd::start`].
+    #[allow(dead_code, reason = "not every test that includes this file needs it")]
+    pub(crate) fn start_on_disk_of(mib: u32) -> Self {
+        Self::start_with_disk(Some(mib))
+    }
+
+    fn start_with_disk(mib: Option<u32>) -> Self {
         let missing: Vec<&str> = NEEDED
             .iter()
             .filter(|(path, _)| !Path::new(path).exists())
@@ -52,6 +65,13 @@ impl Containerd {
         // Unix sockets have paths of at most 107 bytes, and containerd adds to it.
         let directory = tempfile::Builder::new().prefix("ke-").tempdir_in("/tmp").expect("make a directory");
         let bridge = write_config(directory.path()).expect("write the configuration");
+        if let Some(mib) = mib {
+            let root = directory.path().join("root");
+            fs::create_dir_all(&root).expect("make a directory");
+            let size = format!("size={mib}m");
+            let mut mount = Command::new("mount");
+            run(mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&root)).expect("mount a disk");
+        }
         let child = spawn(directory.path());
         let mut containerd = Self { directory, child, bridge };
         containerd.wait_until_up();
