@@ -117,12 +117,12 @@ async fn a_pod_gets_other_resources_by_its_own_door_and_nothing_else_through_it(
     let params = PatchParams::default();
     let usual = pods.patch("web", &params, &Patch::Strategic(&sized)).await;
     assert_eq!(code(usual), 422, "an update of a pod may not change them");
-    let resized = pods.patch_subresource("web", "resize", &params, &Patch::Strategic(&sized)).await.unwrap();
+    let resized = pods.patch_subresource("resize", "web", &params, &Patch::Strategic(&sized)).await.unwrap();
     let container = &resized.spec.unwrap().containers[0];
     assert_eq!(container.resources.as_ref().unwrap().limits.as_ref().unwrap()["cpu"].0, "2");
     assert_eq!(container.image.as_deref(), Some("nginx:1"), "the image is not changed here");
     let stale = json!({ "metadata": { "resourceVersion": "1" } });
-    let stale = pods.patch_subresource("web", "resize", &params, &Patch::Merge(&stale)).await;
+    let stale = pods.patch_subresource("resize", "web", &params, &Patch::Merge(&stale)).await;
     assert_eq!(code(stale), 409);
 }
 
