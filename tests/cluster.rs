@@ -64,7 +64,11 @@ pub fn clean(admin: &Path) -> Result<()> {
         }
     }
     delete(&["devices,devicemodels,devicestatuses,rules,ruleendpoints", "--all", "-n", "default"])?;
-    delete(&["configmaps", "-n", "default", "--field-selector", "metadata.name!=kube-root-ca.crt"])?;
+    let maps = kubectl(admin, &["get", "configmaps", "-n", "default", "-o", "name"], b"")?;
+    // The certificates that a cluster gives every namespace, such as kube-root-ca.crt, come back only with delay.
+    for map in maps.lines().filter(|map| !map.ends_with("ca.crt")) {
+        delete(&[map, "-n", "default"])?;
+    }
     delete(&["secrets,events,persistentvolumeclaims", "--all", "-n", "default"])?;
     // The authority of an earlier test, and its token for joining.
     delete(&["secrets", "--all", "-n", "kubeedge"])?;

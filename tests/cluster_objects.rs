@@ -133,25 +133,28 @@ fn objects_that_were_replaced_while_a_node_was_away_are_others_when_it_is_back()
 fn cloudcore_has_the_rights_that_it_needs_and_no_others() -> Result<()> {
     let Some(admin) = cluster::admin() else { return Ok(()) };
     let site = site()?;
-    let may = |verb: &str, what: &str, namespace: &str| {
+    let may = |verb: &str, what: &str, below: &str, namespace: &str| {
         let account = "--as=system:serviceaccount:kubeedge:cloudcore";
-        cluster::kubectl(&admin, &["auth", "can-i", verb, what, account, "-n", namespace], b"").is_ok()
+        let below = format!("--subresource={below}");
+        cluster::kubectl(&admin, &["auth", "can-i", verb, what, &below, account, "-n", namespace], b"")
+            .is_ok()
     };
-    for (verb, what) in
-        [("watch", "pods"), ("patch", "nodes/status"), ("patch", "devices.devices.kubeedge.io")]
+    for (verb, what, below) in
+        [("watch", "pods", ""), ("patch", "nodes", "status"), ("patch", "devices.devices.kubeedge.io", "")]
     {
-        ensure!(may(verb, what, "default"), "{verb} {what}");
+        ensure!(may(verb, what, below, "default"), "{verb} {what} {below}");
     }
-    ensure!(may("patch", "leases.coordination.k8s.io", "kube-node-lease"));
-    for (verb, what) in [
-        ("update", "secrets"),
-        ("create", "secrets"),
-        ("delete", "nodes"),
-        ("create", "clusterroles"),
-        ("create", "pods/exec"),
-        ("patch", "leases.coordination.k8s.io"),
+    ensure!(may("patch", "leases.coordination.k8s.io", "", "kube-node-lease"));
+    for (verb, what, below) in [
+        ("update", "secrets", ""),
+        ("create", "secrets", ""),
+        ("delete", "nodes", ""),
+        ("create", "clusterroles.rbac.authorization.k8s.io", ""),
+        ("create", "pods", "exec"),
+        ("update", "pods", "ephemeralcontainers"),
+        ("patch", "leases.coordination.k8s.io", ""),
     ] {
-        ensure!(!may(verb, what, "default"), "{verb} {what}");
+        ensure!(!may(verb, what, below, "default"), "{verb} {what} {below}");
     }
     let log = site.cloud.log();
     ensure!(!log.contains("forbidden"), "{log}");

@@ -118,6 +118,23 @@ fn what_a_driver_needs_is_kept_whatever_it_is() {
 }
 
 #[test]
+fn only_what_makes_an_object_what_it_is_has_to_be_there() {
+    let crds = crds();
+    let spec = |plural| {
+        crd(&crds, plural)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
+    };
+    let required = |schema: &Value| schema["required"].clone();
+    let device = spec("devices");
+    assert_eq!(required(&device), Value::Null);
+    assert_eq!(required(&device["properties"]["protocol"]), Value::Null);
+    assert_eq!(required(&device["properties"]["properties"]["items"]), json!(["name"]));
+    assert_eq!(required(&spec("devicemodels")), Value::Null);
+    assert_eq!(required(&spec("ruleendpoints")), json!(["ruleEndpointType"]));
+    assert_eq!(required(&spec("rules")), json!(["source", "sourceResource", "target", "targetResource"]));
+    assert_eq!(required(&spec("edgeapplications")["properties"]["workloadTemplate"]), Value::Null);
+}
+
+#[test]
 fn nothing_but_what_nodes_report_may_be_written() {
     let rights = rights(&Options::default());
     let role = rights.iter().find(|object| object["kind"] == "ClusterRole").unwrap();

@@ -86,7 +86,7 @@ pub struct EdgeApplicationSpec {
 pub struct WorkloadTemplate {
     /// Objects, whole.
     #[schemars(schema_with = "objects")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifests: Option<Vec<Value>>,
 }
 

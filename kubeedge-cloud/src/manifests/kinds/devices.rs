@@ -107,7 +107,7 @@ pub struct Visitor {
     pub protocol_name: Option<String>,
     /// What the protocol's driver needs, by its own names.
     #[schemars(schema_with = "free")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_data: Option<BTreeMap<String, Value>>,
 }
 
@@ -121,7 +121,7 @@ pub struct Protocol {
     pub protocol_name: Option<String>,
     /// What the protocol's driver needs, by its own names.
     #[schemars(schema_with = "free")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_data: Option<BTreeMap<String, Value>>,
 }
 
@@ -169,11 +169,11 @@ pub struct PushMethod {
     pub otel: Option<PushOtel>,
     /// To a database.
     #[schemars(schema_with = "free")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub db_method: Option<BTreeMap<String, Value>>,
     /// To whatever looks for anomalies.
     #[schemars(schema_with = "free")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anomaly_detection: Option<BTreeMap<String, Value>>,
 }
 
@@ -247,7 +247,7 @@ pub struct Reported {
     pub report_cycle: Option<i64>,
     /// What else drivers have to say.
     #[schemars(schema_with = "free")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extensions: Option<BTreeMap<String, Value>>,
 }
 
@@ -289,7 +289,7 @@ pub struct DeviceModelSpec {
     pub protocol: Option<String>,
     /// What the protocol's driver needs, by its own names.
     #[schemars(schema_with = "free")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol_config_data: Option<BTreeMap<String, Value>>,
 }
 

@@ -24,7 +24,7 @@ use super::free;
 pub struct ServiceAccountAccessSpec {
     /// The service account, whole.
     #[schemars(schema_with = "free")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<BTreeMap<String, Value>>,
     /// Its UID.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,7 +43,7 @@ pub struct ServiceAccountAccessSpec {
 pub struct RoleAccess {
     /// The RoleBinding, whole.
     #[schemars(schema_with = "free")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role_binding: Option<BTreeMap<String, Value>>,
     /// The rules of its role.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,7 +56,7 @@ pub struct RoleAccess {
 pub struct ClusterRoleAccess {
     /// The ClusterRoleBinding, whole.
     #[schemars(schema_with = "free")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_role_binding: Option<BTreeMap<String, Value>>,
     /// The rules of its role.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -72,7 +72,7 @@ pub struct RuleEndpointSpec {
     pub rule_endpoint_type: EndpointType,
     /// What is to be known of it: `service_port` of a servicebus.
     #[schemars(schema_with = "properties")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub properties: Option<BTreeMap<String, String>>,
 }
 
