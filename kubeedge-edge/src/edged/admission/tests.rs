@@ -42,7 +42,7 @@ fn refusal(pod: &Pod, others: &[Pod], room: &Room) -> Option<(String, String)> {
     match admit(pod, others.iter(), room, false) {
         Judgement::Admitted => None,
         Judgement::Refused(refusal) => Some((refusal.reason, refusal.message)),
-        other => panic!("{other:?}"),
+        other @ (Judgement::Preempts(_) | Judgement::Waits | Judgement::AskForNode) => panic!("{other:?}"),
     }
 }
 

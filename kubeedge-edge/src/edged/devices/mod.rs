@@ -19,7 +19,8 @@ mod record;
 mod service;
 #[cfg(feature = "edged-devices")]
 mod state;
-#[cfg(all(test, feature = "edged-devices"))]
+#[cfg(test)]
+#[cfg(feature = "edged-devices")]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
