@@ -1,11 +1,14 @@
 //! What the parts say of themselves, as metrics.
 
+use std::sync::Arc;
+
 use kubeedge_cloud::{
+    authorization::Denials,
     cloudhub::{Gauges, LaneCounts},
-    devicecontroller,
+    devicecontroller, enrollment,
     monitor::{Figures, Metric},
 };
-use kubeedge_core::message::Lane;
+use kubeedge_core::{message::Lane, tls::Live};
 use tokio::sync::watch;
 
 pub(crate) fn of_cloudhub(gauges: Gauges) -> Figures {
@@ -64,6 +67,43 @@ pub(crate) fn of_devicecontroller(counts: watch::Receiver<devicecontroller::Coun
                 counts.passed_over,
             ),
         ]
+    })
+}
+
+/// Certificates that were issued and refused: to those who ask for one, and to those who connect.
+pub(crate) fn of_joining(counts: Arc<enrollment::Counts>, link: Live) -> Figures {
+    Box::new(move || {
+        let issued = Metric::counter("kubeedge_certificates_issued_total", "Certificates issued to nodes.");
+        let refused = Metric::counter("kubeedge_joins_refused_total", "Requests for certificates refused.");
+        let shown = Metric::counter(
+            "kubeedge_cloudhub_certificates_refused_total",
+            "Connections of nodes that were refused for their certificate.",
+        );
+        let issued = issued
+            .with(&[("by", "token")], counts.joined() as f64)
+            .with(&[("by", "certificate")], counts.renewed() as f64);
+        let reason = |metric: Metric, (reason, count): (&'static str, u64)| {
+            metric.with(&[("reason", reason)], count as f64)
+        };
+        vec![
+            issued,
+            counts.refused().into_iter().fold(refused, reason),
+            link.refused().into_iter().map(|(refusal, count)| (refusal.as_str(), count)).fold(shown, reason),
+        ]
+    })
+}
+
+/// What the controllers have refused to nodes.
+pub(crate) fn of_denials(of: Vec<(&'static str, Denials)>) -> Figures {
+    Box::new(move || {
+        let help = "What was refused to nodes, because it is not theirs.";
+        let metric = Metric::counter("kubeedge_authorization_denials_total", help);
+        let all = of.iter().flat_map(|(part, denials)| {
+            denials.counts().map(move |(denial, count)| (*part, denial.reason(), count))
+        });
+        vec![all.fold(metric, |metric, (part, reason, count)| {
+            metric.with(&[("part", part), ("reason", reason)], count as f64)
+        })]
     })
 }
 

@@ -194,9 +194,11 @@ async fn run(serve: &Serve) -> Result<()> {
         pipe::latest("taken", |taken: &ToNode<Delivery>| (taken.node.clone(), taken.message));
 
     // The parts: each takes the ends it uses.
-    group.spawn("enrollment", enrollment.run(stop.child_token()));
     let mut snapshots = Vec::new();
     let mut watched = monitor::Inbox::default();
+    watched.metrics.push(figures::of_joining(enrollment.counts(), link_tls));
+    group.spawn("enrollment", enrollment.run(stop.child_token()));
+    let mut denials = Vec::new();
     if config.edge_controller.is_some() {
         snapshots.push(edge_snapshots_tx);
         let name = identity::of_process()?;
@@ -217,8 +219,11 @@ async fn run(serve: &Serve) -> Result<()> {
             edgecontroller = edgecontroller.with_leadership(election.leads());
             group.spawn("election", election.run(stop.child_token()));
         }
-        let listed = edgecontroller.listed();
+        denials.push(("edgecontroller", edgecontroller.denials()));
+        let (listed, unwatched) = (edgecontroller.listed(), edgecontroller.unwatched());
         watched.checks.push(Check { name: "edgecontroller", holds: Box::new(move || *listed.borrow()) });
+        let sees = Box::new(move || unwatched.borrow().is_empty());
+        watched.checks.push(Check { name: "edgecontroller-watches", holds: sees });
         group.spawn("edgecontroller", edgecontroller.run(stop.child_token()));
     }
     if let Some(pace) = &config.device_controller {
@@ -229,6 +234,10 @@ async fn run(serve: &Serve) -> Result<()> {
             devicecontroller::Inbox { reports: device_reports_rx, snapshots: device_snapshots_rx },
             devicecontroller::Outbox { downstream: downstream_tx.clone(), acked: acked_tx },
         );
+        denials.push(("devicecontroller", devicecontroller.denials()));
+        let unwatched = devicecontroller.unwatched();
+        let sees = Box::new(move || unwatched.borrow().is_empty());
+        watched.checks.push(Check { name: "devicecontroller-watches", holds: sees });
         watched.metrics.push(figures::of_devicecontroller(devicecontroller.counts()));
         group.spawn("devicecontroller", devicecontroller.run(stop.child_token()));
     }
@@ -280,6 +289,7 @@ async fn run(serve: &Serve) -> Result<()> {
         },
     );
     watched.metrics.push(figures::of_cloudhub(cloudhub.gauges()));
+    watched.metrics.push(figures::of_denials(denials));
     let stopping = stop.clone();
     watched.checks.push(Check { name: "cloudhub", holds: Box::new(move || !stopping.is_cancelled()) });
     group.spawn("cloudhub", cloudhub.run(stop.child_token()));
