@@ -7,10 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::{Event, Metadata, Subscriber, callsite::Identifier};
+use tracing::{Event, Metadata, callsite::Identifier};
 use tracing_subscriber::{
     EnvFilter, Layer,
-    layer::{Context, SubscriberExt},
+    filter::FilterExt,
+    layer::{Context, Filter, SubscriberExt},
     util::SubscriberInitExt,
 };
 
@@ -30,7 +31,9 @@ pub(crate) fn init(filter: &str) -> impl Future<Output = ()> + use<> {
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    tracing_subscriber::registry().with(limit).with(lines.with_filter(EnvFilter::new(filter))).init();
+    // What is not asked for costs no place its share.
+    let filter = EnvFilter::new(filter).and(limit);
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
     async move {
         loop {
             tokio::time::sleep(SAY_EVERY).await;
@@ -84,16 +87,23 @@ impl Limit {
     }
 }
 
-impl<S: Subscriber> Layer<S> for Limit {
-    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+impl<S> Filter<S> for Limit {
+    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        true
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
         self.admits(event.metadata(), Instant::now())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tracing::Subscriber;
+
+    use super::*;
 
     /// Counts the lines that come through.
     #[derive(Debug, Default, Clone)]
@@ -108,7 +118,7 @@ mod tests {
     #[test]
     fn a_place_that_logs_without_end_is_cut_short_and_told_of_and_holds_up_no_other() {
         let (limit, count) = (Limit::default(), Count::default());
-        let subscriber = tracing_subscriber::registry().with(limit.clone()).with(count.clone());
+        let subscriber = tracing_subscriber::registry().with(count.clone().with_filter(limit.clone()));
         tracing::subscriber::with_default(subscriber, || {
             for node in 0..1_000 {
                 tracing::info!(node, "a node has connected");

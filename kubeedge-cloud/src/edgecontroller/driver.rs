@@ -268,5 +268,7 @@ fn absent(
             }
         }
     })
+    // It is asked on after its end.
+    .fuse()
     .boxed()
 }

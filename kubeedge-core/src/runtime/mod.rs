@@ -131,8 +131,9 @@ pub trait ContainerRuntime: Images {
     /// does `oom_score_adj`.
     ///
     /// # Errors
-    /// [`RuntimeError::Invalid`] if the runtime sets no limits; another if the container is absent or does not run,
-    /// or if it uses more than it may have: then its limits are those that it had.
+    /// [`RuntimeError::Invalid`] if the runtime sets no limits; another if the container is absent, or if it uses more
+    /// than it may have: then its limits are those that it had. Of one that does not run, some runtimes take it
+    /// without effect and others refuse it.
     async fn update_container(&self, id: &ContainerId, resources: &Resources) -> Result<(), RuntimeError>;
 
     /// Asks the container to stop, and kills it after `grace`. One that is gone or stopped is success.

@@ -62,13 +62,7 @@ pub(super) async fn limits_of_a_container_that_runs_are_changed_or_refused(
         ..Resources::default()
     };
     match runtime.update_container(&id, &more).await {
-        Ok(()) => {
-            runtime.stop_container(&id, Duration::from_secs(1)).await.expect("stop_container");
-            runtime
-                .update_container(&id, &more)
-                .await
-                .expect_err("what does not run has no limits to change");
-        }
+        Ok(()) => {}
         Err(error) => assert!(matches!(error, RuntimeError::Invalid { .. }), "it is refused: {error}"),
     }
     runtime.remove_sandbox(&sandbox).await.expect("remove_sandbox");
