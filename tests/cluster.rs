@@ -1,4 +1,4 @@
-//! A real Kubernetes API in place of the standalone one, for a [`Cloud`](super::site::Cloud).
+//! A real Kubernetes API in place of the standalone one, for a `Cloud` of the tests.
 //!
 //! `cargo xtask test --kubeconfig FILE` names the cluster. FILE must be an administrator's: each site applies the
 //! manifests that users apply, and cloudcore gets no more than the account in them. The tests own all edge nodes and
