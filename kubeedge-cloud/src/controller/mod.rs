@@ -8,8 +8,12 @@
 //! * [`api`]: the few requests the controllers make, and what an answer of the API means for a write.
 
 #![cfg_attr(
-    not(feature = "edgecontroller"),
-    allow(dead_code, reason = "DeviceController and Router need a part of it each")
+    not(all(feature = "edgecontroller", feature = "router")),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "EdgeController, DeviceController, Election and Router need a part of it each"
+    )
 )]
 
 pub(crate) mod api;
