@@ -311,12 +311,14 @@ impl Edge {
             Some(_) => "  runtime: containerd\n".to_owned(),
         };
         let socket = options.containerd.as_deref().map_or_else(String::new, |socket| {
-            format!(
-                "    tailoredKubeletConfig: {{containerRuntimeEndpoint: \"unix://{}\"{}}}\n",
-                socket.display(),
-                options.kubelet
-            )
+            format!("containerRuntimeEndpoint: \"unix://{}\", ", socket.display())
         });
+        // A machine whose disk others have filled is no reason to evict what a test runs, or to collect its images.
+        let kubelet = format!(
+            "    tailoredKubeletConfig: {{{socket}imageGCHighThresholdPercent: 100, evictionHard: \
+             {{nodefs.available: 1%, nodefs.inodesFree: 1%, imagefs.available: 1%, imagefs.inodesFree: 1%}}{}}}\n",
+            options.kubelet
+        );
         let (node, modules, mappers) = (&options.node, &options.modules, &options.mappers);
         let event_bus = if modules.contains("eventBus:") {
             String::new()
@@ -342,7 +344,7 @@ modules:
   edged:
     hostnameOverride: {node}
     rootDirectory: {folder}/root
-{socket}{event_bus}{device_twin}{modules}kubeedgeRs:
+{kubelet}{event_bus}{device_twin}{modules}kubeedgeRs:
 {runtime}  mappers: {mappers}
 "
         )
