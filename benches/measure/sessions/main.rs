@@ -12,6 +12,9 @@
 //!   node are counted.
 //! * Traffic: the bytes of all UDP packets that the nodes' sockets sent and received, without IP and UDP headers (28 bytes
 //!   a packet, which are counted beside), while nothing happened.
+//! * Changes: 200 pods a second are changed in the API, each of another node, for 20 s; the delay of each is counted until
+//!   its node has acknowledged it. Twice, which shows the noise; then once more while one node reads nothing that it is
+//!   sent, and its own pods are changed as often.
 //! * Storm: cloudcore is ended by SIGTERM, which sends all nodes away, and started again, and they come back at once. The
 //!   time is from the start of the process to the last node that is in sync; the memory is the highest of the process's
 //!   life. Then it is killed, which the nodes notice with their next heartbeat or a probe of their own.
@@ -24,13 +27,13 @@ mod fleet;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use futures::future::try_join_all;
 use kubeedge_cloud::pki::Authority;
 use kubeedge_core::message::Connectivity;
 use serde::Serialize;
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 
 use fleet::{ApiSite, Cloudcore, Node, Traffic};
 
@@ -50,6 +53,10 @@ struct Options {
 /// Pods of each node.
 const PODS: usize = 5;
 
+/// How many pods are changed for the figure of delays, and how often.
+const CHANGES: usize = 4_000;
+const CHANGE_EVERY: Duration = Duration::from_millis(5);
+
 /// What is printed.
 #[derive(Debug, Default, Serialize)]
 struct Figures {
@@ -67,6 +74,10 @@ struct Figures {
     idle_bytes_per_s_per_node_with_headers: f64,
     /// From the start of cloudcore to the first 200 of `/readyz`.
     ready_ms: u64,
+    /// From a change in the API to the node's acknowledgement.
+    change_ms_p99: f64,
+    change_ms_p99_again: f64,
+    change_ms_p99_beside_a_stalled_node: f64,
     /// From nothing to all in sync, which registers all nodes.
     first_connect_seconds: f64,
     storm_seconds: f64,
@@ -109,7 +120,7 @@ async fn measure(options: &Options) -> Result<Figures> {
     let rss_kib_listed = cloudcore.rss_kib()?;
 
     let began = Instant::now();
-    let nodes: Vec<Node> =
+    let mut nodes: Vec<Node> =
         names.iter().map(|name| Node::start(name, &authority, &[cloudcore.quic])).collect::<Result<_>>()?;
     all_in_sync(&nodes).await?;
     let first_connect_seconds = began.elapsed().as_secs_f64();
@@ -119,6 +130,12 @@ async fn measure(options: &Options) -> Result<Figures> {
     sleep(settle).await;
     let idle = traffic(&nodes).since(&before);
     let rss_kib_connected = cloudcore.rss_kib()?;
+
+    let change_ms_p99 = changes(&api, &names, &nodes, false).await?;
+    let change_ms_p99_again = changes(&api, &names, &nodes, false).await?;
+    nodes[0].stall();
+    let change_ms_p99_beside_a_stalled_node = changes(&api, &names, &nodes, true).await?;
+    nodes.swap_remove(0);
 
     cloudcore.terminate()?;
     let (storm_seconds, ready_ms) = come_back(&mut cloudcore, &nodes).await?;
@@ -139,11 +156,44 @@ async fn measure(options: &Options) -> Result<Figures> {
         idle_bytes_per_s_per_node: per_node(idle.bytes),
         idle_bytes_per_s_per_node_with_headers: per_node(idle.bytes + 28 * idle.packets),
         ready_ms,
+        change_ms_p99,
+        change_ms_p99_again,
+        change_ms_p99_beside_a_stalled_node,
         first_connect_seconds: round(first_connect_seconds),
         storm_seconds: round(storm_seconds),
         storm_peak_rss_kib,
         after_kill_seconds: round(after_kill_seconds),
     })
+}
+
+/// Changes pods of all nodes but the first, and of the first too if it is stalled, and returns the 99th percentile of the
+/// delays at the others, in milliseconds.
+async fn changes(api: &ApiSite, names: &[String], nodes: &[Node], stalled: bool) -> Result<f64> {
+    let healthy = 1..names.len();
+    for node in nodes {
+        node.take_delays();
+    }
+    let mut every = interval(CHANGE_EVERY);
+    for (number, node) in healthy.clone().cycle().take(CHANGES).enumerate() {
+        every.tick().await;
+        let its_pod = number / healthy.len() % PODS;
+        if stalled {
+            let (one, other) =
+                tokio::join!(api.change_pod(&names[node], its_pod), api.change_pod(&names[0], number % PODS));
+            one.and(other)?;
+        } else {
+            api.change_pod(&names[node], its_pod).await?;
+        }
+    }
+    let mut delays = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while delays.len() < CHANGES {
+        ensure!(Instant::now() < deadline, "{} of {CHANGES} changes were acknowledged", delays.len());
+        sleep(Duration::from_millis(100)).await;
+        delays.extend(nodes[healthy.clone()].iter().flat_map(Node::take_delays));
+    }
+    delays.sort_unstable();
+    Ok(round(delays[CHANGES * 99 / 100].as_secs_f64() * 1000.0))
 }
 
 /// Starts cloudcore, and returns after how many seconds all nodes are in sync and after how many milliseconds it was ready.

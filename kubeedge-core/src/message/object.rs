@@ -1,4 +1,10 @@
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    cmp::Ordering,
+    collections::BTreeMap,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -9,52 +15,126 @@ use crate::id::{DeviceId, InvalidId, ResourceVersion, Uid};
 
 /// Names an object: what it is, and where. Cluster-scoped objects have an empty namespace.
 ///
-/// It is one shared allocation, because the same name stands in queues, caches and inventories at once.
+/// It is one shared name, because the same one stands in queues, caches and inventories at once.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ObjectRef(Arc<Names>);
+#[serde(from = "Names<String>", into = "Names<String>")]
+pub struct ObjectRef(Arc<Name>);
 
+/// The four parts, one behind the other: a cloud knows some hundred thousand names, and four strings would take thrice
+/// the memory.
+#[derive(Clone)]
+struct Name {
+    text: Box<str>,
+    /// Where the kind, the group and version, and the namespace end.
+    ends: [usize; 3],
+}
+
+/// The four parts, in the order in which names are sorted.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-struct Names {
-    kind: String,
+struct Names<T> {
+    kind: T,
     #[serde(rename = "apiVersion")]
-    api_version: String,
-    namespace: String,
-    name: String,
+    api_version: T,
+    namespace: T,
+    name: T,
+}
+
+impl Name {
+    fn new(names: &Names<&str>) -> Self {
+        let Names { kind, api_version, namespace, name } = names;
+        let ends =
+            [kind.len(), kind.len() + api_version.len(), kind.len() + api_version.len() + namespace.len()];
+        Self { text: [*kind, *api_version, *namespace, *name].concat().into(), ends }
+    }
+
+    fn names(&self) -> Names<&str> {
+        let [kind, api_version, namespace] = self.ends;
+        Names {
+            kind: &self.text[..kind],
+            api_version: &self.text[kind..api_version],
+            namespace: &self.text[api_version..namespace],
+            name: &self.text[namespace..],
+        }
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.ends == other.ends && self.text == other.text
+    }
+}
+
+impl Eq for Name {}
+
+impl PartialOrd for Name {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Name {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.names().cmp(&other.names())
+    }
+}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.names().hash(state);
+    }
+}
+
+impl From<Names<String>> for ObjectRef {
+    fn from(names: Names<String>) -> Self {
+        Self::new(names.api_version, names.kind, names.namespace, names.name)
+    }
+}
+
+impl From<ObjectRef> for Names<String> {
+    fn from(reference: ObjectRef) -> Self {
+        let Names { kind, api_version, namespace, name } = reference.0.names();
+        Self {
+            kind: kind.to_owned(),
+            api_version: api_version.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
+    }
 }
 
 impl ObjectRef {
     /// Names an object of any kind, such as `("apps/v1", "Deployment", "default", "web")`.
     pub fn new(
-        api_version: impl Into<String>,
-        kind: impl Into<String>,
-        namespace: impl Into<String>,
-        name: impl Into<String>,
+        api_version: impl AsRef<str>,
+        kind: impl AsRef<str>,
+        namespace: impl AsRef<str>,
+        name: impl AsRef<str>,
     ) -> Self {
-        Self(Arc::new(Names {
-            kind: kind.into(),
-            api_version: api_version.into(),
-            namespace: namespace.into(),
-            name: name.into(),
-        }))
+        Self(Arc::new(Name::new(&Names {
+            kind: kind.as_ref(),
+            api_version: api_version.as_ref(),
+            namespace: namespace.as_ref(),
+            name: name.as_ref(),
+        })))
     }
 
     /// Names a Pod.
-    pub fn pod(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn pod(namespace: impl AsRef<str>, name: impl AsRef<str>) -> Self {
         Self::new("v1", "Pod", namespace, name)
     }
 
     /// Names a ConfigMap.
-    pub fn config_map(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn config_map(namespace: impl AsRef<str>, name: impl AsRef<str>) -> Self {
         Self::new("v1", "ConfigMap", namespace, name)
     }
 
     /// Names a Secret.
-    pub fn secret(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn secret(namespace: impl AsRef<str>, name: impl AsRef<str>) -> Self {
         Self::new("v1", "Secret", namespace, name)
     }
 
     /// Names a Node.
-    pub fn node(name: impl Into<String>) -> Self {
+    pub fn node(name: impl AsRef<str>) -> Self {
         Self::new("v1", "Node", "", name)
     }
 
@@ -64,28 +144,28 @@ impl ObjectRef {
     }
 
     /// Names a DeviceModel of KubeEdge's `devices.kubeedge.io/v1beta1`.
-    pub fn device_model(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn device_model(namespace: impl AsRef<str>, name: impl AsRef<str>) -> Self {
         Self::new(DEVICES_API, "DeviceModel", namespace, name)
     }
 
     /// Group and version, such as `v1` or `devices.kubeedge.io/v1beta1`.
     pub fn api_version(&self) -> &str {
-        &self.0.api_version
+        self.0.names().api_version
     }
 
     /// The kind, such as `Pod`.
     pub fn kind(&self) -> &str {
-        &self.0.kind
+        self.0.names().kind
     }
 
     /// The namespace; empty for cluster-scoped objects.
     pub fn namespace(&self) -> &str {
-        &self.0.namespace
+        self.0.names().namespace
     }
 
     /// The name.
     pub fn name(&self) -> &str {
-        &self.0.name
+        self.0.names().name
     }
 
     /// The lane that carries objects of this kind.

@@ -115,14 +115,20 @@ impl Lanes {
         .await
     }
 
-    /// Takes the next frame of one lane; `None` after an orderly end.
+    /// Takes the next frame of the lanes that `of` names by their numbers, the urgent first; `None` after an orderly end if
+    /// none of those has any.
     #[cfg(feature = "quic")]
-    pub(super) async fn pop_lane(&self, lane: Lane) -> Result<Option<Bytes>, TransportError> {
+    pub(super) async fn pop_of(
+        &self,
+        of: [bool; Lane::ALL.len()],
+    ) -> Result<Option<(Lane, Bytes)>, TransportError> {
         self.take(|state| {
+            let waits = |lane: &Lane| of[lane.index()] && !state.queues[lane.index()].frames.is_empty();
+            let lane = Lane::ALL.into_iter().find(waits)?;
             let queue = &mut state.queues[lane.index()];
             let frame = queue.frames.pop_front()?;
             queue.release(frame.len());
-            Some(frame)
+            Some((lane, frame))
         })
         .await
     }

@@ -4,7 +4,7 @@ use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, Result, bail};
@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api,
-    api::{ApiResource, DynamicObject, ListParams, PostParams},
+    api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams},
 };
 use kubeedge_cloud::{
     pki::Authority,
@@ -24,6 +24,9 @@ use tokio::{net::TcpListener, task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::DAY;
+
+/// Annotation of a changed pod: when that was, in nanoseconds since 1970.
+pub const CHANGED_AT: &str = "measured.example.com/changed-at";
 
 /// An API in memory, served on the loopback address.
 pub struct ApiSite {
@@ -100,6 +103,14 @@ impl ApiSite {
             anyhow::Ok(())
         };
         stream::iter(each).map(create).buffer_unordered(64).try_collect().await
+    }
+
+    /// Changes one of the pods that [`ApiSite::create_pods`] has created, and writes into it when that was.
+    pub async fn change_pod(&self, node: &str, number: usize) -> Result<()> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_nanos().to_string();
+        let patch = Patch::Merge(json!({ "metadata": { "annotations": { CHANGED_AT: now } } }));
+        self.raw_pods().patch(&format!("{node}-{number}"), &PatchParams::default(), &patch).await?;
+        Ok(())
     }
 
     /// Waits until so many pods are reported as running.

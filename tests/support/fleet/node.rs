@@ -2,11 +2,12 @@
 
 use std::{
     collections::BTreeMap,
+    future::pending,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, Result};
@@ -30,7 +31,7 @@ use serde_json::json;
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::DAY;
+use super::{DAY, api::CHANGED_AT};
 
 /// A node.
 pub struct Node {
@@ -52,8 +53,12 @@ impl Node {
         let transport =
             |port: &u16| QuicTransport::new(QuicConfig::new(format!("127.0.0.1:{port}"), tls.clone()));
         let transports = ports.iter().map(transport).collect::<Result<_, _>>()?;
-        let meter =
-            Arc::new(Meter { transports, turn: AtomicUsize::new(name.len()), current: Mutex::default() });
+        let meter = Arc::new(Meter {
+            transports,
+            turn: AtomicUsize::new(name.len()),
+            current: Mutex::default(),
+            stalled: watch::channel(false).0,
+        });
         let (inbox, outbox, outside) = edgehub::pipes();
         let connectivity = outside.connectivity.clone();
         let hub = EdgeHub::new(edgehub::Config::new(node.clone()), meter.clone(), inbox, outbox);
@@ -89,6 +94,17 @@ impl Node {
     /// How many objects the cloud has taken from it.
     pub fn deleted(&self) -> usize {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).deleted
+    }
+
+    /// From now on it reads nothing that the cloud sends, over this connection and all that follow.
+    pub fn stall(&self) {
+        self.meter.stalled.send_replace(true);
+    }
+
+    /// How long each change took that was made by [`super::ApiSite::change_pod`] since this was asked last: until the node
+    /// has said that it holds it.
+    pub fn take_delays(&self) -> Vec<Duration> {
+        std::mem::take(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner).delays)
     }
 
     /// What its present connection has sent and received.
@@ -140,6 +156,7 @@ struct Store {
     objects: BTreeMap<ObjectRef, InventoryEntry>,
     /// How many objects the cloud has taken from the node.
     deleted: usize,
+    delays: Vec<Duration>,
 }
 
 /// Keeps in memory what the cloud sends, and reports each pod as running.
@@ -158,6 +175,7 @@ async fn keep(outside: Outside, status: Bytes, held: Held) {
                 let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
                 match message {
                     ObjectEvent::Applied(object) => {
+                        held.delays.extend(since_change(&object.json));
                         let new = held.objects.insert(key.clone(), object.entry());
                         if new.is_none_or(|old| old.uid != object.uid) {
                             let state = PodState::Status(POD_STATUS.into());
@@ -178,6 +196,13 @@ async fn keep(outside: Outside, status: Bytes, held: Held) {
             else => return,
         }
     }
+}
+
+/// How long ago an object was changed by [`super::ApiSite::change_pod`].
+fn since_change(json: &[u8]) -> Option<Duration> {
+    let object: serde_json::Value = serde_json::from_slice(json).ok()?;
+    let changed = object["metadata"]["annotations"][CHANGED_AT].as_str()?.parse().ok()?;
+    (SystemTime::UNIX_EPOCH + Duration::from_nanos(changed)).elapsed().ok()
 }
 
 const POD_STATUS: &str = r#"{"phase":"Running","hostIP":"192.0.2.1","podIP":"10.88.0.7","podIPs":[{"ip":"10.88.0.7"}],
@@ -221,6 +246,7 @@ struct Meter {
     transports: Vec<QuicTransport>,
     turn: AtomicUsize,
     current: Mutex<Weak<QuicConnection>>,
+    stalled: watch::Sender<bool>,
 }
 
 #[async_trait]
@@ -233,32 +259,41 @@ impl Transport for Meter {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let connection = Arc::new(self.transports[turn % self.transports.len()].dial().await?);
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&connection);
-        Ok(Box::new(Metered(connection)))
+        Ok(Box::new(Metered { connection, stalled: self.stalled.subscribe() }))
     }
 }
 
 #[derive(Debug)]
-struct Metered(Arc<QuicConnection>);
+struct Metered {
+    connection: Arc<QuicConnection>,
+    stalled: watch::Receiver<bool>,
+}
 
 #[async_trait]
 impl Connection for Metered {
     fn peer(&self) -> &Peer {
-        self.0.peer()
+        self.connection.peer()
     }
 
     fn path(&self) -> String {
-        self.0.path()
+        self.connection.path()
     }
 
     async fn send(&self, lane: Lane, frame: Bytes) -> Result<(), TransportError> {
-        self.0.send(lane, frame).await
+        self.connection.send(lane, frame).await
     }
 
     async fn recv(&self) -> Result<Option<(Lane, Bytes)>, TransportError> {
-        self.0.recv().await
+        let mut stalled = self.stalled.clone();
+        let stall = async { drop(stalled.wait_for(|stalled| *stalled).await) };
+        tokio::select! {
+            biased;
+            () = stall => pending().await,
+            received = self.connection.recv() => received,
+        }
     }
 
     async fn close(&self, reason: &str) {
-        self.0.close(reason).await;
+        self.connection.close(reason).await;
     }
 }

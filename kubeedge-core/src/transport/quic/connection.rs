@@ -55,7 +55,7 @@ pub struct QuicConnection {
     pub(super) incoming: tokio::sync::Mutex<Incoming>,
     writer: Mutex<JoinSet<()>>,
     /// Follows the client's address; aborted when it is dropped.
-    _follower: JoinSet<()>,
+    _follower: Option<JoinSet<()>>,
     closed: CancellationToken,
 }
 
@@ -67,11 +67,12 @@ impl QuicConnection {
         follow: Option<Duration>,
     ) -> Result<Self, ConnectionError> {
         let welcome: RecvStream = connection.accept_uni().await?;
-        let mut follower = JoinSet::new();
-        if let Some(every) = follow {
+        let follower = follow.map(|every| {
+            let mut follower = JoinSet::new();
             let every = every.max(FOLLOW_MIN);
             follower.spawn(follow_address(endpoint.clone(), connection.remote_address(), every));
-        }
+            follower
+        });
         let mut dialled = Self::new(connection, Peer::Cloud, None, Incoming::starting_with(welcome));
         dialled.endpoint = Some(endpoint);
         dialled._follower = follower;
@@ -99,7 +100,7 @@ impl QuicConnection {
             outgoing,
             incoming: tokio::sync::Mutex::new(incoming),
             writer: Mutex::new(writer),
-            _follower: JoinSet::new(),
+            _follower: None,
             closed: CancellationToken::new(),
         }
     }
