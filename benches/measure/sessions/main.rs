@@ -210,12 +210,8 @@ async fn come_back(cloudcore: &mut Cloudcore, nodes: &[Node]) -> Result<(f64, u6
     };
     let ready =
         timeout(Duration::from_secs(60), ready).await.context("cloudcore is not ready after a minute")?;
-    let lost = |state| state != Connectivity::Synchronized;
-    let in_time = |node: &Node| node.last_sync().is_some_and(|at| at > began);
-    // Those that have not noticed yet call themselves in sync: so each first has to have lost its session.
-    let lose = nodes.iter().filter(|node| !in_time(node)).map(|node| node.wait_until(lost));
-    try_join_all(lose).await.context("nodes that notice the end of cloudcore")?;
-    all_in_sync(nodes).await?;
+    // Those that have not noticed yet call themselves in sync: so each has to come to it anew.
+    try_join_all(nodes.iter().map(|node| node.wait_for_sync_since(began))).await?;
     let last = nodes.iter().filter_map(Node::last_sync).max().context("a node that was in sync")?;
     Ok(((last - began).as_secs_f64(), u64::try_from(ready.as_millis())?))
 }

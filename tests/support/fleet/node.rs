@@ -79,6 +79,14 @@ impl Node {
         Ok(())
     }
 
+    /// Waits until it has come to be in sync after that moment, for at most five minutes.
+    pub async fn wait_for_sync_since(&self, moment: Instant) -> Result<()> {
+        let mut last_sync = self.last_sync.clone();
+        let awaited = last_sync.wait_for(|at| at.is_some_and(|at| at > moment));
+        timeout(Duration::from_secs(300), awaited).await.context("five minutes")?.map(drop)?;
+        Ok(())
+    }
+
     /// When it came to be in sync for the last time.
     pub fn last_sync(&self) -> Option<Instant> {
         *self.last_sync.borrow()
