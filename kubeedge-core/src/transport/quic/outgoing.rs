@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Opens a lane's stream and says which lane it is.
-pub(super) async fn open(connection: &Connection, lane: Lane) -> Result<SendStream, WriteError> {
+async fn open(connection: &Connection, lane: Lane) -> Result<SendStream, WriteError> {
     let mut stream = connection.open_uni().await?;
     // A stream that was just opened takes a priority; it fails only on one that is closed.
     drop(stream.set_priority(priority(lane)));
@@ -27,7 +27,7 @@ pub(super) async fn open(connection: &Connection, lane: Lane) -> Result<SendStre
 
 /// Which streams' bytes go into the next packet first. Quinn sends nothing of a lower priority while a higher one
 /// has bytes, so only what is small and urgent is above the rest, which shares equally.
-fn priority(lane: Lane) -> i32 {
+pub(super) fn priority(lane: Lane) -> i32 {
     match lane {
         Lane::Heartbeat => 2,
         Lane::Pods => 1,
@@ -36,10 +36,8 @@ fn priority(lane: Lane) -> i32 {
 }
 
 /// Writes what the lanes hold until they end in order and the peer has it all, or the connection is over.
-/// `heartbeat` is that lane's stream if it is open.
-pub(super) async fn write(connection: Connection, lanes: Arc<Lanes>, heartbeat: Option<SendStream>) {
+pub(super) async fn write(connection: Connection, lanes: Arc<Lanes>) {
     let mut writer = Writer { streams: Default::default() };
-    writer.streams[Lane::Heartbeat.index()] = Slot::Idle(heartbeat);
     tokio::select! {
         written = writer.write_all(&connection, &lanes) => if let Err((lane, error)) = written {
             lanes.end(End::Broken(match connection.close_reason() {
