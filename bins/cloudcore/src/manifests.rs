@@ -31,6 +31,9 @@ pub(crate) struct Manifests {
     /// Let nodes in by ports of the Service, instead of listening at the host's own addresses.
     #[arg(long)]
     node_ports: bool,
+    /// Let cloudcore check KubeEdge's kinds as a webhook of the API server.
+    #[arg(long)]
+    admission: bool,
     /// The cloudcore.yaml to give it, instead of the defaults.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -55,6 +58,7 @@ impl Manifests {
             replicas: self.replicas,
             advertise_addresses: self.advertise_address.clone(),
             host_network: !self.node_ports,
+            admission: self.admission,
             config,
             labels: BTreeMap::new(),
         };
@@ -66,6 +70,7 @@ impl Manifests {
         objects.push(manifests::namespace(options));
         objects.push(manifests::service_account(options));
         objects.extend(manifests::rights(options));
+        objects.extend(manifests::admission(options));
         if !self.no_deployment {
             objects.extend(manifests::deployment(options));
             objects.push(manifests::service(options));

@@ -52,6 +52,10 @@ pub(crate) struct Manifest {
     /// How many replicas run.
     #[arg(long, default_value_t = 1)]
     replicas: u32,
+    /// Let cloudcore check KubeEdge's kinds before the API server takes them. A cloudcore.yaml of --config has to switch it
+    /// on too: kubeedgeRs.admission.
+    #[arg(long)]
+    admission: bool,
     /// A file that is to be cloudcore.yaml.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -88,6 +92,7 @@ impl Manifest {
             image,
             config,
             replicas: self.replicas,
+            admission: self.admission,
             advertise_addresses: self.advertise_address.clone(),
             ..Options::default()
         };

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Options, labels, metadata};
+use super::{Options, admission, labels, metadata};
 
 /// The ports of cloudcore: name, port, protocol, and the Service's port on nodes, as KubeEdge's charts have them.
 const PORTS: [(&str, u16, &str, u16); 3] = [
@@ -17,10 +17,12 @@ const USER: u32 = 65532;
 /// cloudcore's configuration and its Deployment.
 pub fn deployment(options: &Options) -> Vec<Value> {
     let config = if options.config.is_empty() { default_config(options) } else { options.config.clone() };
-    let ports: Vec<_> = PORTS
-        .iter()
-        .map(|(name, port, protocol, _)| json!({ "name": name, "containerPort": port, "protocol": protocol }))
-        .collect();
+    let port = |name: &str, port: u16, protocol: &str| json!({ "name": name, "containerPort": port, "protocol": protocol });
+    let mut ports: Vec<_> =
+        PORTS.iter().map(|(name, number, protocol, _)| port(name, *number, protocol)).collect();
+    if options.admission {
+        ports.push(port("admission", admission::PORT, "TCP"));
+    }
     let selector = json!({ "kubeedge": "cloudcore" });
     vec![
         json!({
@@ -122,7 +124,10 @@ fn default_config(options: &Options) -> String {
     let addresses: Vec<&str> = options.advertise_addresses.iter().map(String::as_str).collect();
     format!(
         "apiVersion: cloudcore.config.kubeedge.io/v1alpha1\nkind: CloudCore\nmodules:\n  cloudHub:\n    \
-         advertiseAddress: {}\n    quic: {{enable: true}}\n    websocket: {{enable: true}}\n",
-        json!(addresses)
+         advertiseAddress: {}\n    quic: {{enable: true}}\n    websocket: {{enable: true}}\nkubeedgeRs:\n  \
+         replicas: {{enable: {}}}\n  admission: {{enable: {}}}\n",
+        json!(addresses),
+        options.replicas > 1,
+        options.admission
     )
 }

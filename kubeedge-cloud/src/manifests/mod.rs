@@ -10,6 +10,7 @@
 //!
 //! Everything is a JSON value in the form that the API takes, in the order in which it is to be applied.
 
+mod admission;
 mod deployment;
 #[expect(unreachable_pub, reason = "the derive of KubeSchema repeats each type inside a function")]
 pub mod kinds;
@@ -23,6 +24,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::{CustomResourceExt, core::crd::merge_crds};
 use serde_json::{Value, json};
 
+pub use admission::admission;
 pub use deployment::{deployment, service};
 pub use rbac::{rights, service_account};
 
@@ -40,6 +42,8 @@ pub struct Options {
     /// Whether cloudcore listens at its host's own addresses, as KubeEdge's charts have it. Without it nodes come in
     /// by the Service's node ports.
     pub host_network: bool,
+    /// Whether cloudcore checks KubeEdge's kinds as a webhook of the API server; `config`, if given, must say so too.
+    pub admission: bool,
     /// The text of cloudcore.yaml; the defaults with `advertise_addresses` if it is empty.
     pub config: String,
     /// Labels for all objects, besides those that select cloudcore's pods.
@@ -54,6 +58,7 @@ impl Default for Options {
             replicas: 1,
             advertise_addresses: Vec::new(),
             host_network: true,
+            admission: false,
             config: String::new(),
             labels: BTreeMap::new(),
         }
@@ -66,6 +71,7 @@ pub fn all(options: &Options) -> Vec<Value> {
     objects.push(namespace(options));
     objects.push(service_account(options));
     objects.extend(rights(options));
+    objects.extend(admission(options));
     objects.extend(deployment(options));
     objects.push(service(options));
     objects

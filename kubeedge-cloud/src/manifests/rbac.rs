@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Options, labels, metadata};
+use super::{Options, admission, labels, metadata};
 
 /// The name of the service account, and of what binds it.
 const NAME: &str = "cloudcore";
@@ -27,12 +27,16 @@ pub fn rights(options: &Options) -> Vec<Value> {
 
 fn cluster_wide(options: &Options) -> Vec<Value> {
     let metadata = json!({ "name": NAME, "labels": labels(options) });
+    let mut rules = cluster_rules();
+    if options.admission {
+        rules.extend(admission::rules());
+    }
     vec![
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "ClusterRole",
             "metadata": metadata,
-            "rules": cluster_rules(),
+            "rules": rules,
         }),
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
