@@ -12,6 +12,9 @@ mod checks;
 #[cfg(feature = "cloudhub")]
 pub mod cloudhub;
 
+#[cfg(feature = "cloudstream")]
+pub mod cloudstream;
+
 #[cfg(any(
     feature = "devicecontroller",
     feature = "edgecontroller",
@@ -37,6 +40,9 @@ pub mod manifests;
 
 #[cfg(feature = "monitor")]
 pub mod monitor;
+
+#[cfg(any(feature = "cloudstream", feature = "standalone"))]
+mod node;
 
 #[cfg(feature = "pki")]
 pub mod pki;

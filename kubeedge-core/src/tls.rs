@@ -213,6 +213,14 @@ fn provider() -> Arc<CryptoProvider> {
 /// # Errors
 /// If the bytes are no certificate, or its common name is no node's.
 pub fn node_of(certificate: &CertificateDer<'_>) -> Result<NodeName, Error> {
+    Ok(NodeName::from_user_name(&common_name(certificate)?)?)
+}
+
+/// Reads the common name of a certificate's subject, which is a user's name to Kubernetes.
+///
+/// # Errors
+/// If the bytes are no certificate, or if it has not exactly one common name.
+pub fn common_name(certificate: &CertificateDer<'_>) -> Result<String, Error> {
     let source = Source("the peer's certificate".into());
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| source.invalid(error))?;
     // Of several common names the last is the most specific, and some other software reads only the first:
@@ -221,8 +229,7 @@ pub fn node_of(certificate: &CertificateDer<'_>) -> Result<NodeName, Error> {
     let (Some(name), None) = (names.next(), names.next()) else {
         return Err(source.invalid("it does not have exactly one common name"));
     };
-    let name = name.as_str().map_err(|error| source.invalid(error))?;
-    Ok(NodeName::from_user_name(name)?)
+    Ok(name.as_str().map_err(|error| source.invalid(error))?.to_owned())
 }
 
 /// Says why certificates cannot be used.

@@ -8,7 +8,7 @@ mod tests;
 pub(crate) mod tree;
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
@@ -47,8 +47,27 @@ pub(crate) struct Config {
     pub(crate) enrollment: Enrollment,
     /// The admission webhook; `None` if it is switched off.
     pub(crate) admission: Option<Admission>,
+    /// Logs of pods for API servers; `None` if they are switched off.
+    pub(crate) cloud_stream: Option<CloudStream>,
     /// Messages by rules; `None` if they are switched off.
     pub(crate) router: Option<Router>,
+}
+
+/// Logs of pods for API servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CloudStream {
+    /// Where API servers ask.
+    pub(crate) listen: SocketAddr,
+    /// At which port of nodes' addresses they are told to ask.
+    pub(crate) node_port: u16,
+    /// The authorities of API servers' certificates.
+    pub(crate) ca: PathBuf,
+    /// The serving certificate; issued by the cloud's own authority if it is not there.
+    pub(crate) certificate: PathBuf,
+    /// Its private key.
+    pub(crate) key: PathBuf,
+    /// The names of those who are answered.
+    pub(crate) callers: Vec<String>,
 }
 
 /// How nodes join and renew their certificates, beside what `modules.cloudHub` says.
@@ -155,6 +174,7 @@ impl Config {
             device_controller: device_controller(root)?,
             enrollment: enrollment(&root.at("kubeedgeRs.enrollment"))?,
             admission: admission(root)?,
+            cloud_stream: cloud_stream(root)?,
             router: router(root)?,
         })
     }
@@ -180,6 +200,23 @@ fn admission(root: &Node<'_>) -> Result<Option<Admission>> {
     }
     let url = url.map(str::to_owned);
     Ok(node.listener()?.map(|listen| Admission { listen, register, url }))
+}
+
+fn cloud_stream(root: &Node<'_>) -> Result<Option<CloudStream>> {
+    let node = root.at("modules.cloudStream");
+    let given = root.at("kubeedgeRs.cloudStream.callers");
+    let callers: Vec<_> =
+        given.list()?.iter().map(|name| Ok(name.text()?.to_owned())).collect::<Result<_>>()?;
+    ensure!(!callers.is_empty(), given.wrong("nobody would be answered"));
+    let stream = CloudStream {
+        listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, node.at("streamPort").port()?)),
+        node_port: root.at("commonConfig.tunnelPort").port()?,
+        ca: node.at("tlsStreamCAFile").file()?,
+        certificate: node.at("tlsStreamCertFile").file()?,
+        key: node.at("tlsStreamPrivateKeyFile").file()?,
+        callers,
+    };
+    Ok(node.at("enable").bool()?.then_some(stream))
 }
 
 fn limits(node: &Node<'_>) -> Result<Limits> {
@@ -227,7 +264,6 @@ fn api(node: &Node<'_>) -> Result<Api> {
 fn check_what_is_not_used(root: &Node<'_>) -> Result<()> {
     let modules = root.at("modules");
     modules.at("cloudStream.tunnelPort").port()?;
-    modules.at("cloudStream.streamPort").port()?;
     let mode = modules.at("iptablesManager.mode");
     let known = ["internal", "external"].contains(&mode.text()?);
     ensure!(known, mode.wrong(format!("{:?} is neither internal nor external", mode.text()?)));
@@ -236,7 +272,7 @@ fn check_what_is_not_used(root: &Node<'_>) -> Result<()> {
 
 /// Names what is switched on and is not there.
 fn warn_of_what_has_no_effect(root: &Node<'_>, warnings: &mut Vec<String>) -> Result<()> {
-    for key in ["taskManager", "dynamicController", "cloudStream", "cloudHub.authorization"] {
+    for key in ["taskManager", "dynamicController", "cloudHub.authorization"] {
         let node = root.at("modules").at(key).at("enable");
         if node.bool()? {
             warnings.push(format!("{}: not available in this cloudcore; it has no effect", node.path()));

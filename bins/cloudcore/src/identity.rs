@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use kube::Client;
 use kubeedge_cloud::{
-    admission,
+    admission, cloudstream,
     enrollment::{self, ServerCertificate, Trusted},
     pki::Authority,
     standalone,
@@ -24,7 +24,7 @@ use kubeedge_core::{
 use tokio::net::TcpListener;
 
 use crate::config::{
-    Config,
+    CloudStream, Config,
     hub::{Hub, TlsFiles},
 };
 
@@ -136,6 +136,27 @@ pub(crate) async fn webhook(
     let server = Identity::from_pem(issued.certificate_pem.as_bytes(), issued.key_pem.as_bytes())?;
     let tls = Arc::new(tls::web_server_config(&server)?);
     Ok((admission::Listener { socket, tls }, authority.certificate_pem().to_owned()))
+}
+
+/// Where API servers ask for what only nodes have.
+pub(crate) async fn stream(
+    authority: &Authority,
+    hub: &Hub,
+    stream: &CloudStream,
+) -> Result<cloudstream::Listener> {
+    let socket = TcpListener::bind(stream.listen)
+        .await
+        .with_context(|| format!("modules.cloudStream.streamPort: {}", stream.listen))?;
+    let callers = tls::roots_from_file(&stream.ca).context("modules.cloudStream.tlsStreamCAFile")?;
+    let identity = if stream.certificate.exists() {
+        Identity::from_files(&stream.certificate, &stream.key)
+            .context("modules.cloudStream.tlsStreamCertFile")?
+    } else {
+        let issued = authority.issue_server(&names(hub), API_CERTIFICATE_LASTS)?;
+        Identity::from_pem(issued.certificate_pem.as_bytes(), issued.key_pem.as_bytes())?
+    };
+    let tls = Arc::new(tls::server_config(&identity, callers)?);
+    Ok(cloudstream::Listener { socket, tls })
 }
 
 /// The token of the standalone API: drawn once, then kept.

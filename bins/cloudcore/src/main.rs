@@ -23,6 +23,7 @@ use kube::Client;
 use kubeedge_cloud::{
     admission::{self, Admission},
     cloudhub::{self, CloudHub},
+    cloudstream::{self, CloudStream},
     devicecontroller::{self, DeviceController},
     edgecontroller::{self, EdgeController},
     election::{self, Election},
@@ -167,6 +168,10 @@ async fn run(serve: &Serve) -> Result<()> {
         }
         None => None,
     };
+    let stream = match &config.cloud_stream {
+        Some(stream) => Some((stream, identity::stream(trusted.authority(), &config.hub, stream).await?)),
+        None => None,
+    };
     let link_tls = Live::empty();
     let enrollment = Enrollment::open(
         identity::enrollment(&config, serve.standalone),
@@ -203,7 +208,11 @@ async fn run(serve: &Serve) -> Result<()> {
         snapshots.push(edge_snapshots_tx);
         let name = identity::of_process()?;
         let mut edgecontroller = EdgeController::new(
-            edgecontroller::Config { identity: name.clone(), ..edgecontroller::Config::default() },
+            edgecontroller::Config {
+                identity: name.clone(),
+                kubelet_port: config.cloud_stream.as_ref().map(|stream| stream.node_port),
+                ..edgecontroller::Config::default()
+            },
             client.clone(),
             edgecontroller::Inbox {
                 statuses: statuses_rx,
@@ -249,6 +258,13 @@ async fn run(serve: &Serve) -> Result<()> {
         };
         tracing::info!(address = %webhook.listen, "the admission webhook is served");
         group.spawn("admission", Admission::new(rules, listener, client.clone()).run(stop.child_token()));
+    }
+    if let Some((stream, listener)) = stream {
+        let rules = cloudstream::Config { callers: stream.callers.clone(), ..cloudstream::Config::default() };
+        tracing::info!(address = %stream.listen, "answering API servers for nodes");
+        let outbox = cloudstream::Outbox { requests: requests_tx.clone() };
+        let part = CloudStream::new(rules, listener, client.clone(), outbox);
+        group.spawn("cloudstream", part.run(stop.child_token()));
     }
     if let Some(rules) = &config.router {
         let listener = TcpListener::bind(rules.listen)

@@ -57,6 +57,7 @@ const FEATURES: [(&str, &[&str]); 4] = [
             "election",
             "monitor",
             "router",
+            "cloudstream",
             "standalone",
             "pki",
             "manifests",

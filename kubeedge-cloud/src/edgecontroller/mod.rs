@@ -71,6 +71,9 @@ pub struct Config {
     pub retry_first: Duration,
     /// The longest wait after failures of the API.
     pub retry_max: Duration,
+    /// The port at which API servers are told to look for a node's kubelet, in place of the one that the node reports: that
+    /// of CloudStream, as KubeEdge's tunnel port.
+    pub kubelet_port: Option<u16>,
 }
 
 impl Default for Config {
@@ -83,6 +86,7 @@ impl Default for Config {
             writes_at_once: const { NonZeroUsize::new(16).expect("16 is not zero") },
             retry_first: Duration::from_secs(1),
             retry_max: Duration::from_secs(30),
+            kubelet_port: None,
         }
     }
 }

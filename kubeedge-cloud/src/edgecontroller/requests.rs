@@ -49,7 +49,10 @@ async fn make(
 ) -> Outcome {
     let written = match write {
         Write::Node(report) => match status::read_node(&report.json, node, denials) {
-            Ok(report) => {
+            Ok(mut report) => {
+                if let Some(port) = config.kubelet_port {
+                    report["status"]["daemonEndpoints"] = json!({ "kubeletEndpoint": { "Port": port } });
+                }
                 write_node(api, node, &report).await.map(|existing| *policy = Some(Policy::of(&existing)))
             }
             Err(why) => return Outcome::Refused(why),

@@ -27,11 +27,9 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use kubeedge_core::{
-    message::{Request, Response, ToNode},
-    pipe::Caller,
-};
 use serde::Deserialize;
+
+use crate::node::Nodes;
 
 mod defaults;
 mod delete;
@@ -195,6 +193,3 @@ impl ApiServer {
         kube::Client::new(self.service(), "default")
     }
 }
-
-/// The pipe by which nodes are asked: logs, and calls to HTTP servers on them.
-type Nodes = Caller<ToNode<Request>, Response>;

@@ -1,15 +1,12 @@
 //! What only a node can answer: logs of its pods, and calls to HTTP servers on it.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use http::{HeaderName, HeaderValue, Response, header, request::Parts};
 use http_body_util::{BodyExt as _, StreamBody};
-use kubeedge_core::{
-    message::{LogChunk, LogRequest, Request, Response as NodeResponse, ServiceRequest, ToNode},
-    pipe::CallError,
-};
+use kubeedge_core::message::{LogRequest, Request, Response as NodeResponse, ServiceRequest};
 use serde_json::Value;
 
 use super::{
@@ -19,10 +16,7 @@ use super::{
     query::Query,
     respond,
 };
-
-/// How soon a followed log is asked for again when it had nothing to tell. Each time is a question over the
-/// link, and people do not notice half a second.
-const FOLLOW_EVERY: Duration = Duration::from_millis(500);
+use crate::node::{self, Failed, misanswered};
 
 /// Header fields that belong to one connection and are not passed on, RFC 9110 §7.6.1; and the token, which
 /// is for this API and for nobody behind it.
@@ -37,42 +31,22 @@ const NOT_PASSED_ON: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 
+impl From<Failed> for Failure {
+    fn from(failed: Failed) -> Self {
+        Self::node(failed.code, failed.message)
+    }
+}
+
 /// One node, and the way to it.
 #[derive(Debug, Clone)]
-pub(crate) struct Node {
-    nodes: Nodes,
-    name: kubeedge_core::id::NodeName,
-    timeout: Duration,
-}
+pub(crate) struct Node(node::Node);
 
 impl Node {
     /// The node of this name.
     pub(crate) fn new(nodes: Option<&Nodes>, name: &str, timeout: Duration) -> Result<Self, Failure> {
         let unreachable = || Failure::node(503, "this API has no way to its nodes");
         let name = name.parse().map_err(|error| Failure::bad_request(format!("{error}")))?;
-        Ok(Self { nodes: nodes.cloned().ok_or_else(unreachable)?, name, timeout })
-    }
-
-    async fn ask(&self, request: Request) -> Result<NodeResponse, Failure> {
-        let question = ToNode { node: self.name.clone(), message: request };
-        match self.nodes.call(question, self.timeout).await {
-            Ok(NodeResponse::Failed { code, message }) => Err(Failure::node(code, message)),
-            Ok(response) => Ok(response),
-            Err(CallError::Late(..)) => Err(Failure::node(
-                504,
-                format!("node {} did not answer within {:?}", self.name, self.timeout),
-            )),
-            Err(error) => Err(Failure::node(503, format!("node {} cannot be asked: {error}", self.name))),
-        }
-    }
-
-    async fn log(&self, request: LogRequest) -> Result<LogChunk, Failure> {
-        match self.ask(Request::Logs(request)).await? {
-            NodeResponse::Logs(chunk) => Ok(chunk),
-            NodeResponse::Service(_) | NodeResponse::Published | NodeResponse::Failed { .. } => {
-                Err(misanswered())
-            }
-        }
+        Ok(Self(node::Node::new(nodes.cloned().ok_or_else(unreachable)?, name, timeout)))
     }
 
     /// Calls an HTTP server on the node.
@@ -92,10 +66,10 @@ impl Node {
             headers.filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())));
         let request =
             ServiceRequest { port, method: parts.method.to_string(), path, headers: headers.collect(), body };
-        let answer = match self.ask(Request::Service(request)).await? {
+        let answer = match self.0.ask(Request::Service(request)).await? {
             NodeResponse::Service(answer) => answer,
             NodeResponse::Logs(_) | NodeResponse::Published | NodeResponse::Failed { .. } => {
-                return Err(misanswered());
+                return Err(misanswered().into());
             }
         };
         let mut response = respond::bytes(answer.status, "application/octet-stream", answer.body);
@@ -112,72 +86,11 @@ impl Node {
 
     /// The log of a container as plain text, which grows while it is read if it is followed.
     pub(crate) async fn logs(self, pod: &Value, query: &Query) -> Result<Response<Body>, Failure> {
-        let request = log_request(pod, query)?;
-        let follow = query.flag("follow");
-        // The first piece comes before the answer begins, so that a failure still has its status.
-        let first = self.log(request.clone()).await?;
-        let mut log = Log { node: self, request, follow, idle: false, ended: false, ready: VecDeque::new() };
-        log.take(first);
-        let pieces = futures::stream::unfold(log, |mut log| async move {
-            let piece = log.next().await?;
-            Some((Ok(http_body::Frame::data(piece)), log))
-        });
-        let mut response = Response::new(StreamBody::new(pieces.boxed()).boxed_unsync());
+        let pieces = self.0.logs(log_request(pod, query)?, query.flag("follow")).await?;
+        let frames = pieces.map(|piece| Ok(http_body::Frame::data(piece)));
+        let mut response = Response::new(StreamBody::new(frames.boxed()).boxed_unsync());
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         Ok(response)
-    }
-}
-
-fn misanswered() -> Failure {
-    Failure::node(502, "the node gave another answer than was asked for")
-}
-
-struct Log {
-    node: Node,
-    request: LogRequest,
-    follow: bool,
-    /// Whether the last piece was all that there was.
-    idle: bool,
-    ended: bool,
-    ready: VecDeque<Bytes>,
-}
-
-impl Log {
-    async fn next(&mut self) -> Option<Bytes> {
-        loop {
-            if let Some(piece) = self.ready.pop_front() {
-                return Some(piece);
-            }
-            if self.ended {
-                return None;
-            }
-            if std::mem::take(&mut self.idle) {
-                tokio::time::sleep(FOLLOW_EVERY).await;
-            }
-            match self.node.log(self.request.clone()).await {
-                Ok(chunk) => self.take(chunk),
-                Err(failure) => {
-                    // The status has been sent already: all that is left is to say it in the text.
-                    self.ended = true;
-                    self.ready.push_back(format!("{failure}\n").into());
-                }
-            }
-        }
-    }
-
-    fn take(&mut self, chunk: LogChunk) {
-        // A node that neither moves on nor says that it is done would be asked for ever.
-        let stuck = self.request.cursor == Some(chunk.cursor) && chunk.data.is_empty() && !chunk.end;
-        (self.request.cursor, self.request.tail_lines) = (Some(chunk.cursor), None);
-        if let Some(left) = &mut self.request.limit_bytes {
-            *left = left.saturating_sub(chunk.data.len() as u64);
-            self.ended |= *left == 0;
-        }
-        self.ended |= chunk.end && !(self.follow && chunk.running);
-        self.idle = chunk.end || stuck;
-        if !chunk.data.is_empty() {
-            self.ready.push_back(chunk.data);
-        }
     }
 }
 

@@ -73,7 +73,7 @@ modules:
 fn what_has_no_effect_or_is_not_known_is_named() {
     for (path, value, expected) in [
         ("modules.cloudHub.nodeLimmit", "1", "modules.cloudHub.nodeLimmit: unknown key, ignored"),
-        ("modules.cloudStream.enable", "true", "modules.cloudStream.enable: not available"),
+        ("modules.taskManager.enable", "true", "modules.taskManager.enable: not available"),
         (
             "modules.cloudHub.authorization.enable",
             "true",
@@ -107,6 +107,9 @@ fn a_value_that_cannot_be_is_an_error_that_begins_with_its_path() {
         ("modules.cloudHub.tokenRefreshDuration", "-1"),
         ("modules.edgeController.nodeUpdateFrequency", "0"),
         ("modules.router.address", "x"),
+        ("modules.cloudStream.streamPort", "0"),
+        ("modules.cloudStream.tlsStreamCAFile", "ca"),
+        ("kubeedgeRs.cloudStream.callers", "[]"),
         ("modules.iptablesManager.mode", "both"),
     ] {
         let error = format!("{:#}", Config::parse(&at(path, value)).unwrap_err());

@@ -1,0 +1,155 @@
+//! Takes an API server's requests over HTTPS.
+
+use std::{
+    convert::Infallible,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream, FuturesUnordered},
+};
+use http::{Method, Request, Response, header};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use kube::Client;
+use kubeedge_core::tls;
+use serde_json::Value;
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use super::{
+    Config, Listener, Outbox,
+    route::{Question, Refusal},
+};
+use crate::node::Node;
+
+/// The pause after a failed accept: the process may be out of file descriptors for a moment.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+type Pieces = BoxStream<'static, Result<Frame<Bytes>, Infallible>>;
+type Answer = Response<StreamBody<Pieces>>;
+
+/// Accepts connections and serves them, all in this one future.
+pub(super) async fn run(config: Config, listener: Listener, client: Client, outbox: Outbox) {
+    let Listener { socket, tls } = listener;
+    let server = Server { config, client, outbox, acceptor: TlsAcceptor::from(tls) };
+    let mut connections = FuturesUnordered::new();
+    loop {
+        let room = connections.len() < server.config.connections_max.max(1);
+        tokio::select! {
+            Some(()) = connections.next() => {}
+            accepted = socket.accept(), if room => match accepted {
+                Ok((stream, _)) => connections.push(server.serve(stream)),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection for a node's pods cannot be accepted");
+                    sleep(ACCEPT_AGAIN).await;
+                }
+            },
+        }
+    }
+}
+
+struct Server {
+    config: Config,
+    client: Client,
+    outbox: Outbox,
+    acceptor: TlsAcceptor,
+}
+
+impl Server {
+    async fn serve(&self, stream: TcpStream) {
+        let peer = stream.peer_addr().ok();
+        let patience = self.config.request_timeout;
+        let stream = match timeout(patience, self.acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                tracing::warn!(?peer, %error, "a caller for a node's pods was refused");
+                return;
+            }
+            Err(_) => return,
+        };
+        let caller = caller(&stream);
+        let known = self.config.callers.contains(&caller);
+        if !known {
+            tracing::warn!(
+                ?peer,
+                caller,
+                "a caller for a node's pods was refused: it is not among the callers"
+            );
+        }
+        let service = service_fn(|request| async move {
+            let answered = if known { self.answer(&request).await } else { Err(stranger()) };
+            Ok::<_, Infallible>(answered.unwrap_or_else(refuse))
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(patience)
+            .max_buf_size(64 << 10)
+            .serve_connection(TokioIo::new(stream), service);
+        if let Ok(Err(error)) = timeout(self.config.connection_lasts, connection).await {
+            tracing::debug!(%error, "a connection for a node's pods ended");
+        }
+    }
+
+    async fn answer(&self, request: &Request<Incoming>) -> Result<Answer, Refusal> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let question = Question::read(request.uri().path(), request.uri().query(), now)?;
+        if request.method() != Method::GET {
+            return Err(Refusal::new(405, "a log is read by GET"));
+        }
+        let node = self.node_of(&question.request.namespace, &question.request.pod).await?;
+        let logs = node.logs(question.request, question.follow).await;
+        let pieces = logs.map_err(|failed| Refusal::new(failed.code, failed.message))?;
+        let mut answer = Response::new(StreamBody::new(pieces.map(|piece| Ok(Frame::data(piece))).boxed()));
+        answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain"));
+        Ok(answer)
+    }
+
+    /// The node that a pod is on.
+    async fn node_of(&self, namespace: &str, pod: &str) -> Result<Node, Refusal> {
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}");
+        let request =
+            Request::get(path).body(Vec::new()).map_err(|error| Refusal::new(400, error.to_string()))?;
+        let asked = timeout(self.config.node_timeout, self.client.request::<Value>(request)).await;
+        let pod = match asked {
+            Ok(Ok(pod)) => pod,
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
+                return Err(Refusal::new(404, format!("pod {pod:?} not found")));
+            }
+            Ok(Err(error)) => return Err(Refusal::new(503, format!("the pod cannot be looked up: {error}"))),
+            Err(_) => return Err(Refusal::new(504, "the pod cannot be looked up in time")),
+        };
+        let name = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+        let name = name.parse().map_err(|_| Refusal::new(404, "the pod is on no node"))?;
+        Ok(Node::new(self.outbox.requests.clone(), name, self.config.node_timeout))
+    }
+}
+
+/// The name in the certificate of a caller; empty if it has none that can be read.
+fn caller(stream: &TlsStream<TcpStream>) -> String {
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    certificates.first().and_then(|certificate| tls::common_name(certificate).ok()).unwrap_or_default()
+}
+
+fn stranger() -> Refusal {
+    Refusal::new(403, "only the API server's kubelet client is answered here")
+}
+
+/// A refusal ends its connection, so that what is left of a body is not read either.
+fn refuse(refusal: Refusal) -> Answer {
+    let text = Bytes::from(refusal.message);
+    let mut answer = Response::new(StreamBody::new(stream::iter([Ok(Frame::data(text))]).boxed()));
+    *answer.status_mut() = refusal.code.try_into().unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = answer.headers_mut();
+    headers.insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain"));
+    answer
+}

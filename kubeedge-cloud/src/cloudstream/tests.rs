@@ -1,0 +1,56 @@
+use kubeedge_core::message::LogRequest;
+
+use super::route::{Question, Refusal};
+
+const NOW_MS: u64 = 1_800_000_000_000;
+
+fn read(path: &str, query: &str) -> Result<Question, Refusal> {
+    Question::read(path, Some(query), NOW_MS)
+}
+
+fn log() -> LogRequest {
+    LogRequest {
+        namespace: "default".into(),
+        pod: "web-0".into(),
+        container: "main".into(),
+        tail_lines: None,
+        since_ms: None,
+        limit_bytes: None,
+        timestamps: false,
+        previous: false,
+        cursor: None,
+    }
+}
+
+#[test]
+fn what_the_api_server_puts_into_the_url_is_what_the_node_is_asked() {
+    let path = "/containerLogs/default/web-0/main";
+    assert_eq!(read(path, ""), Ok(Question { request: log(), follow: false }));
+    let asked =
+        read(path, "follow=true&tailLines=7&timestamps=true&limitBytes=10&sinceSeconds=60&stream=All");
+    let request = LogRequest {
+        tail_lines: Some(7),
+        limit_bytes: Some(10),
+        timestamps: true,
+        since_ms: Some(NOW_MS - 60_000),
+        ..log()
+    };
+    assert_eq!(asked, Ok(Question { request, follow: true }));
+    let asked = read(path, "previous=true&sinceTime=1970-01-01T00%3A00%3A01Z");
+    let request = LogRequest { previous: true, since_ms: Some(1000), ..log() };
+    assert_eq!(asked, Ok(Question { request, follow: false }));
+}
+
+#[test]
+fn what_is_no_log_of_a_pod_is_refused_with_the_reason() {
+    let code = |path: &str, query: &str| read(path, query).unwrap_err().code;
+    assert_eq!(code("/exec/default/web-0/main", "command=sh"), 501);
+    assert_eq!(code("/stats/summary", ""), 404);
+    assert_eq!(code("/", ""), 404);
+    assert_eq!(code("/containerLogs/default/web-0", ""), 404);
+    assert_eq!(code("/containerLogs/default/../main", ""), 400);
+    assert_eq!(code("/containerLogs/default/a%2Fb/main", ""), 400);
+    assert_eq!(code("/containerLogs//web-0/main", ""), 400);
+    assert_eq!(code("/containerLogs/default/web-0/main", "tailLines=-1"), 400);
+    assert_eq!(code("/containerLogs/default/web-0/main", "sinceTime=yesterday"), 400);
+}
