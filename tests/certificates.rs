@@ -9,11 +9,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::core::v1::Node;
-use kube::{Api, api::PostParams};
-use kubeedge_cloud::{
-    enrollment::{self, Counts, Enrollment, ServerCertificate, Step, Trusted},
-    standalone::{self, ApiServer},
-};
+use kube::api::PostParams;
+use kubeedge_cloud::enrollment::{self, Counts, Enrollment, ServerCertificate, Step, Trusted};
 use kubeedge_core::{
     join::JoinToken,
     tls::{Identity, Live},
@@ -23,13 +20,14 @@ use kubeedge_core::{
     },
 };
 use kubeedge_edge::certificates::{self, Certificates, Config, Error, Files, Server};
+use kubeedge_tests::api::Api;
 use tokio::{net::TcpListener, time::sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 struct Cloud {
-    api: ApiServer,
+    api: Api,
     address: SocketAddr,
     tls: Live,
     counts: Arc<Counts>,
@@ -38,7 +36,7 @@ struct Cloud {
 
 impl Cloud {
     async fn start(config: enrollment::Config) -> Result<Self> {
-        let api = ApiServer::open(None, standalone::Config::default()).await?;
+        let api = Api::start().await?;
         let trusted = enrollment::open_authority(&api.client(), "kubeedge").await?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let (address, tls, stop) = (listener.local_addr()?, Live::empty(), CancellationToken::new());
@@ -57,8 +55,9 @@ impl Cloud {
     }
 
     async fn add_node(&self, name: &str) -> Result<()> {
-        let node = serde_json::json!({ "metadata": { "name": name } });
-        let nodes: Api<Node> = Api::all(self.api.client());
+        let labels = serde_json::json!({ "node-role.kubernetes.io/edge": "" });
+        let node = serde_json::json!({ "metadata": { "name": name, "labels": labels } });
+        let nodes: kube::Api<Node> = kube::Api::all(self.api.admin());
         nodes.create(&PostParams::default(), &serde_json::from_value(node)?).await?;
         Ok(())
     }
@@ -181,7 +180,7 @@ async fn nodes_follow_from_one_authority_to_the_next() -> Result<()> {
     edge.config.bundle_interval = Duration::from_secs(1);
     edge.run();
     edge.tls.ready().await;
-    let client = cloud.api.client();
+    let client = cloud.api.admin();
     enrollment::rotate(&client, "kubeedge", Step::Introduce).await?;
     until("the node to trust both", || edge.tls.roots().len() == 2).await?;
     let stored = std::fs::read_to_string(&edge.config.files.ca)?;

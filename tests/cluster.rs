@@ -28,7 +28,8 @@ pub fn admin() -> Option<PathBuf> {
 /// Applies what cloudcore needs, takes away what an earlier test left, and writes the kubeconfig of cloudcore's own
 /// account to `file`.
 pub fn prepare(admin: &Path, cloudcore: &Path, file: &Path) -> Result<()> {
-    let manifests = Command::new(cloudcore).args(["manifests", "--no-deployment"]).output()?;
+    forget_webhooks(admin)?;
+    let manifests = Command::new(cloudcore).args(["manifests", "--no-deployment", "--admission"]).output()?;
     if !manifests.status.success() {
         bail!("cloudcore manifests: {}", String::from_utf8_lossy(&manifests.stderr));
     }
@@ -49,11 +50,18 @@ pub fn prepare(admin: &Path, cloudcore: &Path, file: &Path) -> Result<()> {
     fs::write(file, kubeconfig.to_string()).with_context(|| file.display().to_string())
 }
 
+/// Takes away the webhooks of an earlier test: where nobody serves them, rules would be refused.
+pub fn forget_webhooks(admin: &Path) -> Result<()> {
+    let configurations = "validatingwebhookconfigurations,mutatingwebhookconfigurations";
+    kubectl(admin, &["delete", configurations, "-l", "kubeedge=cloudcore"], b"").map(drop)
+}
+
 /// Takes away all edge nodes and what tests create.
 pub fn clean(admin: &Path) -> Result<()> {
     let delete = |args: &[&str]| {
         kubectl(admin, &[&["delete", "--ignore-not-found", "--wait=true"], args].concat(), b"")
     };
+    delete(&["deployments", "--all", "-n", "kubeedge"])?;
     // Without its node nobody would say that a pod has ended.
     delete(&["pods", "--all", "--all-namespaces", "--grace-period=0", "--force"])?;
     delete(&["nodes", "-l", "node-role.kubernetes.io/edge"])?;
@@ -63,7 +71,11 @@ pub fn clean(admin: &Path) -> Result<()> {
             delete(&["namespace", name, "--timeout=60s"])?;
         }
     }
-    delete(&["devices,devicemodels,devicestatuses,rules,ruleendpoints", "--all", "-n", "default"])?;
+    let defined =
+        kubectl(admin, &["get", "crd", "rules.rules.kubeedge.io", "--ignore-not-found", "-o", "name"], b"")?;
+    if !defined.is_empty() {
+        delete(&["devices,devicemodels,devicestatuses,rules,ruleendpoints", "--all", "-n", "default"])?;
+    }
     let maps = kubectl(admin, &["get", "configmaps", "-n", "default", "-o", "name"], b"")?;
     // The certificates that a cluster gives every namespace, such as kube-root-ca.crt, come back only with delay.
     for map in maps.lines().filter(|map| !map.ends_with("ca.crt")) {

@@ -1,5 +1,6 @@
 //! What the tests of the whole stand on: sites of real processes, and helpers to look at them.
 
+pub mod api;
 pub mod site;
 
 use std::path::PathBuf;

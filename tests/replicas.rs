@@ -4,13 +4,17 @@
 #[expect(dead_code, unreachable_pub, unused_imports, reason = "the measuring program uses the rest of it")]
 mod fleet;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use fleet::{ApiSite, Cloudcore, Node};
 use kube::api::{ListParams, Patch, PatchParams};
 use kubeedge_cloud::pki::Authority;
 use kubeedge_core::message::{Connectivity, Object};
+use kubeedge_tests::{api::client, binaries, site::cluster};
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -24,11 +28,9 @@ const SECONDS: u64 = 30;
 async fn nodes_move_to_another_replica_when_theirs_is_killed_and_nothing_is_lost() -> Result<()> {
     let seconds = std::env::var("REPLICAS_SECONDS").ok().map_or(Ok(SECONDS), |text| text.parse())?;
     let folder = tempfile::tempdir()?;
-    let api = ApiSite::start(folder.path()).await?;
+    let api = api(folder.path()).await?;
     let authority = Authority::create()?;
-    let test = std::env::current_exe()?;
-    let program = test.ancestors().nth(2).context("cargo puts tests two folders deep")?.join("cloudcore");
-    ensure!(program.exists(), "{} is missing: `cargo build --bins` makes it", program.display());
+    let program = binaries().folder.join("cloudcore");
     let mut replicas = Vec::new();
     for number in 0..3 {
         let folder = folder.path().join(format!("cloud-{number}"));
@@ -80,6 +82,14 @@ async fn nodes_move_to_another_replica_when_theirs_is_killed_and_nothing_is_lost
     replicas[0].terminate()?;
     change(&api, &names, round).await?;
     agree(&api, &nodes, &names).await
+}
+
+/// The API: in memory, or the cluster that tests run on.
+async fn api(folder: &Path) -> Result<ApiSite> {
+    let Some(admin) = cluster::admin() else { return ApiSite::start(folder).await };
+    let account = folder.join("cloudcore.kubeconfig");
+    cluster::prepare(&admin, &binaries().folder.join("cloudcore"), &account)?;
+    Ok(ApiSite::of_cluster(client(&admin).await?, account))
 }
 
 /// Changes a pod of every fourth node.

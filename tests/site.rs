@@ -242,6 +242,15 @@ impl Cloud {
         Ok(text(&output.stdout))
     }
 
+    /// The log of a container of a pod in the namespace `default`: by kubectl over the link where the API is ours, and from
+    /// the node itself where it is a cluster's, which has no way to the node.
+    pub fn pod_log(&self, edge: &Edge, pod: &str, container: &str) -> Result<String> {
+        if self.account.is_some() {
+            return edge.container_log("default", pod, container);
+        }
+        self.kubectl(&["logs", pod, "-c", container])
+    }
+
     /// Writes a manifest and applies it.
     pub fn apply(&self, manifest: &str) -> Result<String> {
         let file = self.folder.join("manifest.yaml");
@@ -267,6 +276,12 @@ impl Cloud {
 impl Drop for Cloud {
     fn drop(&mut self) {
         self.kill();
+        // Whatever a test is about: a right that is missing in the manifests is a mistake.
+        if self.account.is_some() && !std::thread::panicking() {
+            let log = self.log();
+            let forbidden = log.lines().find(|line| line.contains("is forbidden"));
+            assert!(forbidden.is_none(), "cloudcore lacks a right: {forbidden:?}");
+        }
     }
 }
 
@@ -277,6 +292,8 @@ pub struct Edge {
     folder: PathBuf,
     /// The port of its embedded broker.
     pub mqtt: u16,
+    /// The port of the kubelet's interface.
+    pub api: u16,
     process: Option<Child>,
 }
 
@@ -290,8 +307,8 @@ impl Edge {
     /// Gives the node a certificate and a configuration.
     pub fn prepare(binaries: &Binaries, folder: &Path, cloud: &Cloud, options: &EdgeOptions) -> Result<Self> {
         fs::create_dir_all(folder)?;
-        let edge =
-            Self { binaries: binaries.clone(), folder: folder.to_owned(), mqtt: free_port()?, process: None };
+        let (mqtt, api) = (free_port()?, free_port()?);
+        let edge = Self { binaries: binaries.clone(), folder: folder.to_owned(), mqtt, api, process: None };
         cloud.issue(&options.node, &folder.join("certificates"))?;
         fs::write(folder.join("edgecore.yaml"), edge.config(cloud, options))?;
         Ok(edge)
@@ -314,8 +331,13 @@ impl Edge {
             format!("containerRuntimeEndpoint: \"unix://{}\", ", socket.display())
         });
         // A machine whose disk others have filled is no reason to evict what a test runs, or to collect its images.
+        let port = if options.kubelet.contains("readOnlyPort") {
+            String::new()
+        } else {
+            format!("readOnlyPort: {}, ", self.api)
+        };
         let kubelet = format!(
-            "    tailoredKubeletConfig: {{{socket}imageGCHighThresholdPercent: 100, evictionHard: \
+            "    tailoredKubeletConfig: {{{socket}{port}imageGCHighThresholdPercent: 100, evictionHard: \
              {{nodefs.available: 1%, nodefs.inodesFree: 1%, imagefs.available: 1%, imagefs.inodesFree: 1%}}{}}}\n",
             options.kubelet
         );
@@ -390,6 +412,24 @@ modules:
     /// What the process has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("edgecore.log")).unwrap_or_default()
+    }
+
+    /// The log of a container, as the node itself gives it.
+    ///
+    /// # Errors
+    /// If the node does not have it; what it said is in the message.
+    pub fn container_log(&self, namespace: &str, pod: &str, container: &str) -> Result<String> {
+        let token = fs::read_to_string(self.folder.join("root/api-token"))?;
+        let output = Command::new("curl")
+            .args(["-sS", "--fail-with-body", "-H", &format!("Authorization: Bearer {}", token.trim())])
+            .arg(format!("http://127.0.0.1:{}/containerLogs/{namespace}/{pod}/{container}", self.api))
+            .output()
+            .context("cannot run curl (Debian package curl)")?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if !output.status.success() {
+            bail!("the log of {pod}: {}{}", text(&output.stdout), text(&output.stderr));
+        }
+        Ok(text(&output.stdout))
     }
 }
 

@@ -22,11 +22,23 @@ pub(crate) struct Row {
     #[serde(default)]
     metadata: Value,
     spec: Value,
+    /// What is otherwise on a cluster, if something is.
+    pub(crate) cluster: Option<OnCluster>,
     #[serde(flatten)]
     pub(crate) expect: Expect,
     /// What is applied later, and what is promised then.
     #[serde(default)]
     pub(crate) then: Vec<Step>,
+}
+
+/// What a cluster's API does with a pod that the standalone one leaves to the node.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OnCluster {
+    /// It refuses the pod, with this among its words.
+    Refused(String),
+    /// There is nothing to see, and why.
+    LeftOut(String),
 }
 
 /// A change, and what is promised of the pod afterwards.

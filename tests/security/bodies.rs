@@ -15,6 +15,7 @@ use kubeedge_edge::{
     certificates::{self, Files, Server},
     servicebus::{self, ServiceBus},
 };
+use kubeedge_tests::api::Api;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -101,7 +102,7 @@ struct Cloud {
 
 impl Cloud {
     async fn start() -> Result<Self> {
-        let api = ApiServer::open(None, standalone::Config::default()).await?;
+        let api = Api::start().await?;
         let trusted = enrollment::open_authority(&api.client(), "kubeedge").await?;
         let roots = tls::roots_from_pem(trusted.bundle_pem().as_bytes())?;
         let tls = TlsConnector::from(Arc::new(tls::other_client_config(None, roots)?));

@@ -36,7 +36,8 @@ enum Command {
         #[arg(long)]
         no_real_parts: bool,
         /// Runs the end-to-end tests on the cluster of this kubeconfig instead, one after another. It must be an
-        /// administrator's, and the cluster the tests' own: they take away all edge nodes and all pods.
+        /// administrator's, and the cluster the tests' own: they take away all edge nodes and all pods. The filter may
+        /// be a test binary's name as well. Left out, and named with the reason, is what is about the standalone API itself.
         #[arg(long, value_name = "FILE", conflicts_with = "no_real_parts")]
         kubeconfig: Option<std::path::PathBuf>,
     },

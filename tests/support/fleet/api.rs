@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
-    Api,
+    Api, Client,
     api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams},
 };
 use kubeedge_cloud::{
@@ -28,9 +28,9 @@ use super::DAY;
 /// Annotation of a changed pod: when that was, in nanoseconds since 1970.
 pub const CHANGED_AT: &str = "measured.example.com/changed-at";
 
-/// An API in memory, served on the loopback address.
+/// An API in memory, served on the loopback address; or a cluster's.
 pub struct ApiSite {
-    server: ApiServer,
+    client: Client,
     /// What reaches it.
     pub kubeconfig: PathBuf,
     _serving: JoinSet<()>,
@@ -51,24 +51,30 @@ impl ApiSite {
         let tls = Arc::new(tls::web_server_config(&identity)?);
         let listener = Listener { socket, tls, token: Token::new(&token) };
         let mut serving = JoinSet::new();
-        let served = server.clone();
-        serving.spawn(async move { drop(served.serve(listener, CancellationToken::new()).await) });
-        Ok(Self { server, kubeconfig, _serving: serving })
+        let client = server.client();
+        serving.spawn(async move { drop(server.serve(listener, CancellationToken::new()).await) });
+        Ok(Self { client, kubeconfig, _serving: serving })
+    }
+
+    /// A cluster's: `client` is an administrator's, and cloudcore has the kubeconfig.
+    #[allow(dead_code, reason = "not every program that includes this file knows of clusters")]
+    pub fn of_cluster(client: Client, kubeconfig: PathBuf) -> Self {
+        Self { client, kubeconfig, _serving: JoinSet::new() }
     }
 
     /// The pods of the namespace `default`.
     pub fn pods(&self) -> Api<Pod> {
-        Api::namespaced(self.server.client(), "default")
+        Api::namespaced(self.client.clone(), "default")
     }
 
     /// The pods of the namespace `default`, with everything that is in them.
     pub fn raw_pods(&self) -> Api<DynamicObject> {
-        Api::namespaced_with(self.server.client(), "default", &ApiResource::erase::<Pod>(&()))
+        Api::namespaced_with(self.client.clone(), "default", &ApiResource::erase::<Pod>(&()))
     }
 
     /// All nodes.
     pub fn nodes(&self) -> Api<Node> {
-        Api::all(self.server.client())
+        Api::all(self.client.clone())
     }
 
     /// Creates edge nodes of these names.

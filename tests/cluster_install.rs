@@ -1,0 +1,314 @@
+//! What an operator does on a cluster: `keadm init`, the rights that it gives, and the admission webhook.
+//!
+//! There is nothing to see here without a cluster: `cargo xtask test --kubeconfig FILE` names one.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, ensure};
+use kubeedge_tests::{
+    binaries,
+    site::{Cloud, Edge, EdgeOptions, cluster, free_port, wait_for},
+};
+
+/// Runs one of our programs and gives what it printed.
+fn run(program: &str, words: &[&str]) -> Result<String> {
+    let output = Command::new(binaries().folder.join(program)).args(words).stdin(Stdio::null()).output()?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    ensure!(output.status.success(), "{program} {words:?}: {}{}", text(&output.stdout), text(&output.stderr));
+    Ok(text(&output.stdout))
+}
+
+/// A cluster without cloudcore, before the test and after it.
+struct Cluster {
+    admin: PathBuf,
+}
+
+impl Cluster {
+    fn empty() -> Result<Option<Self>> {
+        let Some(admin) = cluster::admin() else { return Ok(None) };
+        let cluster = Self { admin };
+        cluster.uninstall()?;
+        Ok(Some(cluster))
+    }
+
+    fn kubectl(&self, words: &[&str], input: &str) -> Result<String> {
+        cluster::kubectl(&self.admin, words, input.as_bytes())
+    }
+
+    fn uninstall(&self) -> Result<()> {
+        cluster::forget_webhooks(&self.admin)?;
+        cluster::clean(&self.admin)?;
+        self.kubectl(&["delete", "namespace", "kubeedge", "--ignore-not-found", "--timeout=60s"], "")?;
+        let bound = ["clusterrole/cloudcore", "clusterrolebinding/cloudcore"];
+        self.kubectl(&[&["delete", "--ignore-not-found"], &bound[..]].concat(), "")?;
+        Ok(())
+    }
+
+    fn init(&self, more: &[&str]) -> Result<String> {
+        let admin = self.admin.to_string_lossy();
+        let words = ["init", "--kube-config", &admin, "--advertise-address", "192.0.2.1"];
+        run("keadm", &[&words[..], more].concat())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = self.uninstall();
+    }
+}
+
+/// No registry has it, and it need not run.
+const IMAGE: [&str; 2] = ["--image", "registry.invalid/cloudcore:test"];
+
+#[test]
+fn keadm_init_brings_cloudcore_into_a_cluster_and_can_be_repeated() -> Result<()> {
+    let Some(cluster) = Cluster::empty()? else { return Ok(()) };
+    let with = [&IMAGE[..], &["--replicas", "2", "--admission"]].concat();
+    let said = cluster.init(&with)?;
+    ensure!(
+        said.contains("everything may be created") && said.contains("applied deployments/cloudcore"),
+        "{said}"
+    );
+    let of = |object: &str, path: &str| {
+        cluster.kubectl(&["-n", "kubeedge", "get", object, "-o", &format!("jsonpath={{{path}}}")], "")
+    };
+    // The cluster makes pods of the template, under cloudcore's account and with its configuration.
+    wait_for("the pods of cloudcore", || {
+        Ok(of("pods", ".items[*].spec.serviceAccountName")? == "cloudcore cloudcore")
+    })
+    .with_context(|| {
+        cluster.kubectl(&["-n", "kubeedge", "describe", "deployment,replicaset"], "").unwrap_or_default()
+    })?;
+    ensure!(of("pods", ".items[0].spec.containers[0].image")? == IMAGE[1]);
+    let config = of("configmap/cloudcore", ".data.cloudcore\\.yaml")?;
+    ensure!(config.contains("192.0.2.1") && config.contains("replicas: {enable: true}"), "{config}");
+    ensure!(of("service/kubeedge-admission-service", ".spec.ports[0].port")? == "443");
+
+    let before = of("deployment/cloudcore", ".metadata.generation")?;
+    cluster.init(&with)?;
+    ensure!(
+        of("deployment/cloudcore", ".metadata.generation")? == before,
+        "nothing was changed the second time"
+    );
+    // Without the option the right goes, too.
+    cluster.init(&IMAGE)?;
+    ensure!(!may(&cluster, "patch", WEBHOOK, "", "default"));
+    Ok(())
+}
+
+#[test]
+fn what_is_printed_passes_the_strictest_validation_of_kubectl() -> Result<()> {
+    let Some(cluster) = Cluster::empty()? else { return Ok(()) };
+    let printed = run("keadm", &["manifest", "--advertise-address", "192.0.2.1", "--admission"])?;
+    let strict = ["apply", "--server-side", "--validate=strict", "-f", "-"];
+    let said = cluster.kubectl(&strict, &printed)?;
+    ensure!(said.contains("deployment.apps/cloudcore serverside-applied"), "{said}");
+    cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"], "")?;
+    let said = cluster
+        .kubectl(&["get", "crd", "-o", "jsonpath={.items[*].status.conditions[?(@.status=='False')]}"], "")?;
+    ensure!(!said.contains("NonStructuralSchema"), "{said}");
+
+    // Behind ports of the Service, cloudcore is as restricted as pods can be.
+    let restrict = ["label", "namespace", "kubeedge", "pod-security.kubernetes.io/enforce=restricted"];
+    cluster.kubectl(&restrict, "")?;
+    cluster.kubectl(&["-n", "kubeedge", "delete", "deployment", "cloudcore", "--cascade=foreground"], "")?;
+    let printed = run("cloudcore", &["manifests", "--advertise-address", "192.0.2.1", "--node-ports"])?;
+    cluster.kubectl(&[&strict[..], &["--force-conflicts"]].concat(), &printed)?;
+    wait_for("a pod of cloudcore", || {
+        Ok(!cluster.kubectl(&["-n", "kubeedge", "get", "pods", "-o", "name"], "")?.is_empty())
+    })
+    .with_context(|| cluster.kubectl(&["-n", "kubeedge", "get", "events"], "").unwrap_or_default())
+}
+
+const WEBHOOK: &str = "validatingwebhookconfigurations.admissionregistration.k8s.io/kubeedge-crds-validate-webhook-configuration";
+
+/// What cloudcore's parts do: verb, resource, what is below it, and where.
+const NEEDED: [(&str, &str, &str, &str); 24] = [
+    ("watch", "pods", "", "default"),
+    ("patch", "pods", "status", "default"),
+    ("create", "pods", "", "default"),
+    ("delete", "pods", "", "default"),
+    ("watch", "configmaps", "", "default"),
+    ("watch", "secrets", "", "default"),
+    ("watch", "persistentvolumeclaims", "", "default"),
+    ("watch", "persistentvolumes", "", "default"),
+    ("watch", "runtimeclasses.node.k8s.io", "", "default"),
+    ("create", "nodes", "", "default"),
+    ("patch", "nodes", "", "default"),
+    ("patch", "nodes", "status", "default"),
+    ("create", "events", "", "default"),
+    ("create", "serviceaccounts", "token", "default"),
+    ("watch", "devices.devices.kubeedge.io", "", "default"),
+    ("patch", "devices.devices.kubeedge.io", "", "default"),
+    ("watch", "devicemodels.devices.kubeedge.io", "", "default"),
+    ("watch", "rules.rules.kubeedge.io", "", "default"),
+    ("patch", "rules.rules.kubeedge.io", "", "default"),
+    ("patch", "leases.coordination.k8s.io", "", "kube-node-lease"),
+    ("patch", "leases.coordination.k8s.io", "", "kubeedge"),
+    ("create", "secrets", "", "kubeedge"),
+    ("update", "secrets/casecret", "", "kubeedge"),
+    ("patch", WEBHOOK, "", "default"),
+];
+
+/// What would make cloudcore, or who has taken it over, more than the cloud of edge nodes.
+const TOO_MUCH: [(&str, &str, &str, &str); 26] = [
+    ("create", "secrets", "", "default"),
+    ("update", "secrets", "", "default"),
+    ("delete", "secrets", "", "kubeedge"),
+    ("update", "secrets/another", "", "kubeedge"),
+    ("patch", "secrets", "", "kube-system"),
+    ("patch", "configmaps", "", "default"),
+    ("update", "pods", "", "default"),
+    ("create", "pods", "exec", "default"),
+    ("create", "pods", "portforward", "default"),
+    ("create", "pods", "binding", "default"),
+    ("patch", "pods", "ephemeralcontainers", "default"),
+    ("deletecollection", "pods", "", "default"),
+    ("delete", "nodes", "", "default"),
+    ("create", "nodes", "proxy", "default"),
+    ("create", "deployments.apps", "", "default"),
+    ("create", "daemonsets.apps", "", "kubeedge"),
+    ("create", "serviceaccounts", "", "default"),
+    ("impersonate", "users", "", "default"),
+    ("escalate", "clusterroles.rbac.authorization.k8s.io", "", "default"),
+    ("bind", "clusterroles.rbac.authorization.k8s.io", "", "default"),
+    ("create", "clusterrolebindings.rbac.authorization.k8s.io", "", "default"),
+    ("create", "rolebindings.rbac.authorization.k8s.io", "", "kubeedge"),
+    ("patch", "customresourcedefinitions.apiextensions.k8s.io", "", "default"),
+    ("patch", "leases.coordination.k8s.io", "", "kube-system"),
+    ("create", "validatingwebhookconfigurations.admissionregistration.k8s.io", "", "default"),
+    ("patch", "mutatingwebhookconfigurations.admissionregistration.k8s.io/another", "", "default"),
+];
+
+fn may(cluster: &Cluster, verb: &str, what: &str, below: &str, namespace: &str) -> bool {
+    let account = "--as=system:serviceaccount:kubeedge:cloudcore";
+    let below = format!("--subresource={below}");
+    let said = cluster.kubectl(&["auth", "can-i", verb, what, &below, account, "-n", namespace], "");
+    said.is_ok_and(|said| said.trim() == "yes")
+}
+
+#[test]
+fn the_account_of_cloudcore_may_do_its_work_and_nothing_more() -> Result<()> {
+    let Some(cluster) = Cluster::empty()? else { return Ok(()) };
+    cluster.init(&[&IMAGE[..], &["--replicas", "0", "--admission"]].concat())?;
+    for (verb, what, below, namespace) in NEEDED {
+        ensure!(may(&cluster, verb, what, below, namespace), "may not {verb} {what} {below} in {namespace}");
+    }
+    for (verb, what, below, namespace) in TOO_MUCH {
+        ensure!(!may(&cluster, verb, what, below, namespace), "may {verb} {what} {below} in {namespace}");
+    }
+    Ok(())
+}
+
+const DEVICE: &str = "apiVersion: devices.kubeedge.io/v1beta1
+kind: Device
+metadata: {name: room, namespace: default}
+spec: {nodeName: edge-1, protocol: {protocolName: thermometer}}
+";
+
+const RULE: &str = "apiVersion: rules.kubeedge.io/v1
+kind: Rule
+metadata: {name: rule, namespace: default}
+spec: {source: nowhere, sourceResource: {path: /a}, target: nowhere, targetResource: {topic: b}}
+";
+
+#[test]
+fn what_kubeedge_would_not_admit_is_refused_by_kubectl_with_the_reason() -> Result<()> {
+    let Some(cluster) = Cluster::empty()? else { return Ok(()) };
+    cluster.init(&[&IMAGE[..], &["--replicas", "0", "--admission"]].concat())?;
+    cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"], "")?;
+    // Nothing is asked before somebody answers.
+    cluster.kubectl(&["apply", "--dry-run=server", "-f", "-"], DEVICE)?;
+    let folder = tempfile::tempdir()?;
+    let cloud = serving(folder.path())?;
+    let hooks = ["get", WEBHOOK, "-o", "jsonpath={.webhooks[*].name}"];
+    wait_for("the webhooks", || Ok(cluster.kubectl(&hooks, "")?.contains("validatedevice.kubeedge.io")))
+        .with_context(|| cloud.log())?;
+    let policies = cluster.kubectl(&["get", WEBHOOK, "-o", "jsonpath={.webhooks[*].failurePolicy}"], "")?;
+    ensure!(policies == "Ignore Ignore Fail Fail Fail", "{policies}");
+
+    let refused = |manifest: &str| cloud.apply(manifest).expect_err("it was taken").to_string();
+    wait_for("the API server to ask", || {
+        let said = cluster.kubectl(&["apply", "--dry-run=server", "-f", "-"], DEVICE);
+        Ok(said.is_err_and(|error| error.to_string().contains("a device is of a model")))
+    })
+    .with_context(|| cloud.log())?;
+    let said = refused(DEVICE);
+    ensure!(said.contains("spec.deviceModelRef.name: Required value: a device is of a model"), "{said}");
+    let said = refused(RULE);
+    ensure!(said.contains("spec.source: Not found: \"nowhere\""), "{said}");
+    cloud.apply(&DEVICE.replace("{nodeName", "{deviceModelRef: {name: any}, nodeName"))?;
+    ensure!(!cloud.log().contains("forbidden"), "{}", cloud.log());
+    Ok(())
+}
+
+const SPEAKER: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: speaker, namespace: default}
+spec:
+  nodeName: edge-1
+  terminationGracePeriodSeconds: 1
+  containers:
+    - {name: main, image: none, command: [sh, -c, \"echo one; echo two; sleep 3; echo three; sleep 100000\"]}
+";
+
+#[test]
+fn kubectl_logs_reads_pods_of_edge_nodes_and_nobody_else_does() -> Result<()> {
+    let Some(cluster) = Cluster::empty()? else { return Ok(()) };
+    let (folder, port) = (tempfile::tempdir()?, free_port()?);
+    let ca = folder.path().join("cluster.crt");
+    let raw = ["config", "view", "--raw", "--flatten", "--minify", "-o"];
+    let data = "jsonpath={.clusters[0].cluster.certificate-authority-data}";
+    let der = cluster.kubectl(&[&raw[..], &[data]].concat(), "")?;
+    std::fs::write(&ca, decode_base64(&der)?)?;
+    let modules = format!(
+        "  cloudStream: {{enable: true, streamPort: {port}, tlsStreamCAFile: {}}}\ncommonConfig: {{tunnelPort: {port}}}\n",
+        ca.display()
+    );
+    let cloud = Cloud::start_with_modules(&binaries(), &folder.path().join("cloud"), 1, &modules)?;
+    let edge = Edge::start(&binaries(), &folder.path().join("edge"), &cloud, &EdgeOptions::new("edge-1"))?;
+    cloud.apply(SPEAKER)?;
+    cloud
+        .kubectl(&["wait", "--for=condition=Ready", "pod/speaker", "--timeout=60s"])
+        .with_context(|| edge.log())?;
+    ensure!(cloud.kubectl(&["logs", "speaker"])?.starts_with("one\ntwo\n"));
+    let followed = cloud.kubectl(&["logs", "speaker", "-f", "--limit-bytes=14"])?;
+    ensure!(followed == "one\ntwo\nthree\n", "{followed:?}");
+    ensure!(cloud.kubectl(&["logs", "speaker", "--tail=1"])? == "three\n");
+    let refused = cloud.kubectl(&["exec", "speaker", "--", "true"]).expect_err("there is no way").to_string();
+    ensure!(refused.contains("exec does not reach edge nodes"), "{refused}");
+
+    // Whoever comes without the certificate of an API server is refused, a node too.
+    let url = format!("https://127.0.0.1:{port}/containerLogs/default/speaker/main");
+    let at = |name: &str| edge.folder().join("certificates").join(name).to_string_lossy().into_owned();
+    let (cert, key) = (at("server.crt"), at("server.key"));
+    for more in [&[][..], &["--cert", &cert, "--key", &key]] {
+        let output = Command::new("curl").args(["-sk", &url]).args(more).output()?;
+        ensure!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+    }
+    Ok(())
+}
+
+fn decode_base64(text: &str) -> Result<Vec<u8>> {
+    use std::io::Write;
+    let mut process = Command::new("openssl")
+        .args(["base64", "-d", "-A"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run openssl")?;
+    process.stdin.take().context("the pipe was asked for")?.write_all(text.as_bytes())?;
+    Ok(process.wait_with_output()?.stdout)
+}
+
+/// A cloudcore with the webhook, as its account may have it.
+fn serving(folder: &Path) -> Result<Cloud> {
+    let port = free_port()?;
+    let admission = format!(
+        "kubeedgeRs:\n  admission: {{enable: true, address: 127.0.0.1, port: {port}, url: \"https://127.0.0.1:{port}\"}}\n"
+    );
+    Cloud::start_with_modules(&binaries(), &folder.join("cloud"), 1, &admission)
+}
