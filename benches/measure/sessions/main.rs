@@ -18,7 +18,8 @@
 //! * Storm: cloudcore is ended by SIGTERM, which sends all nodes away, and started again, and they come back at once. The
 //!   time is from the start of the process to the last node that is in sync; the memory is the highest of the process's
 //!   life. Then it is killed, which the nodes notice with their next heartbeat or a probe of their own.
-//! * Ready: from the start of that process to the first 200 of `/readyz`, with all Nodes and Pods to be listed.
+//! * Ready: from the start of the process to the first 200 of `/readyz`, with all Nodes and Pods to be listed; once with
+//!   nobody connecting, once in the storm.
 #![expect(clippy::print_stdout, reason = "a command for people")]
 
 #[path = "../../../tests/support/fleet/mod.rs"]
@@ -74,6 +75,8 @@ struct Figures {
     idle_bytes_per_s_per_node_with_headers: f64,
     /// From the start of cloudcore to the first 200 of `/readyz`.
     ready_ms: u64,
+    /// The same while all nodes come back at once.
+    ready_in_storm_ms: u64,
     /// From a change in the API to the node's acknowledgement.
     change_ms_p99: f64,
     change_ms_p99_again: f64,
@@ -115,7 +118,9 @@ async fn measure(options: &Options) -> Result<Figures> {
     let names: Vec<String> = (0..options.nodes).map(|number| format!("node-{number}")).collect();
     api.create_pods(&names, PODS).await?;
     api.create_nodes(&names).await?;
+    let began = Instant::now();
     cloudcore.spawn()?;
+    let ready_ms = ready(&cloudcore, began).await?;
     sleep(settle).await;
     let rss_kib_listed = cloudcore.rss_kib()?;
 
@@ -138,7 +143,7 @@ async fn measure(options: &Options) -> Result<Figures> {
     nodes.swap_remove(0);
 
     cloudcore.terminate()?;
-    let (storm_seconds, ready_ms) = come_back(&mut cloudcore, &nodes).await?;
+    let (storm_seconds, ready_in_storm_ms) = come_back(&mut cloudcore, &nodes).await?;
     let storm_peak_rss_kib = cloudcore.peak_rss_kib()?;
     cloudcore.kill();
     let (after_kill_seconds, _) = come_back(&mut cloudcore, &nodes).await?;
@@ -156,6 +161,7 @@ async fn measure(options: &Options) -> Result<Figures> {
         idle_bytes_per_s_per_node: per_node(idle.bytes),
         idle_bytes_per_s_per_node_with_headers: per_node(idle.bytes + 28 * idle.packets),
         ready_ms,
+        ready_in_storm_ms,
         change_ms_p99,
         change_ms_p99_again,
         change_ms_p99_beside_a_stalled_node,
@@ -200,6 +206,15 @@ async fn changes(api: &ApiSite, names: &[String], nodes: &[Node], stalled: bool)
 async fn come_back(cloudcore: &mut Cloudcore, nodes: &[Node]) -> Result<(f64, u64)> {
     let began = Instant::now();
     cloudcore.spawn()?;
+    let ready_ms = ready(cloudcore, began).await?;
+    // Those that have not noticed yet call themselves in sync: so each has to come to it anew.
+    try_join_all(nodes.iter().map(|node| node.wait_for_sync_since(began))).await?;
+    let last = nodes.iter().filter_map(Node::last_sync).max().context("a node that was in sync")?;
+    Ok(((last - began).as_secs_f64(), ready_ms))
+}
+
+/// After how many milliseconds a cloudcore that began at `began` is ready.
+async fn ready(cloudcore: &Cloudcore, began: Instant) -> Result<u64> {
     let ready = async {
         loop {
             if let Some((200, _)) = cloudcore.monitor("/readyz") {
@@ -210,10 +225,7 @@ async fn come_back(cloudcore: &mut Cloudcore, nodes: &[Node]) -> Result<(f64, u6
     };
     let ready =
         timeout(Duration::from_secs(60), ready).await.context("cloudcore is not ready after a minute")?;
-    // Those that have not noticed yet call themselves in sync: so each has to come to it anew.
-    try_join_all(nodes.iter().map(|node| node.wait_for_sync_since(began))).await?;
-    let last = nodes.iter().filter_map(Node::last_sync).max().context("a node that was in sync")?;
-    Ok(((last - began).as_secs_f64(), u64::try_from(ready.as_millis())?))
+    Ok(u64::try_from(ready.as_millis())?)
 }
 
 async fn all_in_sync(nodes: &[Node]) -> Result<()> {
