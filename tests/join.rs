@@ -339,6 +339,8 @@ async fn the_links_refuse_certificates_that_are_expired_foreign_or_of_an_authori
         wait_for("the cloud to name the reason twice", || {
             Ok(site.cloud.log().lines().filter(|line| line.contains(reason)).count() >= 2)
         })?;
+        let counted = format!("kubeedge_cloudhub_certificates_refused_total{{reason=\"{reason}\"}}");
+        ensure!(site.cloud.metric(&counted)? == 2, "{reason}");
     }
     for transport in transports(&good)? {
         transport.connect().await?;
@@ -392,7 +394,10 @@ async fn a_flood_of_joins_is_refused_in_constant_memory_and_a_good_one_still_pas
     let before = resident_kib(process)?;
     flood(joins()).await?;
     let after = resident_kib(process)?;
+    println!("{} joins: {before} KiB became {after} KiB", joins());
     ensure!(after <= before + (4 << 10), "{before} KiB became {after} KiB");
+    let counted = site.cloud.metric("kubeedge_joins_refused_total{reason=\"TokenForeign\"}")?;
+    ensure!(counted == (joins() / 3 + joins()) as u64, "{counted} were counted");
 
     let started = Instant::now();
     let good = Config::new("edge-1".parse()?, cloud(), files("good"));

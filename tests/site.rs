@@ -6,6 +6,7 @@ pub mod cluster;
 
 use std::{
     fs,
+    io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -33,6 +34,8 @@ pub struct Ports {
     pub api: u16,
     /// Where nodes join.
     pub https: u16,
+    /// Metrics and health.
+    pub monitor: u16,
 }
 
 /// What one edgecore is started with besides the cloud's address.
@@ -100,8 +103,13 @@ impl Cloud {
         modules: &str,
     ) -> Result<Self> {
         fs::create_dir_all(folder)?;
-        let ports =
-            Ports { quic: free_port()?, websocket: free_port()?, api: free_port()?, https: free_port()? };
+        let ports = Ports {
+            quic: free_port()?,
+            websocket: free_port()?,
+            api: free_port()?,
+            https: free_port()?,
+            monitor: free_port()?,
+        };
         let mut cloud = Self::prepare(binaries, folder, ports);
         if let Some(admin) = cluster::admin() {
             let account = cloud.data().join("cloudcore.kubeconfig");
@@ -123,7 +131,13 @@ impl Cloud {
 
     /// Starts another cloudcore, which keeps everything in `folder` and reaches this one's API by a kubeconfig.
     pub fn another(&self, folder: &Path, kubeconfig: &str) -> Result<Self> {
-        let ports = Ports { quic: free_port()?, websocket: free_port()?, https: free_port()?, ..self.ports };
+        let ports = Ports {
+            quic: free_port()?,
+            websocket: free_port()?,
+            https: free_port()?,
+            monitor: free_port()?,
+            ..self.ports
+        };
         let mut cloud = Self::prepare(&self.binaries, folder, ports);
         let account = cloud.data().join("cloudcore.kubeconfig");
         fs::create_dir_all(cloud.data())?;
@@ -147,9 +161,11 @@ impl Cloud {
     fn config(&self, heartbeat: u64) -> String {
         // A silent node is given up after two heartbeats, as KubeEdge has it.
         let keepalive = 2 * heartbeat;
-        let Ports { quic, websocket, https, .. } = self.ports;
+        let Ports { quic, websocket, https, monitor, .. } = self.ports;
         format!(
-            "apiVersion: cloudcore.config.kubeedge.io/v1alpha1\nkind: CloudCore\nmodules:\n  cloudHub:\n    \
+            "apiVersion: cloudcore.config.kubeedge.io/v1alpha1\nkind: CloudCore\n\
+             commonConfig: {{monitorServer: {{bindAddress: \"127.0.0.1:{monitor}\"}}}}\n\
+             modules:\n  cloudHub:\n    \
              advertiseAddress: [127.0.0.1]\n    keepaliveInterval: {keepalive}\n    \
              quic: {{enable: true, address: 127.0.0.1, port: {quic}}}\n    \
              websocket: {{enable: true, address: 127.0.0.1, port: {websocket}}}\n    \
@@ -192,6 +208,17 @@ impl Cloud {
                 || TcpStream::connect((Ipv4Addr::LOCALHOST, self.ports.websocket)).is_ok();
             Ok(listens && self.kubeconfig().exists() && self.kubectl(&["get", "--raw", "/readyz"]).is_ok())
         })
+    }
+
+    /// A figure of its metrics, such as `kubeedge_joins_refused_total{reason="TokenForeign"}`.
+    pub fn metric(&self, name: &str) -> Result<u64> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.ports.monitor))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: cloudcore\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let figure = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        figure.with_context(|| format!("no {name} in {answer}"))?.parse().context(answer)
     }
 
     /// Ends the process as a power cut would.

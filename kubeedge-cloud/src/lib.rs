@@ -3,7 +3,7 @@
 #[cfg(feature = "admission")]
 pub mod admission;
 
-#[cfg(any(feature = "devicecontroller", feature = "edgecontroller"))]
+#[cfg(any(feature = "devicecontroller", feature = "edgecontroller", feature = "router"))]
 pub mod authorization;
 
 #[cfg(any(feature = "admission", feature = "standalone"))]

@@ -184,6 +184,10 @@ async fn a_node_that_sends_nonsense_loses_its_session_with_the_reason_and_no_oth
     let cloud = (site.cloud.ports.websocket, websocket_tls(&site.cloud)?);
     tokio::task::spawn_blocking(move || too_long_over_websocket(cloud.0, cloud.1)).await??;
     site.cloud_says(&["edge-2", "1099511627776"])?;
+    for offence in ["too-long", "garbled", "unexpected"] {
+        let counted = format!("kubeedge_cloudhub_offences_total{{reason=\"{offence}\"}}");
+        ensure!(site.cloud.metric(&counted)? > 0, "{offence}");
+    }
     site.goes_on()
 }
 

@@ -33,6 +33,13 @@ pub(crate) fn of_cloudhub(gauges: Gauges) -> Figures {
         let sent = Metric::counter("kubeedge_cloudhub_sent_bytes_total", "Bytes of frames sent to nodes.");
         let received =
             Metric::counter("kubeedge_cloudhub_received_bytes_total", "Bytes of frames from nodes.");
+        let offences = Metric::counter(
+            "kubeedge_cloudhub_offences_total",
+            "Connections that ended because their node broke the rules of the link.",
+        );
+        let offences = counts.offences.iter().fold(offences, |metric, (offence, count)| {
+            metric.with(&[("reason", offence.as_str())], *count as f64)
+        });
         vec![
             gauge("kubeedge_cloudhub_sessions", "Nodes that have a session.", counts.sessions),
             counter(
@@ -40,6 +47,7 @@ pub(crate) fn of_cloudhub(gauges: Gauges) -> Figures {
                 "Connections for which there was no room.",
                 counts.refused,
             ),
+            offences,
             counter("kubeedge_cloudhub_resends_total", "Objects that were sent again.", counts.resends),
             gauge("kubeedge_cloudhub_memory_bytes", "About what the sessions take.", counts.memory),
             gauge("kubeedge_cloudhub_memory_max_bytes", "What the sessions may take.", counts.memory_max),

@@ -280,6 +280,7 @@ async fn run(serve: &Serve) -> Result<()> {
             router::Inbox { messages: messages_rx, snapshots: rule_snapshots_rx },
             router::Outbox { taken: taken_tx, requests: requests_tx, downstream: downstream_tx },
         );
+        denials.push(("router", router.denials()));
         group.spawn("router", router.run(stop.child_token()));
     } else {
         // Without rules, what applications on nodes send up ends at CloudHub.

@@ -36,13 +36,15 @@ pub enum Denial {
     MirrorWantsMore,
     /// The event is not about the node or one of its pods.
     OtherEvent,
+    /// The rules that a message would be sent by begin on other nodes.
+    OtherRule,
     /// What was sent cannot be read.
     Unreadable,
 }
 
 impl Denial {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NotReferenced,
         Self::OtherNode,
         Self::OtherPod,
@@ -55,6 +57,7 @@ impl Denial {
         Self::MirrorElsewhere,
         Self::MirrorWantsMore,
         Self::OtherEvent,
+        Self::OtherRule,
         Self::Unreadable,
     ];
 
@@ -73,6 +76,7 @@ impl Denial {
             Self::MirrorElsewhere => "mirror-elsewhere",
             Self::MirrorWantsMore => "mirror-wants-more",
             Self::OtherEvent => "other-event",
+            Self::OtherRule => "other-rule",
             Self::Unreadable => "unreadable",
         }
     }
@@ -95,6 +99,7 @@ impl fmt::Display for Denial {
                 "a pod of a file cannot refer to Secrets, ConfigMaps, claims, accounts or tokens"
             }
             Self::OtherEvent => "it is not about the node or one of its pods",
+            Self::OtherRule => "the rules for it begin on other nodes",
             Self::Unreadable => "it cannot be read",
         })?;
         write!(f, " ({})", self.reason())

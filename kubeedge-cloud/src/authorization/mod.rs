@@ -16,11 +16,13 @@
 //! | for a pod to stand for a file | it is on the node, and refers to nothing of the API | `not-a-mirror`, `mirror-elsewhere`, `mirror-wants-more` |
 //! | to record an event | it is about the node or a pod of its own | `other-event` |
 //! | to write a device | the device is on the node, with this UID | `other-device`, `no-such-object` |
+//! | to send a message by a rule | the rule begins on the node, or on all | `other-rule` |
 //!
-//! Leases are renewed by the cloud, for the node that has the session; a node has no words to ask for one.
+//! Leases are renewed by the cloud, for the node that has the session; a node has no words to ask for one. Certificates are
+//! asked for before there is a session, and are decided by `enrollment`: a node is given its own alone.
 
 #![cfg_attr(
-    not(all(feature = "devicecontroller", feature = "edgecontroller")),
+    not(all(feature = "devicecontroller", feature = "edgecontroller", feature = "router")),
     allow(dead_code, reason = "each controller needs a part of it")
 )]
 
@@ -55,6 +57,8 @@ pub(crate) enum Action<'a> {
     Mirror(&'a MirrorReport),
     /// To record this event.
     Record(&'a Value),
+    /// To send a message by a rule that begins on this node; without a node it begins on all.
+    Send { from: Option<&'a str> },
     /// To write the status of a device.
     WriteDevice { device: &'a ObjectRef, uid: &'a Uid },
 }
@@ -65,6 +69,19 @@ pub(crate) trait Graph {
     fn root(&self, reference: &ObjectRef) -> Option<(&Object, &NodeName)>;
     /// Whether something on the node is of this name or refers to it, existing or not.
     fn belongs(&self, node: &NodeName, reference: &ObjectRef) -> bool;
+}
+
+/// A graph of nothing, for what is decided without it.
+pub(crate) struct Nothing;
+
+impl Graph for Nothing {
+    fn root(&self, _: &ObjectRef) -> Option<(&Object, &NodeName)> {
+        None
+    }
+
+    fn belongs(&self, _: &NodeName, _: &ObjectRef) -> bool {
+        false
+    }
 }
 
 /// Says whether `node` may do this.
@@ -80,6 +97,8 @@ pub(crate) fn allows(node: &NodeName, action: Action<'_>, graph: &impl Graph) ->
         Action::WritePod { pod, uid } => own(node, pod, uid, graph, Denial::OtherPod).map(drop),
         Action::Mirror(report) => mirror::check(node, report),
         Action::Record(event) => record(node, event, graph),
+        Action::Send { from } if from.is_none_or(|from| from == node.as_str()) => Ok(()),
+        Action::Send { .. } => Err(Denial::OtherRule),
         Action::WriteDevice { device, uid } => own(node, device, uid, graph, Denial::OtherDevice).map(drop),
     }
 }

@@ -9,7 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kubeedge_core::{hub::NodeLink, message::Lane, wire::Carried};
+use kubeedge_core::{
+    hub::{NodeLink, Offence},
+    message::Lane,
+    wire::Carried,
+};
 
 /// About what an idle session takes, its connection included. Measured with QUIC; WebSocket takes more.
 pub(super) const SESSION_BYTES: usize = 48 << 10;
@@ -25,6 +29,7 @@ struct Shared {
     sessions: AtomicUsize,
     refused: AtomicU64,
     resends: AtomicU64,
+    offences: [AtomicU64; Offence::ALL.len()],
     sent: [AtomicU64; Lane::ALL.len()],
     received: [AtomicU64; Lane::ALL.len()],
     /// What waits, of the sessions for which something does.
@@ -41,6 +46,8 @@ pub struct Counts {
     pub sessions: usize,
     /// Sessions and connections that were refused, since the start.
     pub refused: u64,
+    /// Connections that ended because their node broke the rules of the link, since the start.
+    pub offences: Vec<(Offence, u64)>,
     /// Items that were sent again because nothing was heard of them, since the start.
     pub resends: u64,
     /// Each lane.
@@ -74,6 +81,7 @@ impl Gauges {
             sessions: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
             resends: AtomicU64::new(0),
+            offences: Default::default(),
             sent: Default::default(),
             received: Default::default(),
             waiting: Mutex::default(),
@@ -99,6 +107,10 @@ impl Gauges {
         Counts {
             sessions: shared.sessions.load(Relaxed),
             refused: shared.refused.load(Relaxed),
+            offences: Offence::ALL
+                .into_iter()
+                .zip(shared.offences.iter().map(|count| count.load(Relaxed)))
+                .collect(),
             resends: shared.resends.load(Relaxed),
             lanes: lanes.into(),
             memory: shared.memory.load(Relaxed),
@@ -155,6 +167,11 @@ impl Account {
         }
         self.waits = waits;
         self.take(SESSION_BYTES + link.memory())
+    }
+
+    /// Counts why the session ended.
+    pub(super) fn note_offence(&self, offence: Offence) {
+        self.gauges.0.offences[offence as usize].fetch_add(1, Relaxed);
     }
 
     /// Takes so much memory in place of what it had, if there is as much; giving back always succeeds.

@@ -10,13 +10,14 @@ use futures::{
     stream::FuturesUnordered,
 };
 use kubeedge_core::{
-    hub::{NodeLink, NodeOutput},
+    hub::{NodeLink, NodeOutput, Offence},
     id::NodeName,
     message::{
         Acked, Answer, Delivered, Delivery, FromNode, Lane, Object, ObjectEvent, ObjectRef, Query, Report,
         ReportKey, Request, Response, Upload, UploadedEvent, UploadedPublish,
     },
     pipe::{self, Caller, LatestReceiver, LatestSender, Replier, SendError},
+    transport::TransportError,
     wire::{Line, LineEvent},
 };
 use tokio::{
@@ -241,8 +242,12 @@ impl Session {
     fn handle_line(&mut self, event: LineEvent) {
         match event {
             LineEvent::Frame(frame) => self.link.handle_frame(frame, now()),
-            LineEvent::Garbled(error) => self.link.handle_close(error.to_string()),
+            LineEvent::Garbled(error) => self.link.handle_offence(Offence::Garbled, error.to_string()),
             LineEvent::Free(_) => {}
+            LineEvent::Broken(error @ TransportError::TooLong { .. }) => {
+                self.link.handle_offence(Offence::TooLong, error.to_string());
+            }
+            LineEvent::Broken(error) => self.link.handle_offence(Offence::Garbled, error.to_string()),
             LineEvent::Lost(reason) => self.link.handle_disconnected(reason),
         }
     }
@@ -303,6 +308,9 @@ impl Session {
     async fn close(mut self: Box<Self>) {
         let reason = self.ended.take().unwrap_or_default();
         let node = self.link.peer();
+        if let (Some(account), Some(offence)) = (&self.account, self.link.offence()) {
+            account.note_offence(offence);
+        }
         if self.ends.is_none() {
             info!(%node, session = self.link.session(), reason, "the node's session is over");
         } else {

@@ -17,9 +17,9 @@
 )]
 
 pub(crate) mod api;
-#[cfg(any(feature = "devicecontroller", feature = "edgecontroller"))]
+#[cfg(any(feature = "devicecontroller", feature = "edgecontroller", feature = "router"))]
 mod placement;
-#[cfg(any(feature = "devicecontroller", feature = "edgecontroller"))]
+#[cfg(any(feature = "devicecontroller", feature = "edgecontroller", feature = "router"))]
 pub(crate) mod references;
 mod sight;
 #[cfg(test)]
@@ -28,7 +28,7 @@ mod watch;
 mod writes;
 
 pub(crate) use api::Outcome;
-#[cfg(any(feature = "devicecontroller", feature = "edgecontroller"))]
+#[cfg(any(feature = "devicecontroller", feature = "edgecontroller", feature = "router"))]
 pub(crate) use placement::{Placed, Placement};
 pub(crate) use sight::Sight;
 #[cfg(any(feature = "devicecontroller", feature = "edgecontroller"))]

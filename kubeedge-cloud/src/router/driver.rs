@@ -57,7 +57,7 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(part: Router) -> Self {
-        let Router { config, client, listener, inbox, outbox } = part;
+        let Router { config, client, listener, inbox, outbox, denials } = part;
         let config = Arc::new(config);
         let kinds = [RULES, ENDPOINTS];
         let changes = kinds.map(|kind| watch_kind(client.clone(), kind, Timing::default()).boxed());
@@ -81,7 +81,7 @@ impl Driver {
             backoff: Backoff { first: config.limits.retry_first, max: config.limits.retry_max },
         };
         Self {
-            state: State::new(config.limits, kinds.len()),
+            state: State::new(config.limits, kinds.len()).counting(denials),
             api: Api::new(client),
             inbox,
             outbox,

@@ -45,6 +45,8 @@ use tokio::net::TcpListener;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 
+use crate::authorization::Denials;
+
 mod deliver;
 mod driver;
 mod placed;
@@ -62,6 +64,7 @@ pub struct Router {
     listener: Option<TcpListener>,
     inbox: Inbox,
     outbox: Outbox,
+    denials: Denials,
 }
 
 /// What the router goes by.
@@ -195,7 +198,12 @@ impl Router {
         inbox: Inbox,
         outbox: Outbox,
     ) -> Self {
-        Self { config, client, listener, inbox, outbox }
+        Self { config, client, listener, inbox, outbox, denials: Denials::default() }
+    }
+
+    /// What nodes were refused so far, for metrics; to be taken before [`Router::run`].
+    pub fn denials(&self) -> Denials {
+        self.denials.clone()
     }
 
     /// Runs until `stop`. It goes on whatever the API or a server answers.

@@ -9,7 +9,10 @@ use kubeedge_core::{
 use serde::Deserialize;
 
 use super::placed::Placement;
-use crate::controller::Kind;
+use crate::{
+    authorization::{Action, Denial, Nothing, allows},
+    controller::Kind,
+};
 
 /// From where to where.
 pub(super) const RULES: Kind =
@@ -221,11 +224,20 @@ impl Rules {
     }
 
     /// The rules for a message of a node, with the URL that each sends it to.
-    pub(super) fn of_message(&self, node: &NodeName, topic: &str) -> Vec<(Name, String)> {
+    ///
+    /// # Errors
+    /// If there are some for its topic, and none of them begins on the node.
+    pub(super) fn of_message(&self, node: &NodeName, topic: &str) -> Result<Vec<(Name, String)>, Denial> {
         let levels: Vec<&str> = topic.split('/').collect();
-        let meant =
-            |up: &&Up| (up.node.is_empty() || up.node == node.as_str()) && matches(&up.topic, &levels);
-        self.up.iter().filter(meant).map(|up| (up.rule.clone(), up.url.clone())).collect()
+        let (mut meant, mut denied) = (Vec::new(), None);
+        for up in self.up.iter().filter(|up| matches(&up.topic, &levels)) {
+            let from = Some(up.node.as_str()).filter(|node| !node.is_empty());
+            match allows(node, Action::Send { from }, &Nothing) {
+                Ok(()) => meant.push((up.rule.clone(), up.url.clone())),
+                Err(denial) => denied = Some(denial),
+            }
+        }
+        denied.filter(|_| meant.is_empty()).map_or(Ok(meant), Err)
     }
 
     /// The Rules that begin on nodes.

@@ -20,7 +20,10 @@ use super::{
     rules::{Counters, Name, Rules},
     seen::Seen,
 };
-use crate::controller::{Change, Kind};
+use crate::{
+    authorization::Denials,
+    controller::{Change, Kind},
+};
 
 /// A message, as a node names it.
 type MessageKey = (NodeName, UploadId);
@@ -44,6 +47,7 @@ pub(super) struct State {
     taken: VecDeque<ToNode<Delivery>>,
     counted: BTreeMap<Name, Counters>,
     without_rule: u64,
+    denials: Denials,
 }
 
 #[derive(Debug)]
@@ -106,7 +110,14 @@ impl State {
             taken: VecDeque::new(),
             counted: BTreeMap::new(),
             without_rule: 0,
+            denials: Denials::default(),
         }
+    }
+
+    /// Counts there what nodes are refused.
+    pub(super) fn counting(mut self, denials: Denials) -> Self {
+        self.denials = denials;
+        self
     }
 
     /// Whether all rules are known, so that a message without one is one without.
@@ -172,7 +183,11 @@ impl State {
         if self.seen.contains(&node, message.id) {
             return self.taken.push_back(ToNode { node, message: delivery });
         }
-        let rules = self.rules.of_message(&node, &message.publish.topic);
+        let rules = self.rules.of_message(&node, &message.publish.topic).unwrap_or_else(|denial| {
+            // It is dropped like one without a rule: sending it again would help nobody.
+            self.denials.note(&node, format_args!("a message on {:?}", message.publish.topic), denial);
+            Vec::new()
+        });
         if rules.is_empty() {
             self.without_rule += 1;
             tracing::trace!(%node, topic = message.publish.topic, "no rule for a message of a node");

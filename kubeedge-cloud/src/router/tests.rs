@@ -13,9 +13,12 @@ use super::{
     rules::{Downward, ENDPOINTS, Name, RULES, Rules},
     state::{Outcome, State},
 };
-use crate::controller::{
-    Change,
-    testing::{node, object},
+use crate::{
+    authorization::{Denial, Denials},
+    controller::{
+        Change,
+        testing::{node, object},
+    },
 };
 
 #[cfg(feature = "standalone")]
@@ -128,12 +131,12 @@ fn a_message_is_for_the_rules_of_its_node_and_topic() {
     let rules =
         rules(&[up("a", "user/a", "http://a"), up("b", "/user/+/", "http://b"), up("c", "#", "http://c")]);
     let urls = |of: &str, topic: &str| -> Vec<String> {
-        rules.of_message(&node(of), topic).into_iter().map(|(_, url)| url).collect()
+        rules.of_message(&node(of), topic).unwrap().into_iter().map(|(_, url)| url).collect()
     };
     assert_eq!(urls("edge-1", "default/user/a"), ["http://a", "http://b", "http://c"]);
     assert_eq!(urls("edge-1", "default/user/a/b"), ["http://c"]);
     assert_eq!(urls("edge-1", "other/user/a"), [] as [&str; 0]);
-    assert_eq!(urls("edge-2", "default/user/a"), [] as [&str; 0]);
+    assert_eq!(rules.of_message(&node("edge-2"), "default/user/a"), Err(Denial::OtherRule));
 }
 
 #[test]
@@ -159,13 +162,13 @@ fn a_request_is_for_the_most_specific_rule_and_what_follows_is_passed_on() {
 fn a_rule_works_once_its_endpoints_are_there_and_only_so_long() {
     let mut rules = Rules::default();
     rules.apply(&object(&up("a", "t", "http://a"))).unwrap();
-    assert_eq!(rules.of_message(&node("edge-1"), "default/t"), []);
+    assert_eq!(rules.of_message(&node("edge-1"), "default/t"), Ok(vec![]));
     for value in &endpoints() {
         rules.apply(&object(value)).unwrap();
     }
-    assert_eq!(rules.of_message(&node("edge-1"), "default/t").len(), 1);
+    assert_eq!(rules.of_message(&node("edge-1"), "default/t").unwrap().len(), 1);
     rules.delete(&object(&endpoints()[0]));
-    assert_eq!(rules.of_message(&node("edge-1"), "default/t"), []);
+    assert_eq!(rules.of_message(&node("edge-1"), "default/t"), Ok(vec![]));
 }
 
 #[test]
@@ -177,13 +180,13 @@ fn a_rule_that_says_nothing_or_garbage_is_named_and_hurts_no_other() {
     for (from, to) in [("rest", "rest"), ("bus", "bus"), ("bus", "nowhere"), ("bus", "service")] {
         rules.apply(&object(&rule("odd", (from, json!({})), (to, json!({}))))).unwrap();
     }
-    assert_eq!(rules.of_message(&node("edge-1"), "default/t").len(), 1);
+    assert_eq!(rules.of_message(&node("edge-1"), "default/t").unwrap().len(), 1);
 }
 
 #[test]
 fn rules_stay_in_force_while_they_are_told_again_and_those_that_are_not_are_gone() {
     let mut rules = rules(&[up("a", "t", "http://a"), up("b", "t", "http://b")]);
-    let known = |rules: &Rules| rules.of_message(&node("edge-1"), "default/t").len();
+    let known = |rules: &Rules| rules.of_message(&node("edge-1"), "default/t").unwrap().len();
     rules.begin(RULES);
     assert_eq!(known(&rules), 2);
     rules.apply(&object(&up("b", "t", "http://b"))).unwrap();
@@ -228,6 +231,18 @@ fn a_message_without_a_rule_is_taken_at_once_and_counted() {
     state.handle_message(message(1, 1, "default/t"));
     assert_eq!(taken(&mut state), [Delivery { session: 1, number: 1 }]);
     assert_eq!(state.without_rule(), 1);
+}
+
+#[test]
+fn a_message_on_the_topic_of_another_nodes_rule_goes_nowhere_and_is_counted() {
+    let denials = Denials::default();
+    let mut state = state(&[up("a", "t", "http://a")]).counting(denials.clone());
+    let mut foreign = message(1, 1, "default/t");
+    foreign.node = node("edge-2");
+    state.handle_message(foreign);
+    assert_eq!(state.poll_job(Instant::now()), None);
+    assert_eq!(taken(&mut state), [Delivery { session: 1, number: 1 }], "sending it again would help nobody");
+    assert_eq!((denials.of(Denial::OtherRule), state.without_rule()), (1, 1));
 }
 
 #[test]

@@ -60,7 +60,7 @@ mod outgoing;
 mod tests;
 mod timers;
 
-pub use cloud::{NodeLink, NodeOutput};
+pub use cloud::{NodeLink, NodeOutput, Offence};
 pub use config::{EdgeConfig, Flow, NodeConfig};
 pub use edge::{EdgeLink, EdgeOutput};
 pub use frame::{Ack, Frame, Hello, InventoryPart, Item, PROTOCOL, Payload, Welcome};

@@ -48,6 +48,8 @@ pub enum LineEvent {
     Garbled(WireError),
     /// The lane can take its next frame.
     Free(Lane),
+    /// The peer announced a frame that is too long, or broke the framing rules: the connection is over. Nothing follows.
+    Broken(TransportError),
     /// The connection is over, with the reason. Nothing follows.
     Lost(String),
 }
@@ -129,6 +131,9 @@ impl Line {
                     }
                 }
                 Ok(None) => LineEvent::Lost("the peer closed the connection".to_owned()),
+                Err(error @ (TransportError::TooLong { .. } | TransportError::Malformed(_))) => {
+                    LineEvent::Broken(error)
+                }
                 Err(error) => LineEvent::Lost(error.to_string()),
             }
         })

@@ -198,6 +198,7 @@ impl Driver {
             LineEvent::Frame(frame) => self.link.handle_frame(frame, now()),
             LineEvent::Garbled(error) => self.link.handle_garbled(error.to_string(), now()),
             LineEvent::Free(_) => {}
+            LineEvent::Broken(error) => self.link.handle_disconnected(error.to_string(), now()),
             LineEvent::Lost(reason) => self.link.handle_disconnected(reason, now()),
         }
     }

@@ -209,3 +209,29 @@ async fn a_node_that_does_not_answer_is_a_timeout_and_a_service_answers_for_itse
     assert_eq!(ask(address, "/edge-1/default/orders", "go").await.0, 504);
     node_side.abort();
 }
+
+#[tokio::test]
+async fn cve_2022_31078_an_answer_to_a_message_that_does_not_end_is_cut_off() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/in", listener.local_addr().unwrap());
+    // More than any limit here, and more than a test machine would miss.
+    const ENDLESS: usize = 256 << 20;
+    let server = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        socket.read_buf(&mut Vec::with_capacity(4096)).await.unwrap();
+        socket.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffff\r\n").await.unwrap();
+        let (chunk, mut poured) = (vec![b'x'; 64 << 10], 0);
+        while poured < ENDLESS && socket.write_all(&chunk).await.is_ok() {
+            poured += chunk.len();
+        }
+        poured
+    });
+    let cluster = Cluster::start().await;
+    create(&cluster, &[up("a", "user/t", &url)]).await;
+    let (mut outside, _address, _stop) = start(&cluster).await;
+    outside.messages.send(message(1, 1, "default/user/t")).unwrap();
+    let taken = tokio::time::timeout(Duration::from_secs(10), outside.taken.recv()).await.unwrap();
+    assert_eq!(taken.unwrap().message.number, 1, "the server said that it took the message");
+    let poured = tokio::time::timeout(Duration::from_secs(10), server).await.unwrap().unwrap();
+    assert!(poured < 16 << 20, "{poured} bytes were taken");
+}

@@ -1,7 +1,8 @@
 use std::time::Instant;
 
 use super::{
-    NodeLink, NodeOutput, PROTOCOL, Phase, Sync, Wanted, difference::TooMany, object_lane, report_lane,
+    NodeLink, NodeOutput, Offence, PROTOCOL, Phase, Sync, Wanted, difference::TooMany, object_lane,
+    report_lane,
 };
 use crate::{
     hub::{
@@ -34,8 +35,8 @@ impl NodeLink {
                 | Frame::Answer { .. }
                 | Frame::Request { .. }
                 | Frame::Response { .. } => {
-                    return self
-                        .handle_close(format!("the edge sent a frame before its hello: {}", frame.name()));
+                    let reason = format!("the edge sent a frame before its hello: {}", frame.name());
+                    return self.handle_offence(Offence::Unexpected, reason);
                 }
             },
             Phase::Open { .. } => {}
@@ -65,10 +66,8 @@ impl NodeLink {
             | Frame::InventoryRequest { .. }
             | Frame::Answer { .. }
             | Frame::Request { .. } => {
-                self.handle_close(format!(
-                    "the edge sent a frame that only the cloud sends: {}",
-                    frame.name()
-                ));
+                let reason = format!("the edge sent a frame that only the cloud sends: {}", frame.name());
+                self.handle_offence(Offence::Unexpected, reason);
             }
         }
     }
@@ -79,15 +78,17 @@ impl NodeLink {
             if nonce == hello.nonce {
                 self.saying.welcome = true;
             } else {
-                self.handle_close("the edge said hello twice");
+                self.handle_offence(Offence::Unexpected, "the edge said hello twice");
             }
             return;
         }
         let wrong = if hello.protocol != PROTOCOL {
             Some(format!("the cloud speaks version {PROTOCOL} of the link, and the edge {}", hello.protocol))
         } else if hello.node != self.peer.as_str() {
+            self.offence = Some(Offence::OtherName);
             Some(format!("the certificate is of node {}, and the hello says {:?}", self.peer, hello.node))
         } else if hello.objects as usize > self.config.inventory_max {
+            self.offence = Some(Offence::TooMuch);
             Some(format!(
                 "the cloud takes {} objects of a node, and it holds {}",
                 self.config.inventory_max, hello.objects
@@ -109,7 +110,7 @@ impl NodeLink {
         let Sync::Inventory { wanted, held, repeat } = sync else { return };
         match held.take(part, *objects) {
             Err(TooMany) => {
-                self.handle_close("the edge names more objects than its hello said");
+                self.handle_offence(Offence::TooMuch, "the edge names more objects than its hello said");
             }
             Ok(None) => {}
             Ok(Some(false)) => {
@@ -141,10 +142,10 @@ impl NodeLink {
                     self.tell_if_synchronized();
                 }
             }
-            Err(NeverSent(seq)) => self.handle_close(format!(
-                "the edge acknowledged item {seq} of {:?}, which was never sent",
-                ack.lane
-            )),
+            Err(NeverSent(seq)) => self.handle_offence(
+                Offence::Unexpected,
+                format!("the edge acknowledged item {seq} of {:?}, which was never sent", ack.lane),
+            ),
         }
     }
 
@@ -162,16 +163,23 @@ impl NodeLink {
             (Some(lane), _) => self.incoming[lane].handle_seq(item.seq),
             (None, Lane::Bulk) => self.uploads.handle_seq(item.seq),
             (None, Lane::Heartbeat | Lane::Pods | Lane::Config | Lane::Devices) => {
-                return self.handle_close(format!("the edge sent an item on lane {:?}", item.lane));
+                return self.handle_offence(
+                    Offence::Unexpected,
+                    format!("the edge sent an item on lane {:?}", item.lane),
+                );
             }
         };
         match seen {
             Err(OutOfWindow { seq, upto }) => {
-                self.handle_close(format!("item {seq} of {:?} is far beyond {upto}", item.lane));
+                self.handle_offence(
+                    Offence::Unexpected,
+                    format!("item {seq} of {:?} is far beyond {upto}", item.lane),
+                );
             }
             Ok(Seen::Again) => {}
             Ok(Seen::First) if self.unacked() + weight_of(&item.payload) > self.config.unacked_bytes_max => {
                 let max = self.config.unacked_bytes_max;
+                self.offence = Some(Offence::TooMuch);
                 self.handle_refuse(
                     format!("the edge has sent more than {max} bytes that are not acknowledged"),
                     self.config.refused_for,
@@ -184,7 +192,10 @@ impl NodeLink {
                 },
                 Payload::Report(report) => self.deliver_report(item.seq, report),
                 Payload::Upload(upload) => self.deliver_upload(item.seq, upload),
-                Payload::Object(_) => self.handle_close("the edge sent what only the cloud sends: an object"),
+                Payload::Object(_) => self.handle_offence(
+                    Offence::Unexpected,
+                    "the edge sent what only the cloud sends: an object",
+                ),
             },
         }
     }

@@ -20,9 +20,11 @@ use crate::{
 
 mod difference;
 mod frames;
+mod offence;
 mod transmit;
 
 use difference::{ENTRY, Wanted};
+pub use offence::Offence;
 
 /// The cloud's end of the link: one session with one node, whose identity its connection has proven.
 ///
@@ -46,6 +48,7 @@ pub struct NodeLink {
     /// Requests and answers on their way; bounded by how many of them may be open.
     questions: VecDeque<Frame>,
     saying: Saying,
+    offence: Option<Offence>,
 }
 
 /// What the cloud's end waits for.
@@ -142,6 +145,7 @@ impl NodeLink {
             queries: Calls::new(config.calls_max),
             questions: VecDeque::new(),
             saying: Saying::default(),
+            offence: None,
             config,
             peer,
             session,
@@ -314,6 +318,19 @@ impl NodeLink {
         let reason = reason.into();
         self.saying.last_words = Some(Frame::Goodbye { reason: reason.clone() });
         self.end(reason);
+    }
+
+    /// Ends the session because the edge broke the rules of the link, and tells it how.
+    pub fn handle_offence(&mut self, offence: Offence, reason: impl Into<String>) {
+        if !matches!(self.phase, Phase::Over) {
+            self.offence = Some(offence);
+        }
+        self.handle_close(reason);
+    }
+
+    /// Which rule of the link the edge broke, if that is why the session is over.
+    pub fn offence(&self) -> Option<Offence> {
+        self.offence
     }
 
     /// The connection is over.
