@@ -176,6 +176,7 @@ impl Peer {
         self.send(&Frame::Query { id: number, query }).await;
         self.until(|frame| match frame {
             Frame::Answer { id, answer } if id == number => Some(answer),
+            #[expect(clippy::wildcard_enum_match_arm, reason = "any other frame may come before the answer")]
             _ => None,
         })
         .await

@@ -13,7 +13,7 @@ use kubeedge_core::{id::Uid, message::Object};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Kind;
+use super::{Kind, pruned};
 
 /// How long one request may take: the API server itself gives up after 60 s, and a write that waits holds a
 /// place among the writes at once.
@@ -121,13 +121,13 @@ impl Api {
         Self { client }
     }
 
-    /// Reads an object, bytes unchanged.
+    /// Reads an object, bytes unchanged but for its managed fields.
     pub(crate) async fn get(&self, place: Place<'_>) -> Result<Object, Error> {
         let request =
             place.request().get(place.name, &GetParams::default()).map_err(kube::Error::BuildRequest)?;
         let asked = self.client.request_text(request);
         let text = tokio::time::timeout(DEADLINE, asked).await.map_err(|_| Error::Late)??;
-        Ok(Object::from_item(place.kind.api_version, place.kind.kind, text)?)
+        Ok(Object::from_item(place.kind.api_version, place.kind.kind, pruned(&text))?)
     }
 
     /// Reads an object as a JSON value.

@@ -19,6 +19,7 @@
 pub(crate) mod api;
 #[cfg(any(feature = "devicecontroller", feature = "edgecontroller", feature = "router"))]
 mod placement;
+mod pruned;
 #[cfg(any(feature = "devicecontroller", feature = "edgecontroller", feature = "router"))]
 pub(crate) mod references;
 mod sight;
@@ -30,6 +31,7 @@ mod writes;
 pub(crate) use api::Outcome;
 #[cfg(any(feature = "devicecontroller", feature = "edgecontroller", feature = "router"))]
 pub(crate) use placement::{Placed, Placement};
+pub(crate) use pruned::pruned;
 pub(crate) use sight::Sight;
 #[cfg(any(feature = "devicecontroller", feature = "edgecontroller"))]
 pub(crate) use watch::watch_in;

@@ -3,6 +3,11 @@
 //! A *root* (a Pod, a Device) names the node it belongs to. It refers to others (ConfigMaps and Secrets, a
 //! DeviceModel), which go to every node that has a root referring to them, for as long as it has one. Those may
 //! refer to further ones (a claim to its storage), which go with them.
+//!
+//! Of some kinds there are many more objects than nodes need. Of these only what is referred to is held, and is fetched when
+//! something begins to refer to it.
+
+mod missing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -13,6 +18,7 @@ use kubeedge_core::{
 
 use super::{Change, Kind};
 use crate::authorization::Graph;
+use missing::Missing;
 
 /// What an object says of itself.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -26,15 +32,17 @@ pub(crate) struct Placed {
 /// All objects that may go to nodes, and who needs them.
 ///
 /// Roots without a node are not kept. Others are kept even while nothing refers to them, because a root that
-/// does may come at any time; bodies are shared with the pipes, not copied.
+/// does may come at any time, unless their kind is one that is fetched; bodies are shared with the pipes, not copied.
 #[derive(Debug)]
 pub(crate) struct Placement {
     root_kind: &'static str,
     place: fn(&Object) -> Placed,
+    fetched_kinds: Vec<Kind>,
     roots: BTreeMap<ObjectRef, Root>,
     others: BTreeMap<ObjectRef, Other>,
     nodes: BTreeMap<NodeName, Node>,
     users: BTreeMap<ObjectRef, BTreeSet<NodeName>>,
+    missing: Missing,
     unlisted: Vec<Kind>,
     telling: Vec<(Kind, BTreeSet<ObjectRef>)>,
     outputs: VecDeque<ToNode<ObjectEvent>>,
@@ -50,6 +58,8 @@ struct Root {
 #[derive(Debug)]
 struct Other {
     object: Object,
+    /// It was fetched, so that the watch may still tell of how it was before.
+    ahead: bool,
     references: BTreeSet<ObjectRef>,
 }
 
@@ -66,14 +76,22 @@ impl Placement {
         Self {
             root_kind,
             place,
+            fetched_kinds: Vec::new(),
             roots: BTreeMap::new(),
             others: BTreeMap::new(),
             nodes: BTreeMap::new(),
             users: BTreeMap::new(),
+            missing: Missing::default(),
             unlisted: kinds.to_vec(),
             telling: Vec::new(),
             outputs: VecDeque::new(),
         }
+    }
+
+    /// Holds of these kinds only what is referred to; see [`poll_fetch`](Self::poll_fetch).
+    pub(crate) fn fetching(mut self, kinds: &[Kind]) -> Self {
+        self.fetched_kinds = kinds.to_vec();
+        self
     }
 
     /// Takes what the API tells.
@@ -82,14 +100,65 @@ impl Placement {
             Change::Began(kind) => {
                 self.telling.retain(|(told, _)| *told != kind);
                 self.telling.push((kind, BTreeSet::new()));
+                // A list is as new as what was fetched before it.
+                let of_kind = self.others.values_mut().filter(|other| kind.is_of(&other.object.reference));
+                of_kind.for_each(|other| other.ahead = false);
             }
             Change::Applied(object) => {
                 self.note_told(&object.reference);
                 self.apply(object);
             }
-            Change::Deleted(object) => self.remove(&object.reference, Some(&object.uid)),
+            Change::Deleted(object) => {
+                self.missing.note_gone(&object.reference, &object.uid);
+                self.remove(&object.reference, Some(&object.uid));
+            }
             Change::Listed(kind) => self.listed(kind),
         }
+    }
+
+    /// An object that something refers to and that has to be fetched; [`handle_fetched`](Self::handle_fetched) follows.
+    pub(crate) fn poll_fetch(&mut self) -> Option<ObjectRef> {
+        self.missing.poll_ask()
+    }
+
+    /// Whether the object is still needed and not held.
+    pub(crate) fn is_missing(&self, reference: &ObjectRef) -> bool {
+        self.missing.contains(reference)
+    }
+
+    /// Whether roots are held back until this is known.
+    #[cfg(test)]
+    pub(crate) fn is_awaited(&self, reference: &ObjectRef) -> bool {
+        self.missing.is_awaited(reference)
+    }
+
+    /// Takes what the API answered for the object: how it is, or that there is none.
+    pub(crate) fn handle_fetched(&mut self, reference: &ObjectRef, object: Option<Object>) {
+        if !self.missing.contains(reference) {
+            return;
+        }
+        match object.filter(|object| !self.missing.is_gone(reference, &object.uid)) {
+            Some(object) => {
+                self.note_told(reference);
+                self.apply_other(object, true);
+            }
+            None => self.settle(reference),
+        }
+    }
+
+    /// Takes that the object cannot be fetched for long: what waits for it is told without it.
+    pub(crate) fn handle_unfetched(&mut self, reference: &ObjectRef) {
+        let roots = self.missing.give_up_waiting(reference);
+        self.release(roots);
+    }
+
+    /// Whether all that the node needs is known, so that its snapshot lacks nothing.
+    pub(crate) fn is_settled(&self, node: &NodeName) -> bool {
+        self.missing.is_empty()
+            || self
+                .nodes
+                .get(node)
+                .is_none_or(|node| node.uses.keys().all(|used| !self.missing.contains(used)))
     }
 
     /// What to tell a node next.
@@ -124,10 +193,13 @@ impl Placement {
         root.or_else(|| self.others.get(reference).map(|other| &other.object))
     }
 
+    /// Whether all of its kind were listed once.
+    pub(crate) fn is_listed(&self, kind: &Kind) -> bool {
+        !self.unlisted.contains(kind)
+    }
+
     fn note_told(&mut self, reference: &ObjectRef) {
-        let of_kind =
-            |kind: &Kind| kind.kind == reference.kind() && kind.api_version == reference.api_version();
-        if let Some((_, told)) = self.telling.iter_mut().find(|(kind, _)| of_kind(kind)) {
+        if let Some((_, told)) = self.telling.iter_mut().find(|(kind, _)| kind.is_of(reference)) {
             told.insert(reference.clone());
         }
     }
@@ -142,11 +214,19 @@ impl Placement {
         for reference in gone {
             self.remove(&reference, None);
         }
+        // Something began to refer to them meanwhile: before it was told, they were told to nobody.
+        for reference in self.missing.unasked().into_iter().filter(|reference| kind.is_of(reference)) {
+            if told.contains(&reference) {
+                self.missing.ask(&reference);
+            } else {
+                self.settle(&reference);
+            }
+        }
     }
 
     fn apply(&mut self, object: Object) {
         if object.reference.kind() != self.root_kind {
-            self.apply_other(object);
+            self.apply_other(object, false);
             return;
         }
         let Placed { node, references } = (self.place)(&object);
@@ -170,18 +250,71 @@ impl Placement {
             self.leave(old);
         }
         self.nodes.entry(root.node.clone()).or_default().roots.insert(reference.clone());
-        if !stays || old.as_ref().is_some_and(|old| old.object.fingerprint != root.object.fingerprint) {
-            self.tell(&root.node, ObjectEvent::Applied(root.object.clone()));
+        let changed =
+            !stays || old.as_ref().is_some_and(|old| old.object.fingerprint != root.object.fingerprint);
+        self.roots.insert(reference.clone(), root);
+        if changed {
+            self.tell_root(&reference);
         }
         if let Some(old) = old {
             self.drop_uses(&old);
         }
-        self.roots.insert(reference, root);
+    }
+
+    /// Tells a node of a root, once nothing is missing that it refers to.
+    fn tell_root(&mut self, reference: &ObjectRef) {
+        let Some(root) = self.roots.get(reference) else { return };
+        if let Some(missing) = self.first_missing(&root.references) {
+            return self.missing.hold(reference, &missing);
+        }
+        let (node, object) = (root.node.clone(), root.object.clone());
+        self.missing.let_go(reference);
+        self.tell(&node, ObjectEvent::Applied(object));
+    }
+
+    fn first_missing(&self, references: &BTreeSet<ObjectRef>) -> Option<ObjectRef> {
+        if self.missing.is_empty() {
+            return None;
+        }
+        references.iter().find_map(|reference| {
+            if self.missing.is_awaited(reference) {
+                return Some(reference.clone());
+            }
+            self.others.get(reference).and_then(|other| self.first_missing(&other.references))
+        })
+    }
+
+    /// The object is known, or needs not be any more.
+    fn settle(&mut self, reference: &ObjectRef) {
+        let roots = self.missing.settle(reference);
+        self.release(roots);
+    }
+
+    fn release(&mut self, roots: BTreeSet<ObjectRef>) {
+        roots.iter().for_each(|root| self.tell_root(root));
+    }
+
+    fn is_fetched(&self, reference: &ObjectRef) -> bool {
+        self.fetched_kinds.iter().any(|kind| kind.is_of(reference))
+    }
+
+    fn add_missing(&mut self, reference: &ObjectRef) {
+        if self.is_fetched(reference) {
+            let listed = !self.unlisted.iter().any(|kind| kind.is_of(reference));
+            self.missing.add(reference, listed);
+        }
     }
 
     /// What it refers to is added before it is told and dropped after, as with a root.
-    fn apply_other(&mut self, object: Object) {
+    fn apply_other(&mut self, object: Object, ahead: bool) {
         let reference = object.reference.clone();
+        if self.is_fetched(&reference) && !self.users.contains_key(&reference) {
+            return;
+        }
+        let is_older = |other: &Other| other.ahead && other.object.resource_version > object.resource_version;
+        if self.others.get(&reference).is_some_and(is_older) {
+            return;
+        }
         let references = (self.place)(&object).references;
         let old = self.others.remove(&reference);
         let replaced = old.as_ref().filter(|old| old.object.uid != object.uid);
@@ -199,7 +332,8 @@ impl Placement {
                 self.tell(node, ObjectEvent::Applied(object.clone()));
             }
         }
-        self.others.insert(reference, Other { object, references });
+        self.others.insert(reference.clone(), Other { object, ahead, references });
+        self.settle(&reference);
         for (node, used) in nodes
             .iter()
             .flat_map(|node| old.iter().flat_map(|old| &old.references).map(move |used| (node, used)))
@@ -233,6 +367,7 @@ impl Placement {
     }
 
     fn leave(&mut self, old: &Root) {
+        self.missing.let_go(&old.object.reference);
         if let Some(node) = self.nodes.get_mut(&old.node) {
             node.roots.remove(&old.object.reference);
         }
@@ -246,7 +381,7 @@ impl Placement {
             return;
         }
         self.users.entry(used.clone()).or_default().insert(node.clone());
-        let Some(other) = self.others.get(used) else { return };
+        let Some(other) = self.others.get(used) else { return self.add_missing(used) };
         let (object, references) = (other.object.clone(), other.references.clone());
         for further in &references {
             self.add_use(node, further);
@@ -277,9 +412,16 @@ impl Placement {
                 self.users.remove(used);
             }
         }
+        let is_used = self.users.contains_key(used);
+        if !is_used {
+            self.settle(used);
+        }
         let Some(other) = self.others.get(used) else { return };
         let (uid, references) = (other.object.uid.clone(), other.references.clone());
         self.tell(node, deleted(used, &uid));
+        if !is_used && self.is_fetched(used) {
+            self.others.remove(used);
+        }
         for further in &references {
             self.drop_use(node, further);
         }

@@ -1,4 +1,5 @@
-//! What a pod refers to: the ConfigMaps, Secrets and storage that its node needs to run it.
+//! What a pod refers to: the ConfigMaps, Secrets and storage that its node needs to run it, and the Secrets that its storage is
+//! reached with.
 
 use std::collections::BTreeSet;
 
@@ -7,14 +8,30 @@ use serde_json::Value;
 
 use super::Placed;
 
-/// Reads which node a Pod is on and what it refers to, or to which storage a claim is bound. A pod that cannot be
-/// read is on no node.
+/// Reads which node a Pod is on and what it refers to, to which storage a claim is bound, or which Secrets storage is reached
+/// with. A pod that cannot be read is on no node.
 pub(crate) fn place(object: &Object) -> Placed {
     match object.reference.kind() {
         "Pod" => place_pod(object),
         "PersistentVolumeClaim" => Placed { node: None, references: bound(object).into_iter().collect() },
+        "PersistentVolume" => Placed { node: None, references: volume_secrets(object) },
         _ => Placed::default(),
     }
+}
+
+/// The Secrets that a node needs for this storage: those that Kubernetes' node authorizer lets a kubelet read. What only a
+/// controller needs stays with it.
+fn volume_secrets(volume: &Object) -> BTreeSet<ObjectRef> {
+    let Ok(json) = serde_json::from_slice::<Value>(&volume.json) else { return BTreeSet::new() };
+    let spec = &json["spec"];
+    let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    // What names no namespace is in that of the claim.
+    let in_namespace = |namespace: &Value| text(namespace).or_else(|| text(&spec["claimRef"]["namespace"]));
+    let azure = &spec["azureFile"];
+    let named = VOLUME_SECRETS.iter().map(|(source, member)| &spec[source][member]);
+    let named = named.map(|secret| (in_namespace(&secret["namespace"]), text(&secret["name"])));
+    let all = named.chain([(in_namespace(&azure["secretNamespace"]), text(&azure["secretName"]))]);
+    all.filter_map(|(namespace, name)| Some(ObjectRef::secret(namespace?, name?))).collect()
 }
 
 fn bound(claim: &Object) -> Option<ObjectRef> {
@@ -38,6 +55,20 @@ struct Found<'a> {
     pod: &'a str,
     references: BTreeSet<ObjectRef>,
 }
+
+/// Members of a PersistentVolume's source that name a Secret which a node needs.
+const VOLUME_SECRETS: [(&str, &str); 10] = [
+    ("cephfs", "secretRef"),
+    ("cinder", "secretRef"),
+    ("csi", "nodeExpandSecretRef"),
+    ("csi", "nodePublishSecretRef"),
+    ("csi", "nodeStageSecretRef"),
+    ("flexVolume", "secretRef"),
+    ("iscsi", "secretRef"),
+    ("rbd", "secretRef"),
+    ("scaleIO", "secretRef"),
+    ("storageos", "secretRef"),
+];
 
 /// Members of a volume source that name a Secret to reach the storage with, as the core v1 API lists them.
 const STORAGE_SECRETS: [(&str, &str); 7] = [

@@ -7,7 +7,6 @@ mod answer;
 
 use std::{collections::VecDeque, pin::Pin, time::Duration};
 
-use bytes::Bytes;
 use futures::{
     Stream,
     io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt},
@@ -17,11 +16,11 @@ use kube::{
     Client,
     core::{Request, params::ListParams, params::WatchParams},
 };
-use kubeedge_core::message::Object;
+use kubeedge_core::message::{Object, ObjectRef};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{Backoff, Sight};
+use super::{Backoff, Sight, pruned};
 use answer::{Event, List, Problem, version_of};
 
 /// A kind of the API, and how its requests spell it.
@@ -38,6 +37,11 @@ pub(crate) struct Kind {
 }
 
 impl Kind {
+    /// Whether it is the kind of this object.
+    pub(crate) fn is_of(&self, reference: &ObjectRef) -> bool {
+        self.kind == reference.kind() && self.api_version == reference.api_version()
+    }
+
     /// The path of the kind in all namespaces.
     pub(crate) fn path(&self) -> String {
         format!("{}/{}", self.root(), self.plural)
@@ -307,8 +311,7 @@ impl Watcher {
     }
 
     fn read(&self, raw: &RawValue) -> Option<Object> {
-        let json = Bytes::copy_from_slice(raw.get().as_bytes());
-        match Object::from_item(self.kind.api_version, self.kind.kind, json) {
+        match Object::from_item(self.kind.api_version, self.kind.kind, pruned(raw.get())) {
             Ok(object) => Some(object),
             Err(error) => {
                 tracing::warn!(kind = self.kind.kind, %error, "the API sent an object that cannot be read");

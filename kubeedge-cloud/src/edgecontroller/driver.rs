@@ -19,11 +19,11 @@ use super::{
     autonomy::Policy,
     ownership::{self, Claim, Renewed},
     requests,
-    state::{Output, Plan, State, WATCHED, Wanted, WriteKey},
+    state::{FETCHED, Output, Plan, State, WATCHED, Wanted, WriteKey},
 };
 use crate::{
     authorization::Denials,
-    controller::{Backoff, Change, Outcome, Timing, api::Api, now, sleep_until, watch_in},
+    controller::{Backoff, Change, Kind, Outcome, Timing, api::Api, now, sleep_until, watch_in},
 };
 
 /// How many questions and events of nodes are worked on at once; the rest waits in its pipe.
@@ -35,6 +35,9 @@ const WAITING_AT_ONCE: usize = 65_536;
 /// What a write was about and was to tell, what became of it, and the policy that it has seen of the node.
 type WriteEnded = (WriteKey, Wanted, Outcome, Option<Policy>);
 
+/// An object, and how the API has it, that it has none, or why that is not known.
+type Fetched = (ObjectRef, Result<Option<Object>, String>);
+
 /// The loop that performs what the state asks.
 pub(super) struct Driver {
     config: Config,
@@ -43,6 +46,9 @@ pub(super) struct Driver {
     outbox: Outbox,
     state: State,
     changes: SelectAll<BoxStream<'static, Change>>,
+    /// Watches that begin when those are listed that refer to their objects.
+    later: Vec<BoxStream<'static, Change>>,
+    fetching: FuturesUnordered<BoxFuture<'static, Fetched>>,
     writing: FuturesUnordered<BoxFuture<'static, WriteEnded>>,
     tolerating: FuturesUnordered<BoxFuture<'static, (ObjectRef, Outcome)>>,
     renewing: FuturesUnordered<BoxFuture<'static, (NodeName, Renewed)>>,
@@ -60,11 +66,16 @@ impl Driver {
         let EdgeController { config, client, inbox, outbox, denials, sight, listed, leads } = part;
         let backoff = Backoff { first: config.retry_first, max: config.retry_max };
         let timing = Timing { backoff, ..Timing::default() };
-        let changes = WATCHED.map(|kind| watch_in(client.clone(), kind, timing, sight.clone()).boxed());
+        let (later, first): (Vec<_>, Vec<_>) = WATCHED.iter().partition(|kind| FETCHED.contains(kind));
+        let watch = |kind: Kind| watch_in(client.clone(), kind, timing, sight.clone()).boxed();
+        let changes = first.into_iter().map(watch).collect();
+        let later = later.into_iter().map(watch).collect();
         let api = Api::new(client);
         Self {
             state: State::new(&config).counting(denials.clone()),
-            changes: SelectAll::from_iter(changes),
+            changes,
+            later,
+            fetching: FuturesUnordered::new(),
             writing: FuturesUnordered::new(),
             tolerating: FuturesUnordered::new(),
             renewing: FuturesUnordered::new(),
@@ -99,6 +110,9 @@ impl Driver {
                 Some(call) = self.inbox.snapshots.recv() => self.handle_snapshot(call),
                 Some(call) = self.inbox.queries.recv(), if may_ask => self.handle_query(call),
                 Some(event) = self.inbox.events.recv(), if may_ask => self.handle_event(event),
+                Some((reference, fetched)) = self.fetching.next() => {
+                    self.state.handle_fetched(&reference, fetched, now());
+                }
                 Some((pod, outcome)) = self.tolerating.next() => self.state.handle_tolerated(pod, outcome, now()),
                 Some((key, wanted, outcome, policy)) = self.writing.next() => {
                     if let Some(policy) = policy {
@@ -119,6 +133,19 @@ impl Driver {
     /// Does all that the state wants done now. A pipe whose other end is gone is no error here: who stops first
     /// when all stop is a matter of chance.
     fn perform(&mut self) {
+        if !self.later.is_empty() && self.state.may_list_fetched() {
+            self.changes.extend(self.later.drain(..));
+        }
+        while let Some((kind, reference)) = self.state.poll_fetch(now()) {
+            let api = self.api.clone();
+            self.fetching.push(
+                async move {
+                    let fetched = requests::fetch(&api, kind, &reference).await;
+                    (reference, fetched)
+                }
+                .boxed(),
+            );
+        }
         while let Some(job) = self.state.poll_write(now()) {
             let (api, denials) = (self.api.clone(), self.denials.clone());
             let config = self.config.clone();
@@ -199,7 +226,9 @@ impl Driver {
     fn answer_waiting(&mut self) {
         if self.state.is_complete() {
             self.listed.send_if_modified(|listed| !std::mem::replace(listed, true));
-            for (node, reply) in self.waiting.drain(..) {
+            // One that lacks what is only not known yet would take it away at the edge.
+            let settled = self.waiting.extract_if(.., |(node, _)| self.state.is_settled(node));
+            for (node, reply) in settled {
                 reply.answer(self.state.snapshot(&node));
             }
         }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use kubeedge_core::{
     id::{NodeName, Uid},
-    message::{Answer, ObjectRef, Token, TokenRequest},
+    message::{Answer, Object, ObjectRef, Token, TokenRequest},
 };
 use serde_json::{Value, json};
 
@@ -139,6 +139,22 @@ async fn is_deleting(api: &Api, pod: &ObjectRef, uid: &str) -> Result<bool, Erro
         tracing::warn!(%pod, "the edge says that the pod is gone, but nobody asked to delete it; it stays");
     }
     Ok(same && deleting)
+}
+
+/// Reads an object that pods refer to; what the API will never give counts as absent. `Err` says why it is not known.
+pub(super) async fn fetch(api: &Api, kind: Kind, reference: &ObjectRef) -> Result<Option<Object>, String> {
+    match api.get(place(kind, reference)).await {
+        Ok(object) => Ok(Some(object)),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => match Outcome::from(error) {
+            Outcome::Retry(why) => Err(why),
+            Outcome::Refused(why) => {
+                tracing::warn!(%reference, %why, "the API does not give an object that pods refer to");
+                Ok(None)
+            }
+            Outcome::Done => Ok(None),
+        },
+    }
 }
 
 /// Answers a node's question from the API.

@@ -1,5 +1,6 @@
 //! What EdgeController decides: what goes down, what is written to the API next, what is acknowledged. Pure.
 
+mod fetches;
 mod kept;
 mod pods_kept;
 mod questions;
@@ -66,7 +67,11 @@ pub(super) const RUNTIME_CLASSES: Kind =
     Kind { api_version: "node.k8s.io/v1", kind: "RuntimeClass", plural: "runtimeclasses", optional: true };
 
 /// The kinds that are watched.
-pub(super) const WATCHED: [Kind; 6] = [PODS, CONFIG_MAPS, SECRETS, CLAIMS, VOLUMES, RUNTIME_CLASSES];
+pub(super) const WATCHED: [Kind; 6] = [PODS, CLAIMS, VOLUMES, RUNTIME_CLASSES, CONFIG_MAPS, SECRETS];
+
+/// The kinds of which there may be far more than nodes need: what nothing refers to is not held. They are listed when it is
+/// known what refers to them, so that few have to be fetched.
+pub(super) const FETCHED: [Kind; 2] = [CONFIG_MAPS, SECRETS];
 
 /// What a write to the API is about; at most one is in flight for each.
 pub(super) type WriteKey = (NodeName, ReportKey);
@@ -141,6 +146,8 @@ pub(super) struct State {
     /// The pods whose tolerations are to be as the policies of their nodes have them.
     tolerations: Writes<ObjectRef, ()>,
     intolerant: BTreeSet<ObjectRef>,
+    /// The objects to be fetched, because something began to refer to them.
+    fetches: Writes<ObjectRef, ()>,
     kept: Kept,
     lease_interval: Duration,
     outputs: VecDeque<Output>,
@@ -153,12 +160,13 @@ impl State {
         let at_once = config.writes_at_once.get();
         let limits = Limits { at_once, interval: Duration::ZERO, per_second: None, backoff };
         Self {
-            placement: Placement::new("Pod", &WATCHED, references::place),
+            placement: Placement::new("Pod", &WATCHED, references::place).fetching(&FETCHED),
             sessions: BTreeMap::new(),
             reports: Writes::new(limits),
             leases: Writes::new(limits),
             tolerations: Writes::new(limits),
             intolerant: BTreeSet::new(),
+            fetches: Writes::new(limits),
             kept: Kept::default(),
             lease_interval: config.lease_interval,
             outputs: VecDeque::new(),
@@ -345,7 +353,9 @@ impl State {
     /// When to ask [`poll_write`](Self::poll_write) and [`poll_renewal`](Self::poll_renewal) again.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let reports = if self.placement.is_complete() { self.reports.poll_timeout() } else { None };
-        [reports, self.leases.poll_timeout(), self.tolerations.poll_timeout()].into_iter().flatten().min()
+        let others =
+            [self.leases.poll_timeout(), self.tolerations.poll_timeout(), self.fetches.poll_timeout()];
+        others.into_iter().chain([reports]).flatten().min()
     }
 
     /// Whether it is known what exists.

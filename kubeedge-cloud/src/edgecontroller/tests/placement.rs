@@ -1,6 +1,9 @@
 //! What nodes are told, compared with what they should have, after any history.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
 
 use kubeedge_core::{
     id::{NodeName, Uid},
@@ -33,6 +36,15 @@ enum Step {
     Delete { kind: usize, name: u8 },
     /// The watch loses the following changes, until the next list.
     Lose,
+    /// The watch falls behind: it tells what changes from here on later.
+    Lag,
+    /// The watch tells so much of what it is behind with.
+    Tell { changes: usize },
+    /// The API answers so many of the questions for objects that are asked at this moment, or gives no answer; the answers
+    /// arrive later.
+    Ask { questions: usize, fails: bool },
+    /// Answers arrive.
+    Answer { answers: usize },
     /// The watch begins again.
     List,
 }
@@ -50,6 +62,10 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(name, value, recreate)| Step::Map { name, value, recreate }),
         3 => (0..4_usize, 0..4_u8).prop_map(|(kind, name)| Step::Delete { kind, name }),
         1 => Just(Step::Lose),
+        1 => Just(Step::Lag),
+        2 => (1..4_usize).prop_map(|changes| Step::Tell { changes }),
+        3 => (1..4_usize, prop::bool::weighted(0.2)).prop_map(|(questions, fails)| Step::Ask { questions, fails }),
+        3 => (1..4_usize).prop_map(|answers| Step::Answer { answers }),
         2 => Just(Step::List),
     ]
 }
@@ -60,7 +76,13 @@ struct World {
     state: State,
     nodes: BTreeMap<NodeName, BTreeMap<ObjectRef, (Uid, Fingerprint)>>,
     lost: bool,
+    /// What the watch is behind with.
+    behind: Option<VecDeque<Change>>,
+    /// Answers of the API on their way.
+    answers: VecDeque<(ObjectRef, Result<Option<Object>, String>)>,
+    now: Instant,
     uids: u32,
+    versions: u32,
 }
 
 impl World {
@@ -70,7 +92,11 @@ impl World {
             state: State::new(&Config::default()),
             nodes: BTreeMap::new(),
             lost: false,
+            behind: None,
+            answers: VecDeque::new(),
+            now: Instant::now(),
             uids: 0,
+            versions: 0,
         };
         world.list();
         world
@@ -111,12 +137,21 @@ impl World {
                     self.watched(Change::Deleted(old));
                 }
             }
-            Step::Lose => self.lost = true,
+            Step::Lose => {
+                // What it had not told is lost with the rest.
+                (self.lost, self.behind) = (true, None);
+            }
+            Step::Lag if self.lost => {}
+            Step::Lag => drop(self.behind.get_or_insert_default()),
+            Step::Tell { changes } => self.tell(changes),
+            Step::Ask { questions, fails } => self.ask(questions, fails),
+            Step::Answer { answers } => self.answer(answers),
             Step::List => self.list(),
         }
     }
 
     fn put(&mut self, reference: &ObjectRef, member: &str, content: Value, recreate: bool) {
+        self.versions += 1;
         let old = self.api.get(reference).cloned();
         let uid = match old.as_ref().filter(|_| !recreate) {
             Some(old) => old.uid.to_string(),
@@ -127,7 +162,10 @@ impl World {
         };
         let new = object(&json!({
             "apiVersion": "v1", "kind": reference.kind(),
-            "metadata": { "namespace": reference.namespace(), "name": reference.name(), "uid": uid },
+            "metadata": {
+                "namespace": reference.namespace(), "name": reference.name(), "uid": uid,
+                "resourceVersion": self.versions.to_string(),
+            },
             member: content,
         }));
         if let Some(old) = old.filter(|_| recreate) {
@@ -138,13 +176,58 @@ impl World {
     }
 
     fn watched(&mut self, change: Change) {
-        if !self.lost {
-            self.state.handle_change(change);
+        match &mut self.behind {
+            Some(behind) => behind.push_back(change),
+            None if self.lost => {}
+            None => self.state.handle_change(change),
         }
     }
 
+    fn tell(&mut self, changes: usize) {
+        let Some(behind) = &mut self.behind else { return };
+        for change in behind.drain(..changes.min(behind.len())) {
+            self.state.handle_change(change);
+        }
+        if behind.is_empty() {
+            self.behind = None;
+        }
+    }
+
+    fn ask(&mut self, questions: usize, fails: bool) {
+        self.now += Duration::from_secs(60);
+        for _ in 0..questions {
+            let Some((_, reference)) = self.state.poll_fetch(self.now) else { return };
+            let answer = if fails { Err("down".to_owned()) } else { Ok(self.api.get(&reference).cloned()) };
+            self.answers.push_back((reference, answer));
+        }
+    }
+
+    fn answer(&mut self, answers: usize) {
+        for (reference, answer) in self.answers.drain(..answers.min(self.answers.len())) {
+            self.state.handle_fetched(&reference, answer, self.now);
+        }
+    }
+
+    /// Everything arrives.
+    fn settle(&mut self) {
+        while !self.answers.is_empty() || self.names().iter().any(|name| !self.state.is_settled(name)) {
+            self.answer(usize::MAX);
+            self.ask(usize::MAX, false);
+        }
+        self.tell(usize::MAX);
+        // What the watch told last may have begun to refer to something.
+        while !self.answers.is_empty() || self.names().iter().any(|name| !self.state.is_settled(name)) {
+            self.answer(usize::MAX);
+            self.ask(usize::MAX, false);
+        }
+    }
+
+    fn names(&self) -> [NodeName; 2] {
+        [node("edge-1"), node("edge-2")]
+    }
+
     fn list(&mut self) {
-        self.lost = false;
+        (self.lost, self.behind) = (false, None);
         for kind in WATCHED {
             self.list_kind(kind);
         }
@@ -164,6 +247,9 @@ impl World {
             let held = self.nodes.entry(to.node).or_default();
             match to.message {
                 ObjectEvent::Applied(object) => {
+                    let placed = crate::controller::references::place(&object);
+                    let waits = placed.references.iter().any(|used| self.state.is_awaited(used));
+                    assert!(!waits, "a node was told of {} before what it is made of", object.reference);
                     held.insert(object.reference, (object.uid, object.fingerprint));
                 }
                 ObjectEvent::Deleted { reference, uid } => {
@@ -219,16 +305,30 @@ proptest! {
         for step in steps {
             world.act(step);
             world.deliver();
-            if world.lost {
+            if world.lost || world.behind.is_some() {
                 continue;
             }
-            for name in [node("edge-1"), node("edge-2")] {
+            for name in world.names() {
+                if !world.state.is_settled(&name) {
+                    continue;
+                }
                 let expected = world.expected(&name);
                 let held = world.nodes.get(&name).cloned().unwrap_or_default();
                 prop_assert_eq!(&held, &expected, "what {} made of what it was told", &name);
                 let snapshot: BTreeMap<_, _> = world.state.snapshot(&name).iter().map(entry).collect();
                 prop_assert_eq!(&snapshot, &expected, "the snapshot of {}", &name);
             }
+        }
+        if world.lost {
+            world.list();
+        }
+        world.settle();
+        world.deliver();
+        for name in world.names() {
+            let held = world.nodes.get(&name).cloned().unwrap_or_default();
+            prop_assert_eq!(&held, &world.expected(&name), "what {} has in the end", &name);
+            let snapshot: BTreeMap<_, _> = world.state.snapshot(&name).iter().map(entry).collect();
+            prop_assert_eq!(&snapshot, &world.expected(&name), "the last snapshot of {}", &name);
         }
     }
 }

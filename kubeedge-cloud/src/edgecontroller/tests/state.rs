@@ -58,6 +58,80 @@ fn list(state: &mut State, objects: &[&Object]) {
     }
 }
 
+/// Answers what is asked for out of these objects; gives the names of what was asked for.
+fn fetch(state: &mut State, objects: &[&Object]) -> Vec<String> {
+    let now = Instant::now();
+    let mut asked = Vec::new();
+    while let Some((_, reference)) = state.poll_fetch(now) {
+        let object = objects.iter().find(|object| object.reference == reference);
+        asked.push(reference.name().to_owned());
+        state.handle_fetched(&reference, Ok(object.map(|object| (*object).clone())), now);
+    }
+    asked
+}
+
+#[test]
+fn what_nothing_refers_to_is_not_held() {
+    let (used, unused) = (map("used", "c1", "1"), map("unused", "c2", "1"));
+    let web = pod("web", "p1", "edge-1", &["used"]);
+    let mut state = listed(&[&web, &used, &unused]);
+    let held = |state: &State, object: &Object| state.placement().get(&object.reference).is_some();
+    assert_eq!((held(&state, &used), held(&state, &unused)), (true, false));
+    assert_eq!(fetch(&mut state, &[]), [""; 0], "what was listed is not asked for");
+    state.handle_change(Change::Applied(unused.clone()));
+    assert!(!held(&state, &unused));
+    state.handle_change(Change::Deleted(web));
+    assert!(!held(&state, &used), "with the last reference it goes");
+}
+
+#[test]
+fn a_pod_waits_no_longer_for_what_cannot_be_read_for_long_and_is_given_it_in_the_end() {
+    let (settings, mut now) = (map("settings", "c1", "1"), Instant::now());
+    let mut state = listed(&[]);
+    state.handle_change(Change::Applied(pod("web", "p1", "edge-1", &["settings"])));
+    for _ in 0..4 {
+        assert_eq!(told(&mut state), [""; 0]);
+        let (_, reference) = state.poll_fetch(now).unwrap();
+        state.handle_fetched(&reference, Err("down".to_owned()), now);
+        now += Duration::from_secs(60);
+    }
+    assert_eq!(told(&mut state), ["edge-1 +Pod web p1"]);
+    assert!(!state.is_settled(&node("edge-1")), "nothing is taken away all the same");
+    let (_, reference) = state.poll_fetch(now).unwrap();
+    state.handle_fetched(&reference, Ok(Some(settings)), now);
+    assert_eq!(told(&mut state), ["edge-1 +ConfigMap settings c1"]);
+    assert!(state.is_settled(&node("edge-1")));
+}
+
+#[test]
+fn the_secrets_that_storage_is_reached_with_go_with_it() {
+    let volume = object(&json!({
+        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": { "name": "v", "uid": "v1" },
+        "spec": {
+            "claimRef": { "namespace": "apps", "name": "data" },
+            "csi": {
+                "nodePublishSecretRef": { "namespace": "storage", "name": "publish" },
+                "nodeStageSecretRef": { "namespace": "storage", "name": "stage" },
+                "nodeExpandSecretRef": { "namespace": "storage", "name": "expand" },
+                "controllerPublishSecretRef": { "namespace": "storage", "name": "controllers" },
+                "controllerExpandSecretRef": { "namespace": "storage", "name": "controllers" },
+            },
+            "rbd": { "secretRef": { "name": "rbd" } },
+            "azureFile": { "secretName": "azure", "secretNamespace": null },
+        },
+    }));
+    let placed = crate::controller::references::place(&volume);
+    let names: Vec<_> = placed.references.iter().map(|of| (of.namespace(), of.name())).collect();
+    let expected = [
+        ("apps", "azure"),
+        ("apps", "rbd"),
+        ("storage", "expand"),
+        ("storage", "publish"),
+        ("storage", "stage"),
+    ];
+    assert_eq!(names, expected);
+}
+
 /// What goes down, as `node +kind name uid` or `node -kind name uid`.
 fn told(state: &mut State) -> Vec<String> {
     let mut told = Vec::new();
@@ -72,11 +146,15 @@ fn told(state: &mut State) -> Vec<String> {
 
 #[test]
 fn a_pod_goes_to_its_node_and_what_it_refers_to_goes_before_it() {
+    let settings = map("settings", "c1", "1");
     let mut state = listed(&[]);
-    state.handle_change(Change::Applied(map("settings", "c1", "1")));
-    state.handle_change(Change::Applied(map("unused", "c2", "1")));
+    state.handle_change(Change::Applied(settings.clone()));
     state.handle_change(Change::Applied(pod("web", "p1", "edge-1", &["settings", "later"])));
+    assert_eq!(told(&mut state), [""; 0], "the pod waits for what it is made of");
+    assert!(!state.is_settled(&node("edge-1")), "a snapshot would take away what is not known yet");
+    assert_eq!(fetch(&mut state, &[&settings]), ["later", "settings"]);
     assert_eq!(told(&mut state), ["edge-1 +ConfigMap settings c1", "edge-1 +Pod web p1"]);
+    assert!(state.is_settled(&node("edge-1")));
 
     state.handle_change(Change::Applied(map("later", "c3", "1")));
     assert_eq!(told(&mut state), ["edge-1 +ConfigMap later c3"], "it is sent when it appears");
@@ -146,10 +224,12 @@ fn a_config_map_is_withdrawn_with_the_last_reference_to_it() {
 
 #[test]
 fn a_pod_without_a_node_goes_nowhere_until_it_is_given_one() {
-    let mut state = listed(&[&map("settings", "c1", "1")]);
+    let settings = map("settings", "c1", "1");
+    let mut state = listed(&[&settings]);
     state.handle_change(Change::Applied(pod("web", "p1", "", &["settings"])));
     assert_eq!(told(&mut state), [""; 0]);
     state.handle_change(Change::Applied(pod("web", "p1", "edge-1", &["settings"])));
+    fetch(&mut state, &[&settings]);
     assert_eq!(told(&mut state), ["edge-1 +ConfigMap settings c1", "edge-1 +Pod web p1"]);
 }
 

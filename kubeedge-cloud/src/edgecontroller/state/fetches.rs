@@ -1,0 +1,86 @@
+//! Which objects are fetched, because something began to refer to them that nobody held.
+
+use std::time::Instant;
+
+use kubeedge_core::{
+    id::{NodeName, check_subdomain},
+    message::{Object, ObjectRef},
+};
+
+use super::{FETCHED, State, WATCHED};
+use crate::controller::{Kind, WORTH_A_WARNING};
+
+impl State {
+    /// Whether it is known what refers to the kinds that are fetched, so that they may be listed.
+    pub(in crate::edgecontroller) fn may_list_fetched(&self) -> bool {
+        WATCHED.iter().filter(|kind| !FETCHED.contains(kind)).all(|kind| self.placement.is_listed(kind))
+    }
+
+    /// What to fetch next, if it may be done at once.
+    pub(in crate::edgecontroller) fn poll_fetch(&mut self, now: Instant) -> Option<(Kind, ObjectRef)> {
+        while let Some(reference) = self.placement.poll_fetch() {
+            self.fetches.put(reference, (), now);
+        }
+        loop {
+            let (reference, ()) = self.fetches.poll_write(now)?;
+            let kind = FETCHED.into_iter().find(|kind| kind.is_of(&reference));
+            match kind.filter(|_| self.placement.is_missing(&reference)) {
+                Some(kind) if is_name(&reference) => return Some((kind, reference)),
+                Some(_) => {
+                    self.fetches.succeeded(&reference);
+                    self.placement.handle_fetched(&reference, None);
+                }
+                // It came by the watch, or nothing refers to it any more.
+                None => self.fetches.succeeded(&reference),
+            }
+        }
+    }
+
+    /// Takes what the API answered: how the object is, that there is none, or why that is not known.
+    pub(in crate::edgecontroller) fn handle_fetched(
+        &mut self,
+        reference: &ObjectRef,
+        fetched: Result<Option<Object>, String>,
+        now: Instant,
+    ) {
+        match fetched {
+            // It was given up and wanted again meanwhile: the answer is from before.
+            Ok(_) if self.fetches.is_waiting(reference) => self.fetches.succeeded(reference),
+            Ok(object) => {
+                self.fetches.succeeded(reference);
+                self.placement.handle_fetched(reference, object);
+            }
+            Err(why) => {
+                let failures = self.fetches.failed(reference, (), now);
+                if failures == WORTH_A_WARNING {
+                    tracing::warn!(%reference, %why, "an object that pods need cannot be read; they are told without it");
+                    self.placement.handle_unfetched(reference);
+                } else {
+                    tracing::debug!(%reference, %why, "an object will be read again");
+                }
+            }
+        }
+    }
+
+    /// Whether pods are held back until this is known.
+    #[cfg(test)]
+    pub(in crate::edgecontroller) fn is_awaited(&self, reference: &ObjectRef) -> bool {
+        self.placement.is_awaited(reference)
+    }
+
+    #[cfg(test)]
+    pub(in crate::edgecontroller) fn placement(&self) -> &crate::controller::Placement {
+        &self.placement
+    }
+
+    /// Whether all that the node needs is known.
+    pub(in crate::edgecontroller) fn is_settled(&self, node: &NodeName) -> bool {
+        self.placement.is_settled(node)
+    }
+}
+
+/// Whoever wrote the reference chose the names, and nothing has checked them.
+fn is_name(reference: &ObjectRef) -> bool {
+    check_subdomain("object name", reference.name()).is_ok()
+        && check_subdomain("namespace", reference.namespace()).is_ok()
+}
