@@ -11,8 +11,8 @@ use kubeedge_core::{
     group::{self, Group},
     id::NodeName,
     message::{
-        Acked, Delivered, Delivery, FromNode, ObjectEvent, ObjectRef, Report, ReportKey, Request, Response,
-        SessionState, ToNode,
+        Acked, ClockOffset, Delivered, Delivery, FromNode, ObjectEvent, ObjectRef, Report, ReportKey,
+        Request, Response, SessionState, ToNode,
     },
     pipe::{self, Caller},
     transport::Listener,
@@ -59,6 +59,7 @@ impl Cloud {
         let (device_reports_tx, device_reports_rx) = pipe::latest("device_reports", report_of_node);
         let (acked_tx, acked_rx) = pipe::latest("acked", acked_to_node);
         let (sessions_tx, sessions_rx) = pipe::latest("sessions", session_of_node);
+        let (clocks_tx, clocks_rx) = pipe::latest("clocks", clock_of_node); // CloudHub -> EdgeController
         let (queries_tx, queries_rx) = pipe::calls("queries", 1024);
         let (events_tx, events_rx) = pipe::events("events", 1024);
         let (messages_tx, messages_rx) = pipe::events("messages", 1024);
@@ -81,6 +82,7 @@ impl Cloud {
                 statuses: statuses_tx,
                 device_reports: device_reports_tx,
                 sessions: sessions_tx,
+                clocks: clocks_tx,
                 queries: queries_tx,
                 events: events_tx,
                 messages: messages_tx,
@@ -93,6 +95,7 @@ impl Cloud {
                 statuses: statuses_rx,
                 snapshots: edge_snapshots_rx,
                 sessions: sessions_rx,
+                clocks: clocks_rx,
                 queries: queries_rx,
                 events: events_rx,
             },
@@ -142,6 +145,10 @@ fn report_of_node(report: &FromNode<Delivered<Report>>) -> (NodeName, ReportKey)
 
 fn acked_to_node(acked: &ToNode<Acked<ReportKey>>) -> (NodeName, ReportKey) {
     (acked.node.clone(), acked.message.key.clone())
+}
+
+fn clock_of_node(clock: &FromNode<ClockOffset>) -> NodeName {
+    clock.node.clone()
 }
 
 fn session_of_node(session: &FromNode<SessionState>) -> NodeName {

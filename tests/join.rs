@@ -136,6 +136,13 @@ fn a_machine_joins_with_keadm_and_its_node_is_ready() -> Result<()> {
     let _edge = edgecore(&site, &config, &log)?;
     site.ready("edge-1", &log)?;
     ensure!(site.cloud.kubectl(&["get", "nodes", "-l", "zone=a", "-o", "name"])?.contains("edge-1"));
+    let conditions = "jsonpath={range .status.conditions[*]}{.type}={.status} {end}";
+    wait_for("what the cloud sees of the node", || {
+        let all = site.cloud.kubectl(&["get", "node", "edge-1", "-o", conditions])?;
+        Ok(["EdgeLinkReady", "EdgeClockSynced", "EdgeVersionSupported"]
+            .iter()
+            .all(|kind| all.contains(&format!("{kind}=True"))))
+    })?;
 
     // Neither this machine nor another can take the name again.
     let (joined, said) = site.join(&root, "127.0.0.1", &site.token()?, &["-i", "edge-1"])?;

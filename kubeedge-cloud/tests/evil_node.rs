@@ -75,6 +75,7 @@ impl Cloud {
         hub_out.statuses = edge.statuses;
         hub_out.device_reports = device.reports;
         hub_out.sessions = edge.sessions;
+        hub_out.clocks = edge.clocks;
         hub_out.events = edge.events;
         let (edge_part, device_part) = (
             EdgeController::new(edgecontroller::Config::default(), client.clone(), edge_in, edge_out),
@@ -174,10 +175,14 @@ impl Peer {
 
     async fn ask(&self, number: u64, query: Query) -> Answer {
         self.send(&Frame::Query { id: number, query }).await;
-        self.until(|frame| match frame {
-            Frame::Answer { id, answer } if id == number => Some(answer),
-            #[expect(clippy::wildcard_enum_match_arm, reason = "any other frame may come before the answer")]
-            _ => None,
+        self.until(|frame| {
+            if let Frame::Answer { id, answer } = frame
+                && id == number
+            {
+                Some(answer)
+            } else {
+                None
+            }
         })
         .await
     }

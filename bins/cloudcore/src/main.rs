@@ -37,8 +37,8 @@ use kubeedge_core::{
     hub::NodeConfig,
     id::NodeName,
     message::{
-        Acked, Delivered, Delivery, FromNode, ObjectEvent, ObjectRef, Report, ReportKey, SessionState,
-        ToNode, UploadedPublish,
+        Acked, ClockOffset, Delivered, Delivery, FromNode, ObjectEvent, ObjectRef, Report, ReportKey,
+        SessionState, ToNode, UploadedPublish,
     },
     pipe,
     tls::{self, Live},
@@ -192,6 +192,7 @@ async fn run(serve: &Serve) -> Result<()> {
     let (device_reports_tx, device_reports_rx) = pipe::latest("device_reports", report_of_node);
     let (acked_tx, acked_rx) = pipe::latest("acked", acked_to_node);
     let (sessions_tx, sessions_rx) = pipe::latest("sessions", session_of_node);
+    let (clocks_tx, clocks_rx) = pipe::latest("clocks", clock_of_node); // CloudHub -> EdgeController
     let (queries_tx, queries_rx) = pipe::calls("queries", 1024);
     let (events_tx, events_rx) = pipe::events("events", 1024);
     let (messages_tx, messages_rx) = pipe::weighed_events("messages", 1024, PIPE_BYTES_MAX, size_of_message);
@@ -218,6 +219,7 @@ async fn run(serve: &Serve) -> Result<()> {
                 statuses: statuses_rx,
                 snapshots: edge_snapshots_rx,
                 sessions: sessions_rx,
+                clocks: clocks_rx,
                 queries: queries_rx,
                 events: events_rx,
             },
@@ -300,6 +302,7 @@ async fn run(serve: &Serve) -> Result<()> {
             statuses: statuses_tx,
             device_reports: device_reports_tx,
             sessions: sessions_tx,
+            clocks: clocks_tx,
             queries: queries_tx,
             events: events_tx,
             messages: messages_tx,
@@ -432,6 +435,10 @@ fn acked_to_node(acked: &ToNode<Acked<ReportKey>>) -> (NodeName, ReportKey) {
 
 fn size_of_message(message: &FromNode<Delivered<UploadedPublish>>) -> usize {
     message.message.message.publish.size()
+}
+
+fn clock_of_node(clock: &FromNode<ClockOffset>) -> NodeName {
+    clock.node.clone()
 }
 
 fn session_of_node(session: &FromNode<SessionState>) -> NodeName {

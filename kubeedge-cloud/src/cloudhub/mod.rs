@@ -30,8 +30,8 @@ use kubeedge_core::{
     hub::NodeConfig,
     id::NodeName,
     message::{
-        Acked, Answer, Delivered, Delivery, FromNode, Object, ObjectEvent, ObjectRef, Query, Report,
-        ReportKey, Request, Response, SessionState, ToNode, UploadedEvent, UploadedPublish,
+        Acked, Answer, ClockOffset, Delivered, Delivery, FromNode, Object, ObjectEvent, ObjectRef, Query,
+        Report, ReportKey, Request, Response, SessionState, ToNode, UploadedEvent, UploadedPublish,
     },
     pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
     transport::{Listener, TransportError},
@@ -39,6 +39,7 @@ use kubeedge_core::{
 };
 use tokio_util::sync::CancellationToken;
 
+mod clock;
 mod driver;
 mod gauges;
 mod session;
@@ -122,6 +123,8 @@ pub struct Outbox {
     pub device_reports: LatestSender<(NodeName, ReportKey), FromNode<Delivered<Report>>>,
     /// Which nodes have a session.
     pub sessions: LatestSender<NodeName, FromNode<SessionState>>,
+    /// How far the clocks of the nodes are from the cloud's: once a session and then now and then.
+    pub clocks: LatestSender<NodeName, FromNode<ClockOffset>>,
     /// Questions of nodes.
     pub queries: Caller<FromNode<Query>, Answer>,
     /// What nodes record about the objects that they have.
@@ -150,6 +153,8 @@ pub struct Outside {
     pub device_reports: LatestReceiver<(NodeName, ReportKey), FromNode<Delivered<Report>>>,
     /// Receives from [`Outbox::sessions`].
     pub sessions: LatestReceiver<NodeName, FromNode<SessionState>>,
+    /// Receives from [`Outbox::clocks`].
+    pub clocks: LatestReceiver<NodeName, FromNode<ClockOffset>>,
     /// Receives from [`Outbox::queries`].
     pub queries: Callee<FromNode<Query>, Answer>,
     /// Receives from [`Outbox::events`].
@@ -173,6 +178,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (device_reports_tx, device_reports_rx) = pipe::latest("device_reports", report_key);
     let (sessions_tx, sessions_rx) =
         pipe::latest("sessions", |from: &FromNode<SessionState>| from.node.clone());
+    let (clocks_tx, clocks_rx) = pipe::latest("clocks", |from: &FromNode<ClockOffset>| from.node.clone());
     let (queries_tx, queries_rx) = pipe::calls("queries", 256);
     let (events_tx, events_rx) = pipe::events("events", 1024);
     let (messages_tx, messages_rx) = pipe::events("messages", 1024);
@@ -183,6 +189,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
             statuses: statuses_tx,
             device_reports: device_reports_tx,
             sessions: sessions_tx,
+            clocks: clocks_tx,
             queries: queries_tx,
             events: events_tx,
             messages: messages_tx,
@@ -196,6 +203,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
             statuses: statuses_rx,
             device_reports: device_reports_rx,
             sessions: sessions_rx,
+            clocks: clocks_rx,
             queries: queries_rx,
             events: events_rx,
             messages: messages_rx,

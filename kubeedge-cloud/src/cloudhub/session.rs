@@ -1,7 +1,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures::{
@@ -10,7 +10,7 @@ use futures::{
     stream::FuturesUnordered,
 };
 use kubeedge_core::{
-    hub::{NodeLink, NodeOutput, Offence},
+    hub::{Frame, NodeLink, NodeOutput, Offence},
     id::NodeName,
     message::{
         Acked, Answer, Delivered, Delivery, FromNode, Lane, Object, ObjectEvent, ObjectRef, Query, Report,
@@ -27,7 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Config, Outbox, gauges::Account};
+use super::{Config, Outbox, clock::Clock, gauges::Account};
 
 /// One connection of a node, from its hello to its end: performs what [`NodeLink`] decides.
 pub(super) struct Session {
@@ -51,6 +51,7 @@ pub(super) struct Session {
     events: VecDeque<Delivered<UploadedEvent>>,
     messages: VecDeque<Delivered<UploadedPublish>>,
     ended: Option<String>,
+    clock: Clock,
 }
 
 /// A question for the node, and where its answer goes. Each is a key of its own in its pipe: a pipe for occurrences
@@ -135,6 +136,7 @@ impl Session {
             events: VecDeque::new(),
             messages: VecDeque::new(),
             ended: None,
+            clock: Clock::default(),
         }
     }
 
@@ -199,10 +201,14 @@ impl Session {
         for lane in Lane::ALL {
             if self.line.is_free(lane)
                 && let Some(frame) = self.link.poll_transmit(lane, now())
-                && self.line.send(&frame).is_err()
             {
-                self.link.handle_too_long(&frame);
-                too_long = true;
+                if matches!(frame, Frame::Synchronized) {
+                    self.clock.handle_asked(now());
+                }
+                if self.line.send(&frame).is_err() {
+                    self.link.handle_too_long(&frame);
+                    too_long = true;
+                }
             }
         }
         too_long
@@ -241,7 +247,10 @@ impl Session {
 
     fn handle_line(&mut self, event: LineEvent) {
         match event {
-            LineEvent::Frame(frame) => self.link.handle_frame(frame, now()),
+            LineEvent::Frame(frame) => {
+                self.look_at_clock(&frame);
+                self.link.handle_frame(frame, now());
+            }
             LineEvent::Garbled(error) => self.link.handle_offence(Offence::Garbled, error.to_string()),
             LineEvent::Free(_) => {}
             LineEvent::Broken(error @ TransportError::TooLong { .. }) => {
@@ -249,6 +258,17 @@ impl Session {
             }
             LineEvent::Broken(error) => self.link.handle_offence(Offence::Garbled, error.to_string()),
             LineEvent::Lost(reason) => self.link.handle_disconnected(reason),
+        }
+    }
+
+    fn look_at_clock(&mut self, frame: &Frame) {
+        if matches!(frame, Frame::Synchronized) {
+            self.clock.handle_answered(now());
+        }
+        let cloud_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let offset = |node_ms| self.clock.offset(node_ms, u64::try_from(cloud_ms).unwrap_or(u64::MAX));
+        if let Some(message) = self.line.take_clock().and_then(offset) {
+            let _ = self.outbox.clocks.send(FromNode { node: self.link.peer().clone(), message });
         }
     }
 

@@ -390,3 +390,22 @@ async fn the_part_fails_when_its_listener_does() {
     let error = stage.part.await.unwrap().unwrap_err();
     assert!(error.to_string().starts_with("no connections are accepted on memory any more"), "{error}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_clock_is_wrong_is_found_out_at_its_first_word_and_again_while_its_session_lives() {
+    let mut stage = Stage::new(Config::default());
+    let edge = stage.connect("edge-1").await;
+    say(&*edge, hello("edge-1", &Inventory::default())).await;
+    let Frame::Welcome(_) = next(&*edge).await else { panic!("no welcome") };
+    stage.outside.snapshots.recv().await.unwrap().answer(Vec::new());
+    assert_eq!(next(&*edge).await, Frame::Synchronized);
+    for (frame, hours) in [(Frame::Synchronized, 1), (Frame::Ping(7), -5)] {
+        let clock = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(hours);
+        let clock_ms = u64::try_from(clock.as_millisecond()).unwrap();
+        edge.send(Lane::Heartbeat, Native.encode_with_clock(&frame, clock_ms)).await.unwrap();
+        let measured = timeout(Duration::from_secs(60), stage.outside.clocks.recv()).await.unwrap().unwrap();
+        assert_eq!(measured.node, node("edge-1"));
+        let wrong = measured.message.ms - hours * 3_600_000;
+        assert!(wrong.abs() < 30_000, "{} ms", measured.message.ms);
+    }
+}

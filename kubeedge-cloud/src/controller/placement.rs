@@ -138,11 +138,11 @@ impl Placement {
             return;
         }
         match object.filter(|object| !self.missing.is_gone(reference, &object.uid)) {
-            Some(object) => {
-                self.note_told(reference);
-                self.apply_other(object, true);
+            Some(object) => self.apply_other(object, true),
+            None => {
+                self.remove(reference, None);
+                self.settle(reference);
             }
-            None => self.settle(reference),
         }
     }
 
@@ -212,12 +212,18 @@ impl Placement {
         let gone: Vec<ObjectRef> =
             known.filter(|r| r.kind() == kind.kind && !told.contains(*r)).cloned().collect();
         for reference in gone {
-            self.remove(&reference, None);
+            if self.others.get(&reference).is_some_and(|other| other.ahead) {
+                // It was fetched while the list was made, and which of both is newer is not known.
+                self.missing.add(&reference, true);
+            } else {
+                self.remove(&reference, None);
+            }
         }
-        // Something began to refer to them meanwhile: before it was told, they were told to nobody.
-        for reference in self.missing.unasked().into_iter().filter(|reference| kind.is_of(reference)) {
-            if told.contains(&reference) {
-                self.missing.ask(&reference);
+        for reference in self.missing.of_kind(&kind) {
+            if self.missing.is_asked(&reference) || told.contains(&reference) {
+                // An answer on its way may be older than the list, and what has gone in between is told by no watch. Or
+                // something began to refer to it after it was told, and nobody held it then.
+                self.missing.ask_again(&reference);
             } else {
                 self.settle(&reference);
             }

@@ -107,6 +107,12 @@ impl Driver {
                     }
                     self.state.handle_report(report, now());
                 }
+                Some(clock) = self.inbox.clocks.recv() => {
+                    while let Some(session) = self.inbox.sessions.try_recv() {
+                        self.handle_session(session);
+                    }
+                    self.state.handle_clock(&clock, now());
+                }
                 Some(call) = self.inbox.snapshots.recv() => self.handle_snapshot(call),
                 Some(call) = self.inbox.queries.recv(), if may_ask => self.handle_query(call),
                 Some(event) = self.inbox.events.recv(), if may_ask => self.handle_event(event),

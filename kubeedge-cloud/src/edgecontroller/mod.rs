@@ -3,7 +3,8 @@
 //! Downwards it watches Pods, ConfigMaps and Secrets, and tells each node of its pods and of what they refer to.
 //! Upwards it writes what nodes report: their own registration and status, the status of their pods, events. While
 //! a node has a session it renews the node's Lease in its place; when the session ends it sets the node's
-//! conditions to Unknown, and says in the condition `EdgeLinkReady` since when. It never deletes a pod because a node is
+//! conditions to Unknown, and says in the condition `EdgeLinkReady` since when. The conditions `EdgeClockSynced` and
+//! `EdgeVersionSupported` say what it sees of a node besides. It never deletes a pod because a node is
 //! away, and sees to it that nobody else does: the pods of a node tolerate its absence without end, unless the Node is
 //! annotated with `node.kubeedge.io/autonomy: evict`.
 //!
@@ -28,6 +29,7 @@ mod driver;
 mod mirror;
 mod ownership;
 mod requests;
+mod seen;
 mod state;
 mod status;
 #[cfg(test)]
@@ -39,8 +41,8 @@ use kube::Client;
 use kubeedge_core::{
     id::NodeName,
     message::{
-        Acked, Answer, Delivered, FromNode, Object, ObjectEvent, ObjectRef, Query, Report, ReportKey,
-        SessionState, ToNode, UploadedEvent,
+        Acked, Answer, ClockOffset, Delivered, FromNode, Object, ObjectEvent, ObjectRef, Query, Report,
+        ReportKey, SessionState, ToNode, UploadedEvent,
     },
     pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
 };
@@ -74,6 +76,11 @@ pub struct Config {
     /// The port at which API servers are told to look for a node's kubelet, in place of the one that the node reports: that
     /// of CloudStream, as KubeEdge's tunnel port.
     pub kubelet_port: Option<u16>,
+    /// How far a node's clock may be from the cloud's before its condition `EdgeClockSynced` is False. 10 s: more than any
+    /// clock that is kept by NTP is off, and less than what certificates and tokens would notice.
+    pub clock_offset_max: Duration,
+    /// The version that those of the nodes are compared with, such as `0.1.0`.
+    pub version: String,
 }
 
 impl Default for Config {
@@ -87,7 +94,15 @@ impl Default for Config {
             retry_first: Duration::from_secs(1),
             retry_max: Duration::from_secs(30),
             kubelet_port: None,
+            clock_offset_max: Duration::from_secs(10),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
         }
+    }
+}
+
+impl Config {
+    fn bounds(&self) -> seen::Bounds {
+        seen::Bounds { clock_offset_max: self.clock_offset_max, version: self.version.clone() }
     }
 }
 
@@ -116,6 +131,8 @@ pub struct Inbox {
     pub snapshots: Callee<NodeName, Vec<Object>>,
     /// What became of the nodes' sessions. A session is told of here before its first report is sent.
     pub sessions: LatestReceiver<NodeName, FromNode<SessionState>>,
+    /// How far the clocks of the nodes are from the cloud's.
+    pub clocks: LatestReceiver<NodeName, FromNode<ClockOffset>>,
     /// Nodes ask for objects.
     pub queries: Callee<FromNode<Query>, Answer>,
     /// Events and messages from the nodes.
@@ -138,6 +155,7 @@ pub struct Outside {
     pub statuses: LatestSender<(NodeName, ReportKey), FromNode<Delivered<Report>>>,
     pub snapshots: Caller<NodeName, Vec<Object>>,
     pub sessions: LatestSender<NodeName, FromNode<SessionState>>,
+    pub clocks: LatestSender<NodeName, FromNode<ClockOffset>>,
     pub queries: Caller<FromNode<Query>, Answer>,
     pub events: EventSender<FromNode<UploadedEvent>>,
     pub downstream: LatestReceiver<(NodeName, ObjectRef), ToNode<ObjectEvent>>,
@@ -151,17 +169,19 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
     });
     let (snapshots_tx, snapshots) = pipe::calls("snapshots", 1024);
     let (sessions_tx, sessions) = pipe::latest("sessions", |from: &FromNode<SessionState>| from.node.clone());
+    let (clocks_tx, clocks) = pipe::latest("clocks", |from: &FromNode<ClockOffset>| from.node.clone());
     let (queries_tx, queries) = pipe::calls("queries", 256);
     let (events_tx, events) = pipe::events("events", 1024);
     let (downstream, downstream_rx) =
         pipe::latest("downstream", |to: &ToNode<ObjectEvent>| (to.node.clone(), to.message.key().clone()));
     let (acked, acked_rx) =
         pipe::latest("acked", |to: &ToNode<Acked<ReportKey>>| (to.node.clone(), to.message.key.clone()));
-    let inbox = Inbox { statuses, snapshots, sessions, queries, events };
+    let inbox = Inbox { statuses, snapshots, sessions, clocks, queries, events };
     let outside = Outside {
         statuses: statuses_tx,
         snapshots: snapshots_tx,
         sessions: sessions_tx,
+        clocks: clocks_tx,
         queries: queries_tx,
         events: events_tx,
         downstream: downstream_rx,

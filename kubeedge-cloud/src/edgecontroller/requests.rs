@@ -48,12 +48,15 @@ async fn make(
     policy: &mut Option<Policy>,
 ) -> Outcome {
     let written = match write {
-        Write::Node(report) => match status::read_node(&report.json, node, denials) {
+        Write::Node(report, clock) => match status::read_node(&report.json, node, denials) {
             Ok(mut report) => {
                 if let Some(port) = config.kubelet_port {
                     report["status"]["daemonEndpoints"] = json!({ "kubeletEndpoint": { "Port": port } });
                 }
-                write_node(api, node, &report).await.map(|existing| *policy = Some(Policy::of(&existing)))
+                let seen = config.bounds().conditions(*clock, &report);
+                write_node(api, node, &report, &seen)
+                    .await
+                    .map(|existing| *policy = Some(Policy::of(&existing)))
             }
             Err(why) => return Outcome::Refused(why),
         },
@@ -76,12 +79,12 @@ async fn make(
         {
             Outcome::Done
         }
-        (Err(error), Write::Node(_)) if error.is_missing() => Outcome::Retry(error.to_string()),
+        (Err(error), Write::Node(..)) if error.is_missing() => Outcome::Retry(error.to_string()),
         (Err(error), _) => error.into(),
     }
 }
 
-async fn write_node(api: &Api, node: &NodeName, report: &Value) -> Result<Value, Error> {
+async fn write_node(api: &Api, node: &NodeName, report: &Value, seen: &[Value]) -> Result<Value, Error> {
     let place = node_place(node);
     let mut existing = match api.value(place).await {
         Err(error) if error.is_missing() => {
@@ -93,7 +96,7 @@ async fn write_node(api: &Api, node: &NodeName, report: &Value) -> Result<Value,
     if let Some(patch) = status::node_metadata(&existing, report) {
         existing = api.merge(place, "", &patch).await?;
     }
-    if let Some(patch) = status::node_status(&existing, report, Timestamp::now()) {
+    if let Some(patch) = status::node_status(&existing, report, seen, Timestamp::now()) {
         api.merge(place, "status", &patch).await?;
     }
     Ok(existing)

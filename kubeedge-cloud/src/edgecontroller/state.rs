@@ -14,8 +14,8 @@ use jiff::Timestamp;
 use kubeedge_core::{
     id::{NodeName, Uid},
     message::{
-        Acked, Delivered, FromNode, NodeReport, Object, ObjectEvent, ObjectRef, PodReport, PodState, Report,
-        ReportKey, SessionState, ToNode,
+        Acked, ClockOffset, Delivered, FromNode, NodeReport, Object, ObjectEvent, ObjectRef, PodReport,
+        PodState, Report, ReportKey, SessionState, ToNode,
     },
 };
 use serde_json::Value;
@@ -24,6 +24,7 @@ use super::{
     Config,
     autonomy::Policy,
     mirror::{self, Mirror},
+    seen::Bounds,
     status,
 };
 use crate::{
@@ -90,8 +91,8 @@ pub(super) enum Wanted {
 /// How to tell it to the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Write {
-    /// Create the Node or bring it up to the report.
-    Node(NodeReport),
+    /// Create the Node or bring it up to the report, and to what was measured of its clock.
+    Node(NodeReport, Option<ClockOffset>),
     /// Set the Node's conditions to Unknown.
     Away { since: Timestamp },
     /// Set the pod's status; the pod as the API had it last comes along.
@@ -134,6 +135,8 @@ struct Session {
     taken: Option<NodeReport>,
     /// What becomes of its pods while it is away, as far as known.
     policy: Option<Policy>,
+    /// How far its clock is off, once that was measured in this session.
+    clock: Option<ClockOffset>,
 }
 
 /// The state.
@@ -150,6 +153,7 @@ pub(super) struct State {
     fetches: Writes<ObjectRef, ()>,
     kept: Kept,
     lease_interval: Duration,
+    bounds: Bounds,
     outputs: VecDeque<Output>,
     denials: Denials,
 }
@@ -169,6 +173,7 @@ impl State {
             fetches: Writes::new(limits),
             kept: Kept::default(),
             lease_interval: config.lease_interval,
+            bounds: config.bounds(),
             outputs: VecDeque::new(),
             denials: Denials::default(),
         }
@@ -228,6 +233,7 @@ impl State {
             held: None,
             taken: None,
             policy: None,
+            clock: None,
         });
         match message {
             SessionState::Online => {
@@ -243,6 +249,7 @@ impl State {
             SessionState::Offline => {
                 session.online = false;
                 session.taken = None;
+                session.clock = None;
                 if let Some(Wanted::Report(report)) = waiting {
                     session.held = Some(report);
                 }
@@ -252,13 +259,35 @@ impl State {
         }
     }
 
+    /// Takes how far a node's clock is off; the Node is told again if that changes what it says.
+    pub(super) fn handle_clock(&mut self, from: &FromNode<ClockOffset>, now: Instant) {
+        let Some(session) = self.sessions.get_mut(&from.node).filter(|session| session.online) else {
+            return;
+        };
+        let before = session.clock.replace(from.message);
+        let says = |offset| self.bounds.clock(offset);
+        let key = (from.node.clone(), ReportKey::Node);
+        // A report that is on its way says it, or the renewal of the Lease does.
+        if before.map(says) != Some(says(from.message))
+            && session.taken.is_some()
+            && !self.reports.is_waiting(&key)
+        {
+            self.reports.put(key, Wanted::Again, now);
+        }
+    }
+
+    pub(super) fn clock_of(&self, node: &NodeName) -> Option<ClockOffset> {
+        self.sessions.get(node).and_then(|session| session.clock)
+    }
+
     /// Takes that another cloud has a newer session of the node: nothing of it is written or acknowledged here any more. The
     /// end of the session here, which is still to come, says nothing about the node.
     pub(super) fn handle_lost(&mut self, node: &NodeName) {
         self.leases.succeeded(node);
         self.reports.withdraw_all(|(of, _)| of == node);
         if let Some(session) = self.sessions.get_mut(node) {
-            *session = Session { online: false, lost: true, held: None, taken: None, policy: None };
+            *session =
+                Session { online: false, lost: true, held: None, taken: None, policy: None, clock: None };
         }
     }
 
@@ -382,7 +411,7 @@ impl State {
                     return Err(Denial::Unreadable.reason());
                 };
                 self.authorize(node, Action::WriteNode(&name), &name)?;
-                Ok(Write::Node(report.clone()))
+                Ok(Write::Node(report.clone(), self.clock_of(node)))
             }
             Report::Pod(report) => self.decide_pod(node, report),
             Report::Mirror(report) => {

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use kubeedge_core::id::{NodeName, Uid};
 use serde_json::{Map, Value, json};
 
+use super::seen;
 use crate::authorization::{Denial, Denials, allowed_members, may_annotate, may_label};
 
 /// The label that makes a Node an edge node, with an empty value (KubeEdge's convention).
@@ -18,8 +19,9 @@ pub(super) const LINK_CONDITION: &str = "EdgeLinkReady";
 /// The reason that Kubernetes' own node lifecycle controller gives when it no longer hears of a node.
 const UNKNOWN_REASON: &str = "NodeStatusUnknown";
 
-/// The conditions that only the node can know of.
-const NODE_CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+/// The conditions of which nothing is known while the node is away.
+const NODE_CONDITIONS: [&str; 5] =
+    ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure", seen::CLOCK_CONDITION];
 
 /// Members of a pod's status that vanish from the API when the node no longer reports them.
 const POD_MESSAGES: [&str; 2] = ["message", "reason"];
@@ -39,7 +41,7 @@ pub(super) fn read_node(json: &[u8], node: &NodeName, denials: &Denials) -> Resu
         report["metadata"][member] = allowed_members(node, &given, may, denial, denials).into();
     }
     if let Some(conditions) = report["status"]["conditions"].as_array_mut() {
-        conditions.retain(|condition| condition["type"] != LINK_CONDITION);
+        conditions.retain(|condition| !is_link(condition) && !seen::is_seen(condition));
     }
     Ok(report)
 }
@@ -78,8 +80,8 @@ pub(super) fn node_metadata(existing: &Value, report: &Value) -> Option<Value> {
     (!metadata.is_empty()).then(|| json!({ "metadata": metadata }))
 }
 
-/// What to merge into the Node's status; `None` if it has all that is reported.
-pub(super) fn node_status(existing: &Value, report: &Value, now: Timestamp) -> Option<Value> {
+/// What to merge into the Node's status; `None` if it has all that is reported, and the conditions `seen` by the cloud.
+pub(super) fn node_status(existing: &Value, report: &Value, seen: &[Value], now: Timestamp) -> Option<Value> {
     let mut status = object_or_empty(&report["status"]);
     if let Some(Value::Array(reported)) = status.remove("conditions") {
         let mut merged = merge_conditions(&existing["status"]["conditions"], reported, now);
@@ -87,6 +89,7 @@ pub(super) fn node_status(existing: &Value, report: &Value, now: Timestamp) -> O
             merged.retain(|condition| !is_link(condition));
             merged.push(link(true, now, "The edge has a session with the cloud."));
         }
+        seen.iter().for_each(|condition| set(&mut merged, condition, now));
         status.insert("conditions".to_owned(), merged.into());
     }
     let has = &existing["status"];
@@ -119,6 +122,21 @@ pub(super) fn node_away(existing: &Value, since: Timestamp, now: Timestamp) -> O
         }
     }
     changed.then(|| at_version(existing, &json!({ "conditions": conditions })))
+}
+
+/// Sets a condition that the cloud sees; its time changes with its status.
+fn set(conditions: &mut Vec<Value>, seen: &Value, now: Timestamp) {
+    let mut condition = seen.clone();
+    condition["lastTransitionTime"] = seconds(now).into();
+    match conditions.iter_mut().find(|old| old["type"] == seen["type"]) {
+        Some(old) => {
+            if old["status"] == seen["status"] {
+                condition["lastTransitionTime"] = old["lastTransitionTime"].clone();
+            }
+            *old = condition;
+        }
+        None => conditions.push(condition),
+    }
 }
 
 fn is_link(condition: &Value) -> bool {

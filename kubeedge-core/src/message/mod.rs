@@ -17,8 +17,8 @@ pub use question::{
     TokenRequest,
 };
 pub use report::{
-    Connectivity, DeviceReport, MirrorReport, NodeReport, PodReport, PodState, Publish, Report, ReportKey,
-    SessionState, TwinReport, TwinValue, Upload, UploadId, UploadedEvent, UploadedPublish,
+    ClockOffset, Connectivity, DeviceReport, MirrorReport, NodeReport, PodReport, PodState, Publish, Report,
+    ReportKey, SessionState, TwinReport, TwinValue, Upload, UploadId, UploadedEvent, UploadedPublish,
 };
 
 /// How a message is carried: which lane it takes and so what it cannot hold up.

@@ -217,6 +217,13 @@ impl Connectivity {
     }
 }
 
+/// By how much a node's clock differs from the cloud's, as it was measured over the link.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClockOffset {
+    /// In milliseconds; positive if the node's is ahead.
+    pub ms: i64,
+}
+
 /// What became of a node's session at the cloud.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionState {

@@ -2,6 +2,10 @@
 /// The envelope of everything that either side sends.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Frame {
+    /// What the sender's clock showed when it sent this frame, in milliseconds since 1970. Only the edge says it, and only
+    /// now and then.
+    #[prost(uint64, optional, tag = "16")]
+    pub clock_ms: ::core::option::Option<u64>,
     #[prost(
         oneof = "frame::Kind",
         tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"

@@ -25,6 +25,7 @@ pub struct Line {
     receiving: Receiving,
     sending: [Option<Sending>; Lane::ALL.len()],
     carried: Carried,
+    clock_ms: Option<u64>,
 }
 
 /// Bytes of frames that a [`Line`] has carried, by the lanes' numbers.
@@ -64,7 +65,8 @@ impl Line {
     pub fn new(connection: Box<dyn Connection>, codec: Arc<dyn Codec>) -> Self {
         let connection: Arc<dyn Connection> = connection.into();
         let receiving = receive(connection.clone());
-        Self { connection, codec, receiving, sending: Default::default(), carried: Carried::default() }
+        let carried = Carried::default();
+        Self { connection, codec, receiving, sending: Default::default(), carried, clock_ms: None }
     }
 
     /// The peer as its certificate has proven it.
@@ -82,6 +84,12 @@ impl Line {
         std::mem::take(&mut self.carried)
     }
 
+    /// What the peer's clock showed when it sent the last frame that came, in milliseconds since the Unix epoch, if it said
+    /// so. Only frames about the session say it.
+    pub fn take_clock(&mut self) -> Option<u64> {
+        self.clock_ms.take()
+    }
+
     /// Whether [`Line::send`] may be called with a frame of this lane.
     pub fn is_free(&self, lane: Lane) -> bool {
         self.sending[lane.index()].is_none()
@@ -92,8 +100,19 @@ impl Line {
     /// # Errors
     /// If the frame is too long for its lane.
     pub fn send(&mut self, frame: &Frame) -> Result<(), TooLong> {
-        let lane = frame.lane();
-        let bytes = self.codec.encode(frame);
+        self.send_bytes(frame.lane(), self.codec.encode(frame))
+    }
+
+    /// Begins to send a frame as [`Line::send`] does, and says with it what the clock of this side shows: milliseconds since
+    /// the Unix epoch.
+    ///
+    /// # Errors
+    /// If the frame is too long for its lane.
+    pub fn send_with_clock(&mut self, frame: &Frame, clock_ms: u64) -> Result<(), TooLong> {
+        self.send_bytes(frame.lane(), self.codec.encode_with_clock(frame, clock_ms))
+    }
+
+    fn send_bytes(&mut self, lane: Lane, bytes: Bytes) -> Result<(), TooLong> {
         if bytes.len() > lane.frame_limit() {
             return Err(TooLong);
         }
@@ -125,6 +144,7 @@ impl Line {
             match received {
                 Ok(Some((lane, bytes))) => {
                     self.carried.received[lane.index()] += bytes.len() as u64;
+                    self.clock_ms = if lane == Lane::Heartbeat { self.codec.clock(&bytes) } else { None };
                     match self.codec.decode(lane, &bytes) {
                         Ok(frame) => LineEvent::Frame(frame),
                         Err(error) => LineEvent::Garbled(error),

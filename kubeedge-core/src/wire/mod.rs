@@ -45,6 +45,12 @@ pub trait Codec: fmt::Debug + Send + Sync + 'static {
     /// Writes a frame. It may be longer than its lane allows; the sender looks at the length.
     fn encode(&self, frame: &Frame) -> Bytes;
 
+    /// Writes a frame as [`Codec::encode`] does, with what the sender's clock shows: milliseconds since the Unix epoch.
+    fn encode_with_clock(&self, frame: &Frame, clock_ms: u64) -> Bytes;
+
+    /// What the sender's clock showed, if the frame in these bytes says it. What is no frame says nothing.
+    fn clock(&self, bytes: &Bytes) -> Option<u64>;
+
     /// Reads a frame that came on `lane`.
     ///
     /// The bodies in the frame are slices of `bytes` where the format allows, not copies.

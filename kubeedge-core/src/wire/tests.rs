@@ -289,14 +289,14 @@ fn a_frame_or_payload_of_a_newer_software_is_named_as_unknown() {
     let error = Native.decode(Lane::Heartbeat, &newer).unwrap_err();
     assert_eq!(error, WireError::Unknown { frame: "frame", field: "kind" });
     let item = pb::frame::Kind::Item(pb::Item { seq: 7, payload: None });
-    let item = Bytes::from(pb::Frame { kind: Some(item) }.encode_to_vec());
+    let item = Bytes::from(pb::Frame { kind: Some(item), clock_ms: None }.encode_to_vec());
     let error = Native.decode(Lane::Pods, &item).unwrap_err();
     assert_eq!(
         error.to_string(),
         "item: payload is of an unknown kind; the peer may be newer than this software"
     );
     let ack = pb::frame::Kind::Ack(pb::Ack { lane: 9, upto: 0, beyond: Vec::new() });
-    let ack = Bytes::from(pb::Frame { kind: Some(ack) }.encode_to_vec());
+    let ack = Bytes::from(pb::Frame { kind: Some(ack), clock_ms: None }.encode_to_vec());
     assert_eq!(Native.decode(Lane::Heartbeat, &ack), Err(WireError::Unknown { frame: "ack", field: "lane" }));
 }
 
@@ -310,7 +310,8 @@ fn a_frame_on_another_lane_than_its_own_is_refused() {
 fn an_object_without_a_name_is_refused_with_the_field() {
     let applied = pb::Object { reference: Some(pb::ObjectRef::default()), ..pb::Object::default() };
     let item = pb::Item { seq: 1, payload: Some(pb::item::Payload::ObjectApplied(applied)) };
-    let bytes = Bytes::from(pb::Frame { kind: Some(pb::frame::Kind::Item(item)) }.encode_to_vec());
+    let bytes =
+        Bytes::from(pb::Frame { kind: Some(pb::frame::Kind::Item(item)), clock_ms: None }.encode_to_vec());
     let error = Native.decode(Lane::Config, &bytes).unwrap_err();
     assert_eq!(error, WireError::Missing { frame: "object applied", field: "reference.api_version" });
 }
@@ -319,7 +320,7 @@ fn an_object_without_a_name_is_refused_with_the_field() {
 fn an_acknowledgement_whose_spans_do_not_ascend_is_refused() {
     let beyond = vec![pb::Span { first: 5, last: 4 }];
     let ack = pb::frame::Kind::Ack(pb::Ack { lane: 1, upto: 3, beyond });
-    let bytes = Bytes::from(pb::Frame { kind: Some(ack) }.encode_to_vec());
+    let bytes = Bytes::from(pb::Frame { kind: Some(ack), clock_ms: None }.encode_to_vec());
     assert!(matches!(
         Native.decode(Lane::Heartbeat, &bytes),
         Err(WireError::Invalid { frame: "ack", field: "beyond", .. })
@@ -329,7 +330,7 @@ fn an_acknowledgement_whose_spans_do_not_ascend_is_refused() {
 #[test]
 fn a_list_longer_than_any_honest_peer_sends_is_refused_before_it_is_read() {
     let list = |frame: pb::frame::Kind, lane| {
-        let bytes = pb::Frame { kind: Some(frame) }.encode_to_vec().into();
+        let bytes = pb::Frame { kind: Some(frame), clock_ms: None }.encode_to_vec().into();
         Native.decode(lane, &bytes).unwrap_err().to_string()
     };
     let entries = vec![pb::InventoryEntry::default(); 8193];
@@ -350,4 +351,16 @@ fn a_list_longer_than_any_honest_peer_sends_is_refused_before_it_is_read() {
     let response = Some(pb::response::Response::Service(service));
     let response = pb::frame::Kind::Response(pb::Response { id: 1, response });
     assert_eq!(list(response, Lane::Bulk), "response: headers is wrong: there are more than 1024");
+}
+
+#[test]
+fn a_clock_goes_with_a_frame_and_whoever_does_not_look_for_it_reads_the_frame_alone() {
+    for frame in [Frame::Synchronized, Frame::Ping(7)] {
+        let bytes = Native.encode_with_clock(&frame, 1_700_000_000_123);
+        assert_eq!(Native.decode(Lane::Heartbeat, &bytes).unwrap(), frame);
+        assert_eq!(Native.clock(&bytes), Some(1_700_000_000_123));
+        assert_eq!(Native.clock(&Native.encode(&frame)), None);
+        assert_eq!(bytes.len(), Native.encode(&frame).len() + 8, "it is a field more");
+    }
+    assert_eq!(Native.clock(&Bytes::from_static(b"\xff\xff")), None);
 }

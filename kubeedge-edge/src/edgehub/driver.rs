@@ -1,4 +1,8 @@
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use futures::{
     StreamExt as _,
@@ -6,11 +10,11 @@ use futures::{
     stream::FuturesUnordered,
 };
 use kubeedge_core::{
-    hub::{EdgeLink, EdgeOutput},
+    hub::{EdgeLink, EdgeOutput, Frame},
     message::{Answer, Inventory, Lane, Request, Response},
     pipe::{CallError, Replier},
     transport::Peer,
-    wire::{Codec, Line, LineEvent},
+    wire::{Codec, Line, LineEvent, TooLong},
 };
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -37,10 +41,26 @@ pub(super) struct Driver {
     /// Parts of the node that wait for the cloud's answer.
     asking: BTreeMap<u64, Replier<Answer>>,
     last_failure: Option<String>,
+    /// When the cloud was told last what the clock shows.
+    clock_said: Option<Instant>,
 }
 
 /// How long a connection may take to close with its last words.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often the cloud is told what the clock of this machine shows, beside once a session. Clocks drift by seconds a day.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(300);
+
+/// Sends a frame; with the answer that the node is in sync, and with a ping now and then, goes what the clock shows.
+fn send(line: &mut Line, frame: &Frame, clock_said: &mut Option<Instant>) -> Result<(), TooLong> {
+    let is_due = || clock_said.is_none_or(|said| said.elapsed() >= CLOCK_INTERVAL);
+    if !(matches!(frame, Frame::Synchronized) || matches!(frame, Frame::Ping(_)) && is_due()) {
+        return line.send(frame);
+    }
+    *clock_said = Some(Instant::now());
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    line.send_with_clock(frame, u64::try_from(clock.as_millis()).unwrap_or(u64::MAX))
+}
 
 fn now() -> std::time::Instant {
     Instant::now().into_std()
@@ -63,6 +83,7 @@ impl Driver {
             asked: FuturesUnordered::new(),
             asking: BTreeMap::new(),
             last_failure: None,
+            clock_said: None,
         }
     }
 
@@ -117,7 +138,7 @@ impl Driver {
         for lane in Lane::ALL {
             if line.is_free(lane)
                 && let Some(frame) = self.link.poll_transmit(lane, now())
-                && line.send(&frame).is_err()
+                && send(line, &frame, &mut self.clock_said).is_err()
             {
                 self.link.handle_too_long(&frame);
                 too_long = true;

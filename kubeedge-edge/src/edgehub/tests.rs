@@ -115,7 +115,11 @@ async fn a_session_begins_with_what_the_node_holds() {
     stage.wait_for(Connectivity::Online).await;
     say(&*connection, Frame::Synchronized).await;
     stage.wait_for(Connectivity::Synchronized).await;
-    assert_eq!(next(&*connection).await, Frame::Synchronized);
+    let (lane, answer) = connection.recv().await.unwrap().unwrap();
+    assert_eq!(Native.decode(lane, &answer).unwrap(), Frame::Synchronized);
+    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let said = u128::from(Native.clock(&answer).unwrap());
+    assert!(clock - said < 60_000, "it says what the clock shows: {said}, not {clock}");
 }
 
 #[tokio::test(start_paused = true)]

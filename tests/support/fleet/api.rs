@@ -62,6 +62,11 @@ impl ApiSite {
         Self { client, kubeconfig, _serving: JoinSet::new() }
     }
 
+    /// A client of it.
+    pub fn client(&self) -> kube::Client {
+        self.server.client()
+    }
+
     /// The pods of the namespace `default`.
     pub fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.client.clone(), "default")

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use kubeedge_core::{id::Uid, message::ObjectRef};
 
+use crate::controller::Kind;
+
 /// The objects that are not held, and who waits for them.
 #[derive(Debug, Default)]
 pub(super) struct Missing {
@@ -28,18 +30,22 @@ impl Missing {
     /// Something refers to an object that is not held; it is asked for at once, or when its kind has been listed.
     pub(super) fn add(&mut self, reference: &ObjectRef, ask: bool) {
         self.objects.entry(reference.clone()).or_default();
-        if ask {
-            self.ask(reference);
+        if ask && !self.is_asked(reference) {
+            self.ask_again(reference);
         }
     }
 
-    /// Asks for it, if that was not done.
-    pub(super) fn ask(&mut self, reference: &ObjectRef) {
-        if let Some(waiting) = self.objects.get_mut(reference)
-            && !std::mem::replace(&mut waiting.asked, true)
-        {
+    /// Asks for it, also if it was asked for before.
+    pub(super) fn ask_again(&mut self, reference: &ObjectRef) {
+        if let Some(waiting) = self.objects.get_mut(reference) {
+            waiting.asked = true;
             self.to_ask.push_back(reference.clone());
         }
+    }
+
+    /// Whether somebody was asked for it.
+    pub(super) fn is_asked(&self, reference: &ObjectRef) -> bool {
+        self.objects.get(reference).is_some_and(|waiting| waiting.asked)
     }
 
     /// What to ask for next.
@@ -63,13 +69,9 @@ impl Missing {
         self.objects.is_empty()
     }
 
-    /// Those that nobody was asked for.
-    pub(super) fn unasked(&self) -> Vec<ObjectRef> {
-        self.objects
-            .iter()
-            .filter(|(_, waiting)| !waiting.asked)
-            .map(|(reference, _)| reference.clone())
-            .collect()
+    /// Those of a kind.
+    pub(super) fn of_kind(&self, kind: &Kind) -> Vec<ObjectRef> {
+        self.objects.keys().filter(|reference| kind.is_of(reference)).cloned().collect()
     }
 
     /// The API says that the object is gone: what was asked before may say that it is there.

@@ -112,7 +112,7 @@ impl State {
         match what {
             ReportKey::Node => {
                 let taken = self.sessions.get(node).and_then(|session| session.taken.clone());
-                taken.map(Write::Node).ok_or("the session has ended")
+                taken.map(|report| Write::Node(report, self.clock_of(node))).ok_or("the session has ended")
             }
             ReportKey::Pod(reference, _) => {
                 let (_, report) = self.kept.pods.get(reference).ok_or("the pod is gone")?;

@@ -4,8 +4,9 @@ use jiff::Timestamp;
 use kubeedge_core::{
     id::{NodeName, Uid},
     message::{
-        Acked, Answer, Delivered, Delivery, FromNode, NodeReport, Object, ObjectEvent, ObjectRef, PodReport,
-        PodState, Query, Report, ReportKey, SessionState, ToNode, TokenRequest, UploadedEvent,
+        Acked, Answer, ClockOffset, Delivered, Delivery, FromNode, NodeReport, Object, ObjectEvent,
+        ObjectRef, PodReport, PodState, Query, Report, ReportKey, SessionState, ToNode, TokenRequest,
+        UploadedEvent,
     },
 };
 use serde_json::{Value, json};
@@ -505,7 +506,7 @@ fn a_node_report_that_arrives_after_its_session_ended_waits_for_the_next_session
     finish(&mut state, job, Outcome::Done, now);
     assert!(state.poll_write(now).is_none());
     session(&mut state, SessionState::Online, now);
-    assert!(matches!(state.poll_write(now).unwrap().write, Write::Node(_)));
+    assert!(matches!(state.poll_write(now).unwrap().write, Write::Node(..)));
 }
 
 #[test]
@@ -616,7 +617,7 @@ fn what_the_api_took_of_a_node_is_told_again_with_each_renewal_and_not_after_the
         state.poll_renewal(now).unwrap();
         state.handle_renewed(node("edge-1"), outcome, now);
         let job = state.poll_write(now).unwrap();
-        assert!(matches!(&job.write, Write::Node(_)), "{job:?}");
+        assert!(matches!(&job.write, Write::Node(..)), "{job:?}");
         finish(&mut state, job, Outcome::Done, now);
         assert_eq!(acked(&mut state), [], "it was acknowledged before");
     }
@@ -655,7 +656,7 @@ fn a_newer_report_is_never_replaced_by_what_is_told_again() {
 
     now += Duration::from_secs(5);
     let job = again(&mut state, now).unwrap();
-    let Write::Node(report) = &job.write else { panic!("{job:?}") };
+    let Write::Node(report, _) = &job.write else { panic!("{job:?}") };
     assert!(std::str::from_utf8(&report.json).unwrap().contains("newer"));
 }
 
@@ -686,4 +687,29 @@ fn a_pods_status_that_another_has_changed_is_told_again_with_the_next_renewal() 
     state.handle_change(Change::Applied(with("False")));
     state.handle_change(Change::Applied(pod("web", "p2", "edge-1", &[])));
     assert!(again(&mut state, now).is_none(), "the next pod of that name has nothing to get back");
+}
+
+#[test]
+fn a_clock_that_is_wrong_is_told_once_a_second_of_it_changes_and_one_that_is_right_once() {
+    let now = Instant::now();
+    let mut state = listed(&[]);
+    let from = |message| FromNode { node: node("edge-1"), message };
+    state.handle_session(from(SessionState::Online), now, Timestamp::UNIX_EPOCH);
+    let node_report = NodeReport { json: br#"{"metadata":{"name":"edge-1"}}"#.as_slice().into() };
+    let delivery = Delivery { session: 1, number: 1 };
+    let message = Delivered { delivery, message: Report::Node(node_report) };
+    state.handle_report(FromNode { node: node("edge-1"), message }, now);
+    let job = state.poll_write(now).unwrap();
+    assert!(matches!(job.write, Write::Node(_, None)), "{job:?}");
+    state.handle_written(job.key, job.wanted, Outcome::Done, now);
+    for (ms, told) in [(3, true), (900, false), (20_000, true), (20_400, false), (21_400, true), (5, true)] {
+        let clock = ClockOffset { ms };
+        state.handle_clock(&FromNode { node: node("edge-1"), message: clock }, now);
+        let job = state.poll_write(now);
+        assert_eq!(job.is_some(), told, "{ms}");
+        if let Some(job) = job {
+            assert!(matches!(job.write, Write::Node(_, Some(told)) if told == clock), "{job:?}");
+            state.handle_written(job.key, job.wanted, Outcome::Done, now);
+        }
+    }
 }

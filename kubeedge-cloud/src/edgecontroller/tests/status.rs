@@ -70,9 +70,9 @@ fn a_node_that_has_all_that_is_reported_is_not_written() {
     existing["metadata"]["labels"]["of-the-user"] = "kept".into();
     let now = at("2026-02-01T00:00:00Z");
     assert_eq!(node_metadata(&existing, &report()), None);
-    existing["status"] = node_status(&existing, &report(), now).unwrap()["status"].take();
+    existing["status"] = node_status(&existing, &report(), &[], now).unwrap()["status"].take();
     existing["status"]["capacity"] = json!({ "cpu": "4" });
-    assert_eq!(node_status(&existing, &report(), now), None, "the link is told of once");
+    assert_eq!(node_status(&existing, &report(), &[], now), None, "the link is told of once");
     existing["metadata"]["labels"]["site"] = "south".into();
     assert_eq!(
         node_metadata(&existing, &report()),
@@ -89,7 +89,7 @@ fn conditions_of_other_writers_stay_and_a_transition_is_not_older_than_the_one_b
             { "type": "NetworkUnavailable", "status": "False" },
         ] },
     });
-    let patch = node_status(&existing, &report(), at("2026-01-10T00:00:00Z")).unwrap();
+    let patch = node_status(&existing, &report(), &[], at("2026-01-10T00:00:00Z")).unwrap();
     let expected = json!({
         "metadata": { "resourceVersion": "5" },
         "status": {
@@ -164,4 +164,30 @@ fn a_condition_about_resizing_vanishes_when_the_node_reports_it_no_longer() {
     let ready = json!({ "type": "Ready", "status": "True" });
     assert_eq!(kinds(&json!({ "conditions": [ready, pending] })), ["Ready", "PodResizePending", "Custom"]);
     assert_eq!(kinds(&json!({ "conditions": [ready] })), ["Ready", "Custom"]);
+}
+
+#[test]
+fn what_the_cloud_sees_of_a_node_is_a_condition_that_no_node_can_set() {
+    let forged = json!([
+        { "type": "EdgeClockSynced", "status": "True" }, { "type": "EdgeVersionSupported", "status": "True" },
+        { "type": "Ready", "status": "True" },
+    ]);
+    let mut json = report();
+    json["status"]["conditions"] = forged;
+    let reported = read(&json);
+    let seen = |status: &str| [json!({ "type": "EdgeClockSynced", "status": status, "message": status })];
+    let of = |existing: &Value, status: &str, now: &str| {
+        let patch = node_status(existing, &reported, &seen(status), at(now)).unwrap();
+        let all = patch["status"]["conditions"].as_array().unwrap().clone();
+        assert_eq!(all.iter().filter(|condition| condition["type"] == "EdgeVersionSupported").count(), 0);
+        let clock = all.into_iter().find(|condition| condition["type"] == "EdgeClockSynced");
+        clock.map(|clock| (clock["status"].clone(), clock["lastTransitionTime"].clone())).unwrap()
+    };
+    let first = of(&json!({}), "False", "2026-01-01T00:00:00Z");
+    assert_eq!(first, (json!("False"), json!("2026-01-01T00:00:00Z")));
+    let has = json!({ "status": { "conditions": [
+        { "type": "EdgeClockSynced", "status": "False", "lastTransitionTime": "2026-01-01T00:00:00Z" },
+    ] } });
+    assert_eq!(of(&has, "False", "2026-01-02T00:00:00Z").1, "2026-01-01T00:00:00Z");
+    assert_eq!(of(&has, "True", "2026-01-02T00:00:00Z").1, "2026-01-02T00:00:00Z");
 }

@@ -10,7 +10,7 @@ use crate::{
 };
 
 pub(super) fn frame(frame: &Frame) -> pb::Frame {
-    pb::Frame { kind: Some(kind(frame)) }
+    pb::Frame { kind: Some(kind(frame)), clock_ms: None }
 }
 
 fn kind(frame: &Frame) -> Kind {

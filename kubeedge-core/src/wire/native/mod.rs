@@ -17,6 +17,16 @@ impl Codec for Native {
         encode::frame(frame).encode_to_vec().into()
     }
 
+    fn encode_with_clock(&self, frame: &Frame, clock_ms: u64) -> Bytes {
+        let frame = link::Frame { clock_ms: Some(clock_ms), ..encode::frame(frame) };
+        frame.encode_to_vec().into()
+    }
+
+    fn clock(&self, bytes: &Bytes) -> Option<u64> {
+        limits::check(bytes).ok()?;
+        link::Frame::decode(bytes.clone()).ok()?.clock_ms
+    }
+
     fn decode(&self, lane: Lane, bytes: &Bytes) -> Result<Frame, WireError> {
         limits::check(bytes)?;
         // A clone of `Bytes` shares the memory, and prost slices bodies out of it.
