@@ -386,8 +386,16 @@ impl Placement {
         if *count > 1 {
             return;
         }
-        self.users.entry(used.clone()).or_default().insert(node.clone());
-        let Some(other) = self.others.get(used) else { return self.add_missing(used) };
+        let users = self.users.entry(used.clone()).or_default();
+        let is_first = users.is_empty();
+        users.insert(node.clone());
+        let Some(other) = self.others.get(used) else {
+            // If it was used before, it is known to be absent, or is asked for.
+            if is_first {
+                self.add_missing(used);
+            }
+            return;
+        };
         let (object, references) = (other.object.clone(), other.references.clone());
         for further in &references {
             self.add_use(node, further);

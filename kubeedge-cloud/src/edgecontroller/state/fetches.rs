@@ -18,9 +18,7 @@ impl State {
 
     /// What to fetch next, if it may be done at once.
     pub(in crate::edgecontroller) fn poll_fetch(&mut self, now: Instant) -> Option<(Kind, ObjectRef)> {
-        while let Some(reference) = self.placement.poll_fetch() {
-            self.fetches.put(reference, (), now);
-        }
+        self.note_fetches(now);
         loop {
             let (reference, ()) = self.fetches.poll_write(now)?;
             let kind = FETCHED.into_iter().find(|kind| kind.is_of(&reference));
@@ -36,6 +34,12 @@ impl State {
         }
     }
 
+    fn note_fetches(&mut self, now: Instant) {
+        while let Some(reference) = self.placement.poll_fetch() {
+            self.fetches.put(reference, (), now);
+        }
+    }
+
     /// Takes what the API answered: how the object is, that there is none, or why that is not known.
     pub(in crate::edgecontroller) fn handle_fetched(
         &mut self,
@@ -43,8 +47,9 @@ impl State {
         fetched: Result<Option<Object>, String>,
         now: Instant,
     ) {
+        self.note_fetches(now);
         match fetched {
-            // It was given up and wanted again meanwhile: the answer is from before.
+            // It was given up and wanted again meanwhile, or everything was listed: the answer is from before.
             Ok(_) if self.fetches.is_waiting(reference) => self.fetches.succeeded(reference),
             Ok(object) => {
                 self.fetches.succeeded(reference);

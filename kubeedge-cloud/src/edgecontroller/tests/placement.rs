@@ -74,7 +74,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct World {
     api: BTreeMap<ObjectRef, Object>,
     state: State,
-    nodes: BTreeMap<NodeName, BTreeMap<ObjectRef, (Uid, Fingerprint)>>,
+    nodes: Nodes,
     lost: bool,
     /// What the watch is behind with.
     behind: Option<VecDeque<Change>>,
@@ -179,16 +179,16 @@ impl World {
         match &mut self.behind {
             Some(behind) => behind.push_back(change),
             None if self.lost => {}
-            None => self.state.handle_change(change),
+            None => self.take(change),
         }
     }
 
     fn tell(&mut self, changes: usize) {
-        let Some(behind) = &mut self.behind else { return };
-        for change in behind.drain(..changes.min(behind.len())) {
-            self.state.handle_change(change);
+        for _ in 0..changes {
+            let Some(change) = self.behind.as_mut().and_then(VecDeque::pop_front) else { break };
+            self.take(change);
         }
-        if behind.is_empty() {
+        if self.behind.as_ref().is_some_and(VecDeque::is_empty) {
             self.behind = None;
         }
     }
@@ -205,6 +205,7 @@ impl World {
     fn answer(&mut self, answers: usize) {
         for (reference, answer) in self.answers.drain(..answers.min(self.answers.len())) {
             self.state.handle_fetched(&reference, answer, self.now);
+            deliver(&mut self.state, &mut self.nodes);
         }
     }
 
@@ -234,31 +235,21 @@ impl World {
     }
 
     fn list_kind(&mut self, kind: Kind) {
-        self.state.handle_change(Change::Began(kind));
-        for object in self.api.values().filter(|object| object.reference.kind() == kind.kind) {
-            self.state.handle_change(Change::Applied(object.clone()));
+        self.take(Change::Began(kind));
+        let of_kind = self.api.values().filter(|object| object.reference.kind() == kind.kind);
+        for object in of_kind.cloned().collect::<Vec<_>>() {
+            self.take(Change::Applied(object));
         }
-        self.state.handle_change(Change::Listed(kind));
+        self.take(Change::Listed(kind));
     }
 
     fn deliver(&mut self) {
-        while let Some(output) = self.state.poll_output() {
-            let Output::Downstream(to) = output else { panic!("{output:?}") };
-            let held = self.nodes.entry(to.node).or_default();
-            match to.message {
-                ObjectEvent::Applied(object) => {
-                    let placed = crate::controller::references::place(&object);
-                    let waits = placed.references.iter().any(|used| self.state.is_awaited(used));
-                    assert!(!waits, "a node was told of {} before what it is made of", object.reference);
-                    held.insert(object.reference, (object.uid, object.fingerprint));
-                }
-                ObjectEvent::Deleted { reference, uid } => {
-                    if held.get(&reference).is_some_and(|(held, _)| *held == uid) {
-                        held.remove(&reference);
-                    }
-                }
-            }
-        }
+        deliver(&mut self.state, &mut self.nodes);
+    }
+
+    fn take(&mut self, change: Change) {
+        self.state.handle_change(change);
+        self.deliver();
     }
 
     /// What a node should have, computed from the API alone.
@@ -282,6 +273,29 @@ impl World {
     }
 }
 
+/// What each node was told and has made of it.
+type Nodes = BTreeMap<NodeName, BTreeMap<ObjectRef, (Uid, Fingerprint)>>;
+
+fn deliver(state: &mut State, nodes: &mut Nodes) {
+    while let Some(output) = state.poll_output() {
+        let Output::Downstream(to) = output else { panic!("{output:?}") };
+        let held = nodes.entry(to.node).or_default();
+        match to.message {
+            ObjectEvent::Applied(object) => {
+                let placed = crate::controller::references::place(&object);
+                let waits = placed.references.iter().any(|used| state.is_awaited(used));
+                assert!(!waits, "a node was told of {} before what it is made of", object.reference);
+                held.insert(object.reference, (object.uid, object.fingerprint));
+            }
+            ObjectEvent::Deleted { reference, uid } => {
+                if held.get(&reference).is_some_and(|(held, _)| *held == uid) {
+                    held.remove(&reference);
+                }
+            }
+        }
+    }
+}
+
 fn claim(name: u8) -> ObjectRef {
     ObjectRef::new("v1", "PersistentVolumeClaim", "default", format!("o{name}"))
 }
@@ -295,7 +309,7 @@ fn entry(object: &Object) -> (ObjectRef, (Uid, Fingerprint)) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn after_any_history_each_node_has_what_its_pods_need_and_nothing_else(
