@@ -39,6 +39,9 @@ use crate::{
 /// How many packets a connection sends before others get a turn.
 const PACKETS_IN_A_ROW: usize = 32;
 
+/// How many datagrams wait for the connection's task, as in a socket's buffer: what the window of a lane holds.
+const MAIL_MAX: usize = 1024;
+
 /// How many packets the kernel is given at once, where it splits them.
 const SEGMENTS_MAX: usize = 10;
 
@@ -202,10 +205,12 @@ impl Machine {
         Self { shared, handle, lanes, mail: Mutex::default(), state: Mutex::new(state) }
     }
 
-    /// Takes a datagram that came for the connection.
+    /// Takes a datagram that came for the connection; one too many is as lost as on the way.
     pub(super) fn handle_event(&self, event: ConnectionEvent) {
         let mut mail = self.mail();
-        mail.events.push_back(event);
+        if mail.events.len() < MAIL_MAX {
+            mail.events.push_back(event);
+        }
         wake(&mut mail);
     }
 

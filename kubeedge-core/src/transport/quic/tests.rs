@@ -264,7 +264,8 @@ async fn an_edge_notices_at_once_that_the_cloud_has_restarted() {
     let (edge, _connection) = tokio::join!(transport.connect(), before.accept());
     let edge = edge.unwrap();
     cloud.send_replace(after.local_address());
-    edge.send(Lane::Pods, vec![1; 500].into()).await.unwrap();
+    // As short as a ping of the link.
+    edge.send(Lane::Heartbeat, vec![1; 2].into()).await.unwrap();
     let error = timeout(SOON, edge.recv()).await.unwrap().unwrap_err();
     assert!(error.to_string().contains("reset"), "{error}");
 }
