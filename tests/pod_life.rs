@@ -2,119 +2,14 @@
 
 #[path = "support/containerd.rs"]
 mod containerd;
+#[path = "support/pod_site.rs"]
+mod pod_site;
 
 use std::{fs, path::Path, time::Duration};
 
-use anyhow::{Context, Result, ensure};
-use containerd::{Containerd, IMAGE};
-use kubeedge_tests::{
-    binaries,
-    site::{Cloud, Edge, EdgeOptions, wait_within},
-};
+use anyhow::{Result, ensure};
+use pod_site::{Site, exec, ready, shell, with};
 use serde_json::{Value, json};
-
-const SOON: Duration = Duration::from_secs(60);
-
-/// A cloud, an edge on a real containerd, and a folder of the node that pods leave marks in.
-struct Site {
-    edge: Edge,
-    cloud: Cloud,
-    containerd: Containerd,
-    folder: tempfile::TempDir,
-}
-
-impl Site {
-    fn start() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        fs::create_dir_all(folder.path().join("marks"))?;
-        let containerd = Containerd::start();
-        let binaries = binaries();
-        let cloud = Cloud::start(&binaries, &folder.path().join("cloud"))?;
-        let options = EdgeOptions { containerd: Some(containerd.socket()), ..EdgeOptions::new("edge-1") };
-        let edge = Edge::start(&binaries, &folder.path().join("edge"), &cloud, &options)?;
-        Ok(Self { edge, cloud, containerd, folder })
-    }
-
-    fn mark(&self, name: &str) -> std::path::PathBuf {
-        self.folder.path().join("marks").join(name)
-    }
-
-    /// Applies a pod whose containers see the marks at `/marks`.
-    fn apply(&self, name: &str, mut spec: Value) -> Result<()> {
-        spec["nodeName"] = json!("edge-1");
-        let marks = self.folder.path().join("marks");
-        spec["volumes"] = json!([{ "name": "marks", "hostPath": { "path": marks } }]);
-        let lists = ["initContainers", "containers"];
-        for list in lists {
-            for container in spec[list].as_array_mut().into_iter().flatten() {
-                container["image"] = container.get("image").cloned().unwrap_or_else(|| json!(IMAGE));
-                container["imagePullPolicy"] = json!("IfNotPresent");
-                container["volumeMounts"] = json!([{ "name": "marks", "mountPath": "/marks" }]);
-            }
-        }
-        let metadata = json!({ "name": name, "namespace": "default" });
-        let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
-        self.cloud.apply(&pod.to_string()).map(drop)
-    }
-
-    fn status(&self, pod: &str) -> Result<Value> {
-        let pod: Value = serde_json::from_str(&self.cloud.kubectl(&["get", "pod", pod, "-o", "json"])?)?;
-        Ok(pod["status"].clone())
-    }
-
-    /// Waits until the pod's status is as it should be.
-    fn wait(&self, pod: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Result<Value> {
-        let mut last = Value::Null;
-        wait_within(SOON, &format!("{pod}: {what}"), || {
-            last = self.status(pod)?;
-            Ok(holds(&last))
-        })
-        .with_context(|| format!("{last:#}\n{}", tail(&self.edge.log())))?;
-        Ok(last)
-    }
-
-    fn events(&self, pod: &str) -> Result<Vec<(String, String)>> {
-        let field = format!("involvedObject.name={pod}");
-        let all = self.cloud.kubectl(&["get", "events", "--field-selector", &field, "-o", "json"])?;
-        let all: Value = serde_json::from_str(&all)?;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let events = all["items"].as_array().into_iter().flatten();
-        Ok(events.map(|event| (text(&event["reason"]), text(&event["message"]))).collect())
-    }
-
-    fn wait_event(&self, pod: &str, reason: &str, message: &str) -> Result<()> {
-        wait_within(SOON, &format!("{pod}: the event {reason}: {message}"), || {
-            let events = self.events(pod)?;
-            Ok(events.iter().any(|(of, text)| of == reason && text.contains(message)))
-        })
-        .with_context(|| format!("{:#?}", self.events(pod)))
-    }
-}
-
-fn shell(name: &str, script: &str) -> Value {
-    json!({ "name": name, "command": ["sh", "-c", script] })
-}
-
-fn with(mut container: Value, members: &Value) -> Value {
-    for (key, value) in members.as_object().into_iter().flatten() {
-        container[key] = value.clone();
-    }
-    container
-}
-
-fn exec(script: &str) -> Value {
-    json!({ "exec": { "command": ["sh", "-c", script] } })
-}
-
-fn ready(status: &Value) -> bool {
-    let conditions = status["conditions"].as_array().into_iter().flatten();
-    conditions.into_iter().any(|it| it["type"] == "Ready" && it["status"] == "True")
-}
-
-fn tail(log: &str) -> String {
-    let lines: Vec<&str> = log.lines().collect();
-    lines[lines.len().saturating_sub(40)..].join("\n")
-}
 
 #[test]
 fn probes_hooks_and_sidecars_do_on_containerd_what_the_manifest_says() -> Result<()> {

@@ -123,6 +123,8 @@ const REAL: &[&str] = &[
     "end_to_end_pod_faults",
     "end_to_end_pods",
     "end_to_end_pod_life",
+    "end_to_end_pod_resources",
+    "end_to_end_pod_troubles",
 ];
 
 fn tests(filter: Option<&str>, real_parts: bool) -> Command {
