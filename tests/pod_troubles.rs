@@ -59,7 +59,8 @@ fn waiting(status: &Value) -> String {
 #[test]
 fn a_disk_of_containerd_that_is_full_is_told_and_heals() -> Result<()> {
     // Eviction is for another test: here pods are to be tried again until there is room.
-    let kubelet = ", evictionHard: {imagefs.available: \"0%\"}, imageGCHighThresholdPercent: 100";
+    let kubelet =
+        ", evictionHard: {nodefs.available: \"1%\", imagefs.available: \"0%\", imagefs.inodesFree: \"0%\"}";
     let site = Site::start_on(Containerd::start_on_disk_of(96), kubelet)?;
     let neighbour = Neighbour::start(&site)?;
     let filler = fill(&site)?;

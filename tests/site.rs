@@ -363,9 +363,14 @@ impl Edge {
         } else {
             format!("readOnlyPort: {}, ", self.api)
         };
+        let eviction = if options.kubelet.contains("evictionHard:") {
+            ""
+        } else {
+            ", evictionHard: {nodefs.available: 1%, nodefs.inodesFree: 1%, imagefs.available: 1%, \
+             imagefs.inodesFree: 1%}"
+        };
         let kubelet = format!(
-            "    tailoredKubeletConfig: {{{socket}{port}imageGCHighThresholdPercent: 100, evictionHard: \
-             {{nodefs.available: 1%, nodefs.inodesFree: 1%, imagefs.available: 1%, imagefs.inodesFree: 1%}}{}}}\n",
+            "    tailoredKubeletConfig: {{{socket}{port}imageGCHighThresholdPercent: 100{eviction}{}}}\n",
             options.kubelet
         );
         let (node, modules, mappers) = (&options.node, &options.modules, &options.mappers);
