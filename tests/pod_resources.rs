@@ -116,8 +116,7 @@ fn pods_have_devices_of_a_plugin_over_restarts_of_all_of_them() -> Result<()> {
         ensure!(fs::read_to_string(site.mark(name))? == has, "{name} has not been started again");
         ensure!(site.status(name)?["containerStatuses"][0]["restartCount"] == 0);
     }
-    let id = site.status("first")?["containerStatuses"][0]["containerID"].clone();
-    let id = id.as_str().and_then(|id| id.split("://").nth(1)).context("it has an id")?.to_owned();
+    let id = container_id(&site.status("first")?, 0)?;
     site.containerd.ctr(&["tasks", "kill", "-s", "KILL", &id]).map_err(anyhow::Error::msg)?;
     wait_within(
         SOON,
@@ -135,6 +134,138 @@ fn pods_have_devices_of_a_plugin_over_restarts_of_all_of_them() -> Result<()> {
     apply(&site, "fifth")?;
     ensure!(camera(&site, "fifth")? == "right\n", "what the first one had is free: {}", logs(&site));
     ensure!(ready(&site.status("second")?), "{:#}", site.status("second")?);
+    Ok(())
+}
+
+fn container_id(status: &Value, index: usize) -> Result<String> {
+    let id = &status["containerStatuses"][index]["containerID"];
+    Ok(id.as_str().and_then(|id| id.split("://").nth(1)).context("it has an id")?.to_owned())
+}
+
+/// A file of a cgroup: the controller and the name that it has in cgroup v1, and the name in v2.
+type File = (&'static str, &'static str, &'static str);
+
+const MEMORY: File = ("memory", "memory.limit_in_bytes", "memory.max");
+const SHARES: File = ("cpu", "cpu.shares", "cpu.weight");
+const QUOTA: File = ("cpu", "cpu.cfs_quota_us", "cpu.max");
+const PIDS: File = ("pids", "pids.max", "pids.max");
+
+/// The directory of the pod's cgroup that this container is in, and whether it is of cgroup v1.
+fn cgroup(site: &Site, id: &str, controller: &str) -> Result<(PathBuf, bool)> {
+    let tasks = site.containerd.ctr(&["tasks", "ls"]).map_err(anyhow::Error::msg)?;
+    let task = tasks.lines().find(|line| line.starts_with(id)).with_context(|| format!("{id} in {tasks}"))?;
+    let pid = task.split_whitespace().nth(1).context("it has a process")?;
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.splitn(3, ':').collect()).collect();
+    let v1 = lines.iter().find(|line| line[1].split(',').any(|name| name == controller));
+    let (line, root) = match v1 {
+        Some(line) => (line, format!("/sys/fs/cgroup/{}", line[1])),
+        None => (lines.first().context("it is in a cgroup")?, "/sys/fs/cgroup".to_owned()),
+    };
+    let path = PathBuf::from(root + line[2]);
+    Ok((path.parent().context("it is below its pod's")?.to_owned(), v1.is_some()))
+}
+
+/// What a file of the pod's cgroup says, in the words of cgroup v1.
+fn of_pod(site: &Site, id: &str, file: File) -> Result<String> {
+    let (directory, v1) = cgroup(site, id, file.0)?;
+    let path = directory.join(if v1 { file.1 } else { file.2 });
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    Ok(text.trim().to_owned())
+}
+
+#[test]
+fn pods_have_cgroups_where_the_kubelet_has_them_with_the_limits_that_it_sets() -> Result<()> {
+    // A root of its own, since other nodes may be on this machine.
+    let root = format!("ke-test-{}", std::process::id());
+    let kubelet = format!(", cgroupRoot: /{root}, podPidsLimit: 321, kubeReserved: {{memory: 1Gi}}");
+    let mut site = Site::start_on(containerd::Containerd::start(), &kubelet)?;
+    let sized = |name: &str, requests: Value, limits: Value| {
+        with(
+            shell(name, "exec sleep 100000"),
+            &json!({ "resources": { "requests": requests, "limits": limits } }),
+        )
+    };
+    let apply = |name: &str, mut spec: Value| {
+        spec["terminationGracePeriodSeconds"] = json!(1);
+        site.apply(name, spec)
+    };
+    let best = sized("main", json!({}), json!({ "cpu": "500m", "memory": "64Mi" }));
+    apply("guaranteed", json!({ "containers": [best] }))?;
+    let two = [
+        sized("main", json!({ "cpu": "100m" }), json!({ "memory": "32Mi" })),
+        sized("side", json!({ "cpu": "200m" }), json!({ "cpu": "1", "memory": "64Mi" })),
+    ];
+    let class = r#"{"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "heavy"},
+        "handler": "runc", "overhead": {"podFixed": {"cpu": "100m", "memory": "16Mi"}}}"#;
+    site.cloud.apply(class)?;
+    let overhead = json!({ "cpu": "100m", "memory": "16Mi" });
+    apply("burstable", json!({ "containers": two, "runtimeClassName": "heavy", "overhead": overhead }))?;
+    apply("besteffort", json!({ "containers": [shell("main", "exec sleep 100000")] }))?;
+    let whole = json!({ "limits": { "cpu": "1", "memory": "128Mi" } });
+    apply("whole", json!({ "containers": [shell("main", "exec sleep 100000")], "resources": whole }))?;
+
+    let mut directories = Vec::new();
+    let pods = [
+        ("guaranteed", "", "512", Some("50000"), Some(64 << 20)),
+        // Its first container has no limit of processor time, so the pod as a whole has none.
+        ("burstable", "burstable/", "409", None, Some(112 << 20)),
+        ("besteffort", "besteffort/", "2", None, None),
+        ("whole", "", "1024", Some("100000"), Some(128 << 20)),
+    ];
+    for (name, class, shares, quota, memory) in pods {
+        let status = site.wait(name, "to run", ready)?;
+        let id = container_id(&status, 0)?;
+        let pod: Value = serde_json::from_str(&site.cloud.kubectl(&["get", "pod", name, "-o", "json"])?)?;
+        let uid = pod["metadata"]["uid"].as_str().context("it has a UID")?;
+        for controller in ["cpu", "memory"] {
+            let (directory, _) = cgroup(&site, &id, controller)?;
+            let wanted = format!("{root}/kubepods/{class}pod{uid}");
+            ensure!(directory.ends_with(&wanted), "{name}: {} and not {wanted}", directory.display());
+            directories.push(directory);
+        }
+        let (_, v1) = cgroup(&site, &id, "memory")?;
+        let said = |file| of_pod(&site, &id, file);
+        if v1 {
+            ensure!(said(SHARES)? == shares, "{name}: {}", said(SHARES)?);
+            ensure!(said(QUOTA)? == quota.unwrap_or("-1"), "{name}: {}", said(QUOTA)?);
+        } else {
+            ensure!(said(QUOTA)?.starts_with(quota.unwrap_or("max")), "{name}: {}", said(QUOTA)?);
+        }
+        match memory {
+            Some(bytes) => ensure!(said(MEMORY)? == u64::to_string(&bytes), "{name}: {}", said(MEMORY)?),
+            None => ensure!(said(MEMORY)?.len() > 15 || said(MEMORY)? == "max", "{name}: {}", said(MEMORY)?),
+        }
+        ensure!(said(PIDS)? == "321", "{name}: {}", said(PIDS)?);
+    }
+    let class = directories[2].parent().context("it is below its class")?.to_owned();
+    let shares =
+        || Ok(fs::read_to_string(class.join("cpu.shares")).or(fs::read_to_string(class.join("cpu.weight")))?);
+    wait_within(SOON, "the share of the burstable", || {
+        let shares: Result<String> = shares();
+        Ok(["409", "16"].contains(&shares?.trim()))
+    })?;
+    let all = class.parent().context("it is below all")?.to_owned();
+    ensure!(all.ends_with("kubepods"), "{}", all.display());
+
+    // One goes as usual; the object of another one is gone while nobody is there to see it.
+    site.cloud.kubectl(&["delete", "pod", "guaranteed", "besteffort", "whole", "--timeout=60s"])?;
+    site.edge.kill();
+    site.cloud.kubectl(&["delete", "pod", "burstable", "--force", "--grace-period=0"])?;
+    site.edge.spawn()?;
+    wait_within(SOON, "the cgroups of the pods to be gone", || Ok(!directories.iter().any(|it| it.exists())))
+        .with_context(|| pod_site::tail(&site.edge.log()))?;
+    let find = std::process::Command::new("find")
+        .args(["/sys/fs/cgroup", "-path", &format!("*{root}*"), "-name", "pod*"])
+        .output()?;
+    ensure!(find.stdout.is_empty(), "{}", String::from_utf8_lossy(&find.stdout));
+    site.edge.kill();
+    let hierarchies = fs::read_dir("/sys/fs/cgroup")?.flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]) {
+        for name in ["kubepods/burstable", "kubepods/besteffort", "kubepods", ""] {
+            let _ = fs::remove_dir(hierarchy.join(&root).join(name));
+        }
+    }
     Ok(())
 }
 
@@ -170,6 +301,13 @@ fn a_container_that_runs_gets_other_limits_in_the_kernel_without_a_restart() -> 
     let given = |status: &Value| status["containerStatuses"][0]["resources"]["limits"]["memory"] == "128Mi";
     let status = site.wait("web", "to have more", given)?;
     limit(&site, 128 << 20)?;
+    let id = container_id(&status, 0)?;
+    let of_pod = |memory: u64| {
+        wait_within(SOON, &format!("the pod as a whole to have {memory} bytes"), || {
+            Ok(of_pod(&site, &id, MEMORY)? == memory.to_string())
+        })
+    };
+    of_pod(128 << 20)?;
     ensure!(status["containerStatuses"][0]["restartCount"] == 0, "{status:#}");
     let condition = |status: &Value, kind: &str| {
         let mut all = status["conditions"].as_array().into_iter().flatten();
@@ -190,6 +328,7 @@ fn a_container_that_runs_gets_other_limits_in_the_kernel_without_a_restart() -> 
     site.edge.spawn()?;
     patch(&site, sized("1", "96Mi"))?;
     limit(&site, 96 << 20)?;
+    ensure!(self::of_pod(&site, &id, MEMORY)? == (96 << 20).to_string(), "the pod as a whole has less too");
     let status =
         site.wait("web", "to be refused nothing", |status| condition(status, "PodResizePending").is_none())?;
     ensure!(status["containerStatuses"][0]["restartCount"] == 0, "{status:#}");

@@ -18,6 +18,7 @@
 mod lifetime;
 mod live;
 mod refusal;
+mod unverified;
 
 use std::{
     fmt, fs,
@@ -37,7 +38,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use sha2::{Digest, Sha256};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
-pub use self::{lifetime::Lifetime, live::Live, refusal::Refusal};
+pub use self::{lifetime::Lifetime, live::Live, refusal::Refusal, unverified::unverified_client_config};
 use crate::id::{InvalidId, NodeName};
 
 /// A certificate chain, the own certificate first, and its private key.

@@ -145,9 +145,13 @@ impl Containerd {
 
 impl Drop for Containerd {
     fn drop(&mut self) {
-        // What a failed test has left running: tasks first, then their shims, which outlive containerd.
-        let tasks = self.ctr(&["tasks", "ls", "-q"]).unwrap_or_default();
-        for task in tasks.lines() {
+        // What a test has left running: tasks first, then their shims, which outlive containerd.
+        let tasks = self.ctr(&["tasks", "ls"]).unwrap_or_default();
+        let tasks: Vec<Vec<&str>> =
+            tasks.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+        let cgroups: Vec<PathBuf> =
+            tasks.iter().filter_map(|task| task.get(1)).flat_map(|pid| pod_cgroups(pid)).collect();
+        for task in tasks.iter().filter_map(|task| task.first()) {
             let _ = self.ctr(&["tasks", "delete", "--force", task]);
         }
         let _ = self.child.kill();
@@ -160,10 +164,31 @@ impl Drop for Containerd {
         for mount in own.filter(|path| Path::new(path).starts_with(self.directory.path())) {
             let _ = Command::new("umount").args(["-l", mount]).status();
         }
+        // One that is gone was that of a container beside another one.
+        cgroups.iter().for_each(|cgroup| drop(fs::remove_dir(cgroup)));
         let quiet = || Stdio::null();
         let mut link = Command::new("ip");
         let _ = link.args(["link", "delete", &self.bridge]).stderr(quiet()).stdout(quiet()).status();
     }
+}
+
+/// The cgroups of the pod that this process is a part of, in all hierarchies.
+fn pod_cgroups(pid: &str) -> Vec<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let lines = text.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        Some((
+            parts.next()?.to_owned(),
+            Path::new(parts.next()?.trim_start_matches('/')).parent()?.to_owned(),
+        ))
+    });
+    let of_pods = lines
+        .filter(|(_, path)| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("pod")));
+    let paths = of_pods.flat_map(|(controllers, path)| {
+        let roots = [controllers.trim_start_matches("name="), "unified", ""];
+        roots.map(|root| Path::new("/sys/fs/cgroup").join(root).join(&path))
+    });
+    paths.filter(|path| path.exists()).collect()
 }
 
 fn spawn(directory: &Path) -> Child {

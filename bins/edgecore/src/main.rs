@@ -494,6 +494,11 @@ fn edged_config(config: &Config, edged: &config::modules::Edged) -> edged::Confi
         log_rotation: edged.upkeep.log_rotation,
         static_pods: edged.upkeep.static_pods.clone(),
         parallel_pulls: edged.upkeep.parallel_pulls,
+        // Processes of the node are in its own cgroups.
+        cgroups: match edged.runtime {
+            Runtime::Containerd { .. } => edged.cgroups.clone(),
+            Runtime::Process { .. } => None,
+        },
         ..edged::Config::new(config.node.clone())
     }
 }

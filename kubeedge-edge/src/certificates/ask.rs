@@ -17,10 +17,8 @@ use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
     rustls::{
-        self, CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme,
-        client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-        pki_types::{CertificateDer, ServerName, UnixTime},
+        self, CertificateError, ClientConfig,
+        pki_types::{CertificateDer, ServerName},
     },
 };
 
@@ -56,7 +54,9 @@ pub(super) async fn authority(
     token: &JoinToken,
     within: Duration,
 ) -> Result<Vec<u8>, Error> {
-    let answer = ask(server, unverified(), request("/ca.crt")?, within).await?;
+    // The answer is held against the token instead of the server, and nothing secret is sent.
+    let anybody = Arc::new(tls::unverified_client_config());
+    let answer = ask(server, anybody, request("/ca.crt")?, within).await?;
     let der = answer.granted()?.to_vec();
     if token.is_of(&der) { Ok(der) } else { Err(Error::ForeignAuthority { server: server.to_string() }) }
 }
@@ -205,56 +205,4 @@ fn refused(server: &Server, error: &std::io::Error) -> Error {
 
 fn unreachable(server: &Server, reason: String) -> Error {
     Error::Unreachable { server: server.to_string(), reason }
-}
-
-/// For the one request whose answer is held against the token instead. Nothing secret is sent on it.
-fn unverified() -> Arc<ClientConfig> {
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .expect("ring has the default versions of TLS");
-    Arc::new(
-        builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
-            .with_no_client_auth(),
-    )
-}
-
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

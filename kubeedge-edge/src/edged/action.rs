@@ -6,7 +6,7 @@ use kubeedge_core::runtime::{
     ContainerConfig, ContainerId, Credentials, Resources, SandboxConfig, SandboxId,
 };
 
-use super::{devices::Question, make::Before, volumes::Prepare};
+use super::{cgroups::PodCgroup, devices::Question, make::Before, volumes::Prepare};
 
 /// What a step is about. Of each there is at most one in flight in a pod.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,8 +30,8 @@ impl Slot {
 /// One step for one pod.
 #[derive(Debug, Clone)]
 pub(crate) enum Action {
-    /// Make the pod's directories, and its volumes as they should be.
-    Prepare(Prepare),
+    /// Make the pod's cgroup, if it has one, its directories, and its volumes as they should be.
+    Prepare(Option<PodCgroup>, Prepare),
     /// Start a sandbox.
     RunSandbox(Box<SandboxConfig>),
     /// See whether an image is here.
@@ -42,8 +42,8 @@ pub(crate) enum Action {
     Create(Box<Create>),
     /// Start a container that was created.
     Start(ContainerId),
-    /// Give a container that runs other limits.
-    Resize(ContainerId, Box<Resources>),
+    /// Give a container that runs other limits, and the pod as a whole.
+    Resize(ContainerId, Box<Resources>, Option<PodCgroup>),
     /// Run the container's postStart hook.
     PostStart(Task),
     /// Run the container's preStop hook, if one is given, and stop it with what the hook has left of the grace.
@@ -69,6 +69,8 @@ pub(crate) struct Create {
     pub(crate) last_words: Option<PathBuf>,
     /// The question for its devices, if it wants some.
     pub(crate) devices: Option<Question>,
+    /// The pod's cgroup, if it has one.
+    pub(crate) cgroup: Option<PodCgroup>,
 }
 
 /// What a probe or a hook does, with everything found out that it needs.

@@ -29,7 +29,7 @@ use tracing::{debug, info};
 use super::{
     Edged, Error,
     action::{Action, Outcome, Slot},
-    devices,
+    cgroups, devices,
     host::{HostFiles, Machine, Usage},
     logs,
     node::Node,
@@ -67,6 +67,7 @@ enum Done {
     Node(Option<Object>),
     Allocated(Uid, Result<(), String>),
     Kept,
+    Shared,
 }
 
 type Observation = Result<Vec<ObservedSandbox>, RuntimeError>;
@@ -97,13 +98,20 @@ impl Edged {
     ///
     /// # Errors
     /// If the directory for pods cannot be made.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
         let root = self.config.root.clone();
         tokio::fs::create_dir_all(&root).await.map_err(|source| Error::Directory { path: root, source })?;
         let records = self.config.records();
         let records = tokio::task::spawn_blocking(move || record::read_all(&records)).await;
         let machine = Machine::read();
         let capacity = Capacity { cpu_milli: machine.cpus * 1000, memory_bytes: machine.memory_bytes };
+        let config = self.config.clone();
+        let has_cgroups = tokio::task::spawn_blocking(move || {
+            cgroups::prepare(&config, capacity.cpu_milli, capacity.memory_bytes)
+        });
+        if !has_cgroups.await.unwrap_or_default() {
+            self.config.cgroups = None;
+        }
         let mut state = State::new(self.config.clone(), capacity, now());
         for (uid, record) in records.unwrap_or_default() {
             state.restore(uid, record);
@@ -216,6 +224,7 @@ impl Driver {
             Done::Allocated(uid, outcome) => self.state.handle_allocated(&uid, outcome),
             Done::Node(node) => self.state.handle_node(node.as_ref()),
             Done::Kept => self.keeping = false,
+            Done::Shared => {}
         }
     }
 
@@ -306,6 +315,11 @@ impl Driver {
             }
             Output::Keep(uid, record) => drop(self.records.insert(uid, Some(record))),
             Output::Forget(uid) => drop(self.records.insert(uid, None)),
+            Output::Share(milli) => {
+                let config = self.edged.config.clone();
+                let share = tokio::task::spawn_blocking(move || cgroups::share(&config, milli));
+                self.work.push(share.map(|_| Done::Shared).boxed());
+            }
             Output::AskForNode => {
                 let node = ObjectRef::node(self.edged.config.node.as_str());
                 let queries = self.edged.outbox.queries.clone();
@@ -344,7 +358,8 @@ impl Driver {
                 let path = config.pod_record(&uid);
                 let kept = match record {
                     Some(record) => record::write(&path, &record),
-                    None => std::fs::remove_file(&path),
+                    // The next start finds by its record that something of the pod is left.
+                    None => cgroups::remove(&config, &uid).and_then(|()| std::fs::remove_file(&path)),
                 };
                 if let Err(error) = kept {
                     debug!(path = %path.display(), %error, "the record of a pod was not kept");

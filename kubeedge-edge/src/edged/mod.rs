@@ -39,6 +39,7 @@ mod action;
 mod admission;
 #[cfg(feature = "edged-api")]
 pub mod api;
+mod cgroups;
 pub mod devices;
 mod driver;
 mod events;
@@ -89,7 +90,7 @@ use tokio::sync::watch;
 
 pub use self::{
     eviction::{Amount, InvalidThreshold, Signal, Threshold},
-    settings::{Eviction, ImageCollection, LogRotation, Reserved, StaticPods},
+    settings::{CgroupDriver, Cgroups, Eviction, ImageCollection, LogRotation, Reserved, StaticPods},
 };
 
 /// Runs the pods of the node.
@@ -206,6 +207,10 @@ pub struct Config {
     /// Whether volumes with Secrets and tokens are kept in memory where the process may mount.
     #[serde(default = "defaults::yes")]
     pub memory_volumes: bool,
+    /// Where the cgroups of pods are; `None` leaves each container's to the runtime, and then nothing holds a pod as
+    /// a whole to its limits. For runtimes that know cgroups, and processes that may write them.
+    #[serde(default)]
+    pub cgroups: Option<Cgroups>,
     /// The port of the kubelet's HTTP interface, which the node reports; `None` if there is none.
     #[serde(default)]
     pub api_port: Option<u16>,
@@ -303,6 +308,7 @@ impl Config {
             allowed_unsafe_sysctls: Vec::new(),
             kubernetes_service: String::new(),
             memory_volumes: true,
+            cgroups: None,
             api_port: None,
         }
     }

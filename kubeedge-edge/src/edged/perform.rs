@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::{
     action::{Action, Create, Failure, Outcome, Task},
+    cgroups::PodCgroup,
     devices::{Answer, Question},
     files,
     make::Before,
@@ -43,7 +44,7 @@ pub(crate) async fn perform(
         Action::Pull { .. } => PULL_DEADLINE,
         Action::PostStart(_) => POST_START_DEADLINE + DEADLINE,
         Action::Stop { grace, .. } => *grace + DEADLINE,
-        Action::Prepare(_)
+        Action::Prepare(..)
         | Action::RunSandbox(_)
         | Action::Inspect { .. }
         | Action::Create(_)
@@ -73,7 +74,10 @@ async fn act(
     action: Action,
 ) -> Result<Outcome, Failure> {
     let done = match action {
-        Action::Prepare(prepare) => {
+        Action::Prepare(cgroup, prepare) => {
+            blocking(move || cgroup.map_or(Ok(()), |cgroup| cgroup.make()))
+                .await
+                .map_err(|error| failure("FailedCreatePodContainer", &error))?;
             blocking(move || files::prepare(&prepare)).await.map_err(|error| failure("FailedMount", &error))
         }
         Action::RunSandbox(config) => {
@@ -89,8 +93,9 @@ async fn act(
         Action::Pull { image, credentials } => return pull(runtime, &image, credentials).await,
         Action::Create(create) => return self::create(runtime, devices, *create).await,
         Action::Start(id) => return start(runtime, &id).await,
-        Action::Resize(id, resources) => {
+        Action::Resize(id, resources, cgroup) => {
             let resized = runtime.update_container(&id, &resources).await;
+            limit(cgroup).await;
             resized.map_err(|error| failure("ResizeError", &error))
         }
         Action::PostStart(task) => probe::hook(runtime, task, POST_START_DEADLINE)
@@ -146,7 +151,7 @@ async fn create(
     devices: &Caller<Question, Answer>,
     create: Create,
 ) -> Result<Outcome, Failure> {
-    let Create { sandbox, mut config, before, last_words, devices: question } = create;
+    let Create { sandbox, mut config, before, last_words, devices: question, cgroup } = create;
     if before.must_not_be_root {
         check_user(runtime, &config).await?;
     }
@@ -162,7 +167,19 @@ async fn create(
         grant.give(&mut config);
     }
     let created = runtime.create_container(&sandbox, &config).await;
+    limit(cgroup).await;
     created.map(Outcome::Created).map_err(|error| failure("CreateContainerError", &error))
+}
+
+/// Makes the limits of the pod as a whole what they should be, after those of one of its containers.
+async fn limit(cgroup: Option<PodCgroup>) {
+    if let Some(cgroup) = cgroup {
+        let _ = blocking(move || {
+            cgroup.limit();
+            Ok(())
+        })
+        .await;
+    }
 }
 
 /// Makes on the node what the container is to see.

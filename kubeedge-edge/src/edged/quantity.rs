@@ -53,6 +53,11 @@ impl Quantity {
         Some(Self(if negative { -milli } else { milli }))
     }
 
+    /// So many whole units.
+    pub(crate) fn whole(units: i64) -> Self {
+        Self(i128::from(units) * 1000)
+    }
+
     /// In thousandths: millicores of a CPU.
     pub(crate) fn milli(self) -> i64 {
         i64::try_from(self.0).unwrap_or(i64::MAX)

@@ -107,3 +107,39 @@ pub struct StaticPods {
     /// How often it is looked. 20 s, as the kubelet.
     pub interval: Duration,
 }
+
+/// Where the cgroups of pods are, and what holds for all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cgroups {
+    /// Who makes the cgroups of containers; the runtime has to be configured alike.
+    pub driver: CgroupDriver,
+    /// The cgroup below which those of pods are, such as `/edge`; `/` as the kubelet's default.
+    pub root: String,
+    /// Whether all pods together are held to what the node does not keep back.
+    pub enforce_allocatable: bool,
+    /// How many processes a pod may have; `None` means as many as the node.
+    pub pids_max: Option<u64>,
+}
+
+impl Default for Cgroups {
+    fn default() -> Self {
+        Self {
+            driver: CgroupDriver::Cgroupfs,
+            root: "/".to_owned(),
+            enforce_allocatable: true,
+            pids_max: None,
+        }
+    }
+}
+
+/// Who makes the cgroups of containers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupDriver {
+    /// The runtime itself.
+    #[default]
+    Cgroupfs,
+    /// systemd, of which the runtime asks them.
+    Systemd,
+}

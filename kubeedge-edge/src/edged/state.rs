@@ -88,6 +88,8 @@ pub(crate) struct State {
     /// Until when the API's answer about the node is waited for.
     asking: Option<Instant>,
     started: Instant,
+    /// What the pods that share the processors by their requests were given together.
+    shared: Option<i64>,
     outputs: VecDeque<Output>,
 }
 
@@ -125,6 +127,7 @@ impl State {
             statics_known: false,
             asking: None,
             started: now.at,
+            shared: None,
             outputs: VecDeque::new(),
         }
     }
@@ -267,6 +270,7 @@ impl State {
         let mut pulling = self.pods.values().map(Entry::pulls).sum();
         let due: Vec<Uid> =
             self.pods.values().filter(|entry| entry.is_due(now.at)).map(|entry| entry.uid.clone()).collect();
+        let mut planned = false;
         for uid in due {
             let Some(mut entry) = self.pods.remove(&uid) else { continue };
             let chosen_for = entry.allocating && !entry.is_ending();
@@ -276,6 +280,10 @@ impl State {
             }
             self.plan(&mut entry, &mut starting, &mut pulling, now);
             self.pods.insert(uid, entry);
+            planned = true;
+        }
+        if planned && self.config.cgroups.is_some() {
+            self.share();
         }
         self.probe(now);
     }

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use kubeedge_core::id::NodeName;
 use kubeedge_edge::{
     devicetwin,
+    edged::{CgroupDriver, Cgroups},
     servicebus::{self, Allowed},
 };
 
@@ -70,6 +71,8 @@ pub(crate) struct Edged {
     pub(crate) images_max: usize,
     /// How the node looks after itself.
     pub(crate) upkeep: Upkeep,
+    /// Where the cgroups of pods are; `None` leaves them to the runtime.
+    pub(crate) cgroups: Option<Cgroups>,
 }
 
 /// What runs the containers.
@@ -139,11 +142,6 @@ fn device_plugins(root: &Node<'_>) -> Result<PathBuf> {
 pub(super) fn edged(root: &Node<'_>) -> Result<Option<Edged>> {
     let node = root.at("modules.edged");
     let kubelet = node.at("tailoredKubeletConfig");
-    let driver = kubelet.at("cgroupDriver");
-    ensure!(
-        ["cgroupfs", "systemd"].contains(&driver.text()?),
-        driver.wrong(format!("{:?} is neither cgroupfs nor systemd", driver.text()?)),
-    );
     let edged = Edged {
         node_ip: node.at("nodeIP").parsed_if_filled()?,
         root: node.at("rootDirectory").file()?,
@@ -167,8 +165,31 @@ pub(super) fn edged(root: &Node<'_>) -> Result<Option<Edged>> {
             most => usize::try_from(most).unwrap_or(0),
         },
         upkeep: upkeep::read(&kubelet)?,
+        cgroups: cgroups(&kubelet)?,
     };
     Ok(node.at("enable").bool()?.then_some(edged))
+}
+
+fn cgroups(kubelet: &Node<'_>) -> Result<Option<Cgroups>> {
+    let driver = kubelet.at("cgroupDriver");
+    let root = kubelet.at("cgroupRoot");
+    let names = || root.text().into_iter().flat_map(|text| text.split('/'));
+    ensure!(
+        !names().any(|name| name == ".." || name == "."),
+        root.wrong("it is no path from the root of all cgroups")
+    );
+    let pids: i64 = kubelet.at("podPidsLimit").number(-1, i64::MAX)?;
+    let cgroups = Cgroups {
+        driver: match driver.text()? {
+            "cgroupfs" => CgroupDriver::Cgroupfs,
+            "systemd" => CgroupDriver::Systemd,
+            other => return Err(driver.wrong(format!("{other:?} is neither cgroupfs nor systemd"))),
+        },
+        root: root.text()?.to_owned(),
+        enforce_allocatable: texts(&kubelet.at("enforceNodeAllocatable"))?.iter().any(|of| of == "pods"),
+        pids_max: u64::try_from(pids).ok().filter(|pids| *pids > 0),
+    };
+    Ok(kubelet.at("cgroupsPerQOS").bool()?.then_some(cgroups))
 }
 
 fn at_least_a_second(node: &Node<'_>) -> Result<Duration> {

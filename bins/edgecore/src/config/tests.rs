@@ -2,6 +2,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use kubeedge_device::keeper::{Format, Overflow};
 use kubeedge_edge::{
+    edged::CgroupDriver,
     eventbus::{Mode, QoS},
     servicebus::Allowed,
 };
@@ -88,6 +89,8 @@ modules:
     tailoredKubeletConfig:
       address: 127.0.0.1
       cgroupDriver: systemd
+      cgroupRoot: /edge
+      podPidsLimit: 500
       clusterDNS: [169.254.96.16]
       evictionHard: {memory.available: 100Mi}
       nodeStatusUpdateFrequency: 1m0s
@@ -123,6 +126,9 @@ kubeedgeRs:
     assert_eq!(edged.labels["kubernetes.io/x"], "1");
     assert_eq!(edged.taints[1], Taint { key: "c".into(), value: String::new(), effect: "NoExecute".into() });
     assert_eq!(edged.status_interval, Duration::from_secs(60));
+    let cgroups = edged.cgroups.unwrap();
+    assert_eq!((cgroups.driver, cgroups.root.as_str()), (CgroupDriver::Systemd, "/edge"));
+    assert_eq!((cgroups.pids_max, cgroups.enforce_allocatable), (Some(500), true));
     assert_eq!(edged.runtime, Runtime::Process { directory: "/var/lib/kubeedge/processes".into() });
     let bus = config.event_bus.unwrap();
     assert_eq!((bus.mode, bus.internal.qos), (Mode::Both, QoS::AtLeastOnce));
@@ -185,6 +191,10 @@ fn a_value_that_cannot_be_is_an_error_that_begins_with_its_path() {
         ("modules.edged.nodeIP", "10.0.0"),
         ("modules.edged.nodeLabels.a", "1"),
         ("modules.edged.tailoredKubeletConfig.cgroupDriver", "none"),
+        ("modules.edged.tailoredKubeletConfig.cgroupRoot", "/a/../.."),
+        ("modules.edged.tailoredKubeletConfig.cgroupsPerQOS", "yes please"),
+        ("modules.edged.tailoredKubeletConfig.enforceNodeAllocatable", "pods"),
+        ("modules.edged.tailoredKubeletConfig.podPidsLimit", "-2"),
         ("modules.edged.tailoredKubeletConfig.containerRuntimeEndpoint", "tcp://1.2.3.4:5"),
         ("modules.edged.tailoredKubeletConfig.nodeStatusUpdateFrequency", "10"),
         ("modules.edged.tailoredKubeletConfig.nodeStatusUpdateFrequency", "10ms"),

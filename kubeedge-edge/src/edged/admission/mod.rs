@@ -18,7 +18,7 @@ use kubeedge_core::id::Uid;
 pub(crate) use self::{
     preempt::victims,
     resize::resize,
-    resources::{Amounts, is_extended, missing},
+    resources::{Amounts, is_extended, limits, missing, requests},
 };
 use super::{Config, Taint, pod::Pod};
 

@@ -44,6 +44,11 @@ fn forbidden(pod: &Pod, wanted: &Pod) -> Option<String> {
     if pod.is_static() {
         return Some("In-place resize of static-pods is not supported".to_owned());
     }
+    if pod.spec.resources != Requirements::default() {
+        return Some(
+            "spec.resources: In-place resize of pods with pod-level resources is not supported".to_owned(),
+        );
+    }
     let lists = [("initContainers", &wanted.spec.init_containers), ("containers", &wanted.spec.containers)];
     for (list, containers) in lists {
         for (index, container) in containers.iter().enumerate() {

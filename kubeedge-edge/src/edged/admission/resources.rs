@@ -43,8 +43,40 @@ pub(crate) fn missing<'a>(
 }
 
 /// What a pod asks for as a whole: its containers run together, its init containers one after the other before
-/// them, and those of them that stay count with everything that starts after them.
+/// them, and those of them that stay count with everything that starts after them. What the pod asks for itself
+/// stands for its containers, and what its sandbox needs is added.
 pub(crate) fn requests(pod: &Pod) -> Amounts {
+    let mut total = total(pod, of_container);
+    let whole = &pod.spec.resources;
+    for (name, limit) in amounts(whole.limits.iter().filter(|(name, _)| is_of_pod(name))) {
+        let of_containers = total.entry(name).or_default();
+        if *of_containers == 0 {
+            *of_containers = limit;
+        }
+    }
+    total.extend(amounts(whole.requests.iter().filter(|(name, _)| is_of_pod(name))));
+    add(&mut total, &amounts(pod.spec.overhead.iter()));
+    total
+}
+
+/// What a pod may use as a whole, counted alike. What has no limit gets none by what its sandbox needs.
+pub(crate) fn limits(pod: &Pod) -> Amounts {
+    let mut total = total(pod, |container| amounts(container.resources.limits.iter()));
+    total.extend(amounts(pod.spec.resources.limits.iter().filter(|(name, _)| is_of_pod(name))));
+    for (name, more) in amounts(pod.spec.overhead.iter()) {
+        total
+            .entry(name)
+            .and_modify(|limit| *limit = if *limit > 0 { limit.saturating_add(more) } else { 0 });
+    }
+    total
+}
+
+/// Whether a pod as a whole can ask for it (KEP-2837).
+fn is_of_pod(name: &str) -> bool {
+    ["cpu", "memory"].contains(&name) || name.starts_with("hugepages-")
+}
+
+fn total(pod: &Pod, of_container: impl Fn(&Container) -> Amounts) -> Amounts {
     let mut total = Amounts::new();
     for container in &pod.spec.containers {
         add(&mut total, &of_container(container));

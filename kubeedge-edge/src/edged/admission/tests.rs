@@ -209,3 +209,16 @@ fn pods_of_files_and_of_the_highest_priorities_are_critical() {
         assert!(is_critical(&with(json!({}), json!({ "annotations": { annotation: value } }))));
     }
 }
+
+#[test]
+fn what_a_sandbox_needs_and_what_a_pod_asks_for_as_a_whole_counts() {
+    let app = json!({ "name": "app", "image": "app:1", "resources": { "requests": { "cpu": "100m", "memory": "1Mi" } } });
+    let overhead = pod(json!({ "containers": [app], "overhead": { "cpu": "50m" } }));
+    assert_eq!(requests(&overhead)["cpu"], 150);
+    let whole = json!({ "requests": { "cpu": "1500m" }, "limits": { "cpu": "2", "memory": "2Mi", "hugepages-2Mi": "4Mi" } });
+    let whole = pod(json!({ "containers": [app], "resources": whole }));
+    let asked = requests(&whole);
+    assert_eq!((asked["cpu"], asked["memory"], asked["hugepages-2Mi"]), (1500, 1 << 20, 4 << 20));
+    let limited = limits(&whole);
+    assert_eq!((limited["cpu"], limited["memory"]), (2000, 2 << 20));
+}

@@ -16,10 +16,11 @@ use kubeedge_core::runtime::{ContainerConfig, Mount, MountPropagation, SandboxCo
 
 pub(crate) use self::{
     credentials::credentials,
-    resources::{limits, qos_class},
+    resources::{limits, pod_limits, qos_class},
 };
 use super::{
     Config,
+    cgroups::{Place, PodCgroup},
     pod::{Container, Pod, VolumeMount},
     resolve::{Facts, Unresolved, expand, is_inside},
     volumes,
@@ -80,8 +81,18 @@ pub(crate) fn sandbox(
         annotations: pod.metadata.annotations.clone(),
         handler: runtime_handler(pod, facts)?,
         privileged: containers().any(|container| container.security_context.privileged),
+        cgroup_parent: cgroup(pod, config, true).map(|cgroup| cgroup.place.parent()),
+        resources: resources::sandbox_resources(pod),
+        overhead: resources::overhead(pod),
         ..SandboxConfig::default()
     })
+}
+
+/// The cgroup of a pod, if it has one. `exact` unless its containers may still have more than it would.
+pub(crate) fn cgroup(pod: &Pod, config: &Config, exact: bool) -> Option<PodCgroup> {
+    let cgroups = config.cgroups.as_ref()?;
+    let place = Place::of_pod(cgroups, qos_class(pod), &pod.uid)?;
+    Some(PodCgroup { place, limits: pod_limits(pod, cgroups.pids_max), exact })
 }
 
 /// What a container is made from, and what has to be made before.

@@ -3,9 +3,9 @@ use std::path::{Path, PathBuf};
 use kubeedge_core::runtime::{ContainerConfig, MountPropagation, SandboxConfig, SecurityProfile};
 use serde_json::{Value, json};
 
-use super::{Before, container, sandbox};
+use super::{Before, cgroup, container, pod_limits, qos_class, sandbox};
 use crate::edged::{
-    resolve,
+    Cgroups, resolve,
     testing::{Scene, pod},
 };
 
@@ -339,4 +339,68 @@ fn resources_become_what_the_kernel_counts_in() {
     let pages =
         of(json!({ "limits": { "hugepages-2Mi": "4Mi", "hugepages-1Gi": "1Gi", "memory": "1" } }), json!({}));
     assert_eq!((pages.hugepages["2MB"], pages.hugepages["1GB"]), (4 << 20, 1 << 30));
+}
+
+/// Shares, quota and memory of a pod as a whole.
+fn whole(spec: Value) -> (u64, Option<i64>, Option<i64>) {
+    let limits = pod_limits(&pod(spec, json!({})), None);
+    (limits.cpu_shares, limits.cpu_quota_us, limits.memory_bytes)
+}
+
+fn sized(name: &str, requests: Value, limits: Value) -> Value {
+    json!({ "name": name, "image": "app:1", "resources": { "requests": requests, "limits": limits } })
+}
+
+#[test]
+fn a_pod_as_a_whole_is_held_to_the_sum_of_its_limits_where_each_container_has_one() {
+    assert_eq!(whole(json!({})), (2, None, None), "best effort");
+    let small = || sized("a", json!({ "cpu": "100m" }), json!({ "cpu": "250m", "memory": "32Mi" }));
+    let large = || sized("b", json!({}), json!({ "cpu": "1", "memory": "64Mi" }));
+    let open = || sized("c", json!({ "cpu": "100m" }), json!({ "memory": "1Mi" }));
+    assert_eq!(whole(json!({ "containers": [small(), large()] })), (1126, Some(125_000), Some(96 << 20)));
+    assert_eq!(whole(json!({ "containers": [small(), open()] })), (204, None, Some(33 << 20)));
+    // An init container that ends before the others counts only where it wants more than they do together.
+    let init = json!({ "initContainers": [large()], "containers": [small()] });
+    assert_eq!(whole(init), (1024, Some(100_000), Some(64 << 20)));
+    let init = json!({ "initContainers": [open()], "containers": [small()] });
+    assert_eq!(whole(init), (102, None, Some(32 << 20)), "one of them has no limit");
+    let mut sidecar = large();
+    sidecar["restartPolicy"] = json!("Always");
+    let sidecars = json!({ "initContainers": [sidecar], "containers": [small()] });
+    assert_eq!(whole(sidecars), (1126, Some(125_000), Some(96 << 20)));
+    let overhead = json!({ "containers": [small(), open()], "overhead": { "cpu": "50m", "memory": "8Mi" } });
+    assert_eq!(whole(overhead), (256, None, Some(41 << 20)), "what has no limit gets none by it");
+    let tiny = sized("t", json!({}), json!({ "cpu": "1m", "memory": "4Mi" }));
+    assert_eq!(whole(json!({ "containers": [tiny] })), (2, Some(1000), Some(4 << 20)));
+}
+
+#[test]
+fn what_a_pod_asks_for_as_a_whole_stands_for_its_containers() {
+    let spec = json!({ "resources": { "requests": { "cpu": "200m" }, "limits": { "cpu": "500m", "memory": "1Gi" } } });
+    assert_eq!(whole(spec.clone()), (204, Some(50_000), Some(1 << 30)));
+    let of_pod = pod(spec.clone(), json!({}));
+    assert_eq!(qos_class(&of_pod), "Burstable");
+    let equal = json!({ "resources": { "limits": { "cpu": "1", "memory": "1Gi" } } });
+    assert_eq!(qos_class(&pod(equal, json!({}))), "Guaranteed");
+    let scene = Scene::new();
+    let limits = container_of(&scene, spec, json!({})).unwrap().0.resources;
+    // It is promised all of the gibibyte of eight that the pod is promised by its limit.
+    assert_eq!((limits.cpu_quota, limits.memory_limit, limits.oom_score_adj), (50_000, 1 << 30, 875));
+}
+
+#[test]
+fn the_runtime_is_told_the_cgroup_of_the_pod_and_what_its_sandbox_needs() {
+    let mut scene = Scene::new();
+    let limited = json!({ "containers": [sized("a", json!({}), json!({ "cpu": "1", "memory": "64Mi" }))],
+        "overhead": { "cpu": "250m", "memory": "16Mi" } });
+    let without = sandbox_of(&scene, limited.clone()).unwrap();
+    assert_eq!(without.cgroup_parent, None);
+    assert_eq!((without.resources.cpu_shares, without.resources.memory_limit), (1024, 64 << 20));
+    assert_eq!((without.overhead.cpu_quota, without.overhead.memory_limit), (25_000, 16 << 20));
+    assert_eq!(cgroup(&pod(limited.clone(), json!({})), &scene.config, true), None);
+    scene.config.cgroups = Some(Cgroups { pids_max: Some(50), ..Cgroups::default() });
+    let with = sandbox_of(&scene, limited.clone()).unwrap();
+    assert_eq!(with.cgroup_parent.as_deref(), Some("/kubepods/podu-1"));
+    let cgroup = cgroup(&pod(limited, json!({})), &scene.config, true).unwrap();
+    assert_eq!((cgroup.limits.memory_bytes, cgroup.limits.pids), (Some(80 << 20), Some(50)));
 }

@@ -27,12 +27,27 @@ pub(crate) struct Admission<'a> {
     pub(crate) sysctls: &'a [String],
     /// Whether the kernel enforces profiles of AppArmor.
     pub(crate) apparmor: bool,
+    /// Whether pods have cgroups of their own.
+    pub(crate) cgroups: bool,
 }
 
 impl Pod {
     /// Says why the node does not let this pod in, if it does not.
     pub(crate) fn forbidden(&self, node: Admission<'_>) -> Option<InvalidPod> {
-        self.forbidden_sysctl(node.sysctls).or_else(|| self.needs_apparmor().filter(|_| !node.apparmor))
+        self.forbidden_sysctl(node.sysctls)
+            .or_else(|| self.needs_apparmor().filter(|_| !node.apparmor))
+            .or_else(|| self.needs_cgroup().filter(|_| !node.cgroups))
+    }
+
+    fn needs_cgroup(&self) -> Option<InvalidPod> {
+        let limits = self.spec.resources.limits.keys().next()?;
+        let why =
+            "pods have no cgroups of their own on this node, so only containers can be limited; see its log";
+        Some(InvalidPod {
+            reason: "UnsupportedField",
+            message: format!("spec.resources.limits[{limits}]: {why}"),
+            deleting: self.is_deleting(),
+        })
     }
 
     fn needs_apparmor(&self) -> Option<InvalidPod> {

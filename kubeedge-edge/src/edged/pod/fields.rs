@@ -66,13 +66,13 @@ pub(crate) const POD_SPEC: &[Field] = fields! {
     "nodeName": Done,
     "nodeSelector": Done,
     "os": Done,
-    "overhead": Harmless("the scheduler has counted it; cgroups of pods are the runtime's"),
+    "overhead": Done,
     "preemptionPolicy": Harmless(SCHEDULER),
     "priority": Done,
     "priorityClassName": Harmless(SCHEDULER),
     "readinessGates": Done,
     "resourceClaims": Refused(DEVICES),
-    "resources": Refused("limits are set on containers, not on the pod as a whole"),
+    "resources": Parts(RESOURCES),
     "restartPolicy": Done,
     "runtimeClassName": Done,
     "schedulerName": Harmless(SCHEDULER),
@@ -107,11 +107,7 @@ pub(crate) const CONTAINER: &[Field] = fields! {
     "ports": Done,
     "readinessProbe": Done,
     "resizePolicy": Done,
-    "resources": Parts(fields! {
-        "claims": Refused(DEVICES),
-        "limits": Done,
-        "requests": Done,
-    }),
+    "resources": Parts(RESOURCES),
     "restartPolicy": Done,
     "securityContext": Parts(SECURITY),
     "startupProbe": Done,
@@ -131,6 +127,13 @@ pub(crate) const CONTAINER: &[Field] = fields! {
         "subPathExpr": Done,
     }),
     "workingDir": Done,
+};
+
+/// The members of `resources`, of a container and of a pod as a whole.
+const RESOURCES: &[Field] = fields! {
+    "claims": Refused(DEVICES),
+    "limits": Done,
+    "requests": Done,
 };
 
 /// The members of a pod's `securityContext`.

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Affinity, Container, PodOs, PodSecurity, ReadinessGate, RestartPolicy, Toleration, Volume};
+use super::{
+    Affinity, Container, PodOs, PodSecurity, ReadinessGate, Requirements, RestartPolicy, Toleration, Volume,
+};
+use crate::edged::quantity::Quantity;
 
 members! {
     Metadata {
@@ -43,6 +46,8 @@ members! {
         tolerations: Vec<Toleration>,
         priority: Option<i32>,
         os: Option<PodOs>,
+        overhead: BTreeMap<String, Quantity>,
+        resources: Requirements,
     }
     /// Names that a Pod's `/etc/hosts` gives to an address.
     HostAlias {

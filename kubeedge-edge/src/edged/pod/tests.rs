@@ -124,7 +124,7 @@ fn what_the_api_server_adds_and_what_nobody_knows_yet_is_not_refused() {
 }
 
 fn node(sysctls: &[String]) -> Admission<'_> {
-    Admission { sysctls, apparmor: false }
+    Admission { sysctls, apparmor: false, cgroups: false }
 }
 
 #[test]
@@ -135,7 +135,10 @@ fn a_profile_of_apparmor_needs_a_kernel_that_has_it() {
     };
     assert_eq!(with("RuntimeDefault").forbidden(node(&[])).unwrap().reason, "AppArmor");
     assert_eq!(with("Unconfined").forbidden(node(&[])), None);
-    assert_eq!(with("RuntimeDefault").forbidden(Admission { sysctls: &[], apparmor: true }), None);
+    assert_eq!(
+        with("RuntimeDefault").forbidden(Admission { sysctls: &[], apparmor: true, cgroups: true }),
+        None
+    );
 }
 
 #[test]
@@ -179,4 +182,15 @@ fn a_mount_of_no_volume_or_out_of_one_makes_the_pod_invalid() {
         let error = with(wrong.clone()).unwrap_err();
         assert!(error.contains("spec.containers[0].volumeMounts[0]."), "{wrong}: {error}");
     }
+}
+
+#[test]
+fn limits_of_a_pod_as_a_whole_need_cgroups_of_pods() {
+    let spec = json!({ "containers": [{ "name": "app", "image": "app:1" }], "resources": { "limits": { "memory": "1Gi" } } });
+    let with = |cgroups| Admission { sysctls: &[], apparmor: false, cgroups };
+    let pod = Pod::parse(&object("u-1", &spec)).unwrap();
+    assert_eq!(pod.forbidden(with(true)), None);
+    let refused = pod.forbidden(with(false)).unwrap();
+    assert_eq!(refused.reason, "UnsupportedField");
+    assert!(refused.message.starts_with("spec.resources.limits[memory]: "), "{}", refused.message);
 }

@@ -161,6 +161,17 @@ impl State {
         entry.stage == Stage::Wanted && (!ended || containers.any(is_running))
     }
 
+    /// Counts what the pods are promised that share the processors by their requests.
+    pub(super) fn share(&mut self) {
+        let active = self.pods.values().filter(|entry| entry.admitted && self.takes_room(entry));
+        let burstable = active.filter_map(Entry::wanted).filter(|pod| qos_class(pod) == "Burstable");
+        let promised = burstable.map(|pod| admission::requests(pod).get("cpu").copied().unwrap_or(0));
+        let promised = promised.fold(0, i64::saturating_add);
+        if self.shared.replace(promised) != Some(promised) {
+            self.outputs.push_back(Output::Share(promised));
+        }
+    }
+
     /// Lets pods go so that a critical one can be let in when they have.
     fn preempt(&mut self, uid: &Uid, victims: &[Uid]) {
         let pod = self.pods.get(uid).map(|entry| entry.reference.to_string()).unwrap_or_default();

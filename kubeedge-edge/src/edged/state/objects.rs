@@ -31,7 +31,11 @@ impl State {
     }
 
     pub(super) fn apply_pod(&mut self, object: &Object, now: Moment) {
-        let node = Admission { sysctls: &self.config.allowed_unsafe_sysctls, apparmor: self.host.apparmor };
+        let node = Admission {
+            sysctls: &self.config.allowed_unsafe_sysctls,
+            apparmor: self.host.apparmor,
+            cgroups: self.config.cgroups.is_some(),
+        };
         let parsed = Pod::parse(object).and_then(|pod| pod.forbidden(node).map_or(Ok(pod), Err));
         if let Ok(pod) = &parsed {
             self.tokens.want(pod, now.at);

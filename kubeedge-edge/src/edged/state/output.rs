@@ -44,8 +44,10 @@ pub(crate) enum Output {
     Token(TokenRequest),
     /// Keep the pod's record, for after a restart.
     Keep(Uid, Record),
-    /// Remove the record of a pod that is not there any more.
+    /// Remove the record of a pod that is not there any more, after what is left of its cgroup.
     Forget(Uid),
+    /// Give all pods that are promised processor time and are not held to it, so many thousandths of a processor.
+    Share(i64),
     /// Ask for devices of a pod that is let in, and hand the outcome to [`State::handle_allocated`].
     Allocate(Uid, Question),
     /// Ask the cloud for the node as the API has it, and hand it to [`State::handle_node`].

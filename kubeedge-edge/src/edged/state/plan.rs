@@ -233,7 +233,8 @@ impl Planner<'_> {
         match volumes::prepare(pod, self.config, &self.facts) {
             Ok(prepare) => {
                 entry.unresolved.remove("");
-                Some(Action::Prepare(prepare))
+                let exact = entry.resizing(self.sandboxes).is_none();
+                Some(Action::Prepare(make::cgroup(pod, self.config, exact), prepare))
             }
             // What runs keeps the files that it has.
             Err(missing) => {

@@ -56,7 +56,7 @@ impl Entry {
     /// Marks the step as in flight.
     pub(crate) fn begin(&mut self, slot: &Slot, action: &Action, now: Instant) {
         let busy = match action {
-            Action::Prepare(_) => {
+            Action::Prepare(..) => {
                 self.dirty = false;
                 Busy::Prepare
             }

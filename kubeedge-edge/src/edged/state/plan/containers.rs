@@ -212,7 +212,8 @@ impl Planner<'_> {
                 NextResize::Nothing => return,
                 NextResize::InPlace => {
                     let resources = Box::new(make::limits(pod, container, &self.facts));
-                    let resize = Action::Resize(newest.id.clone(), resources);
+                    let cgroup = make::cgroup(pod, self.config, true);
+                    let resize = Action::Resize(newest.id.clone(), resources, cgroup);
                     return steps.begin(entry, Slot::Container(name.clone()), resize, self.now.at);
                 }
                 NextResize::ByRestart => (format!("Container {name} resize requires restart"), None),
@@ -292,7 +293,8 @@ impl Planner<'_> {
         let last_words = last_words.map(|mount| mount.host_path);
         let wanted = self.offered.and_then(|offered| devices_of(pod, container, offered));
         let devices = wanted.map(|wanted| Question::Grant { uid: pod.uid.clone(), wanted });
-        let create = Create { sandbox: sandbox.id.clone(), config, before, last_words, devices };
+        let cgroup = make::cgroup(pod, self.config, true);
+        let create = Create { sandbox: sandbox.id.clone(), config, before, last_words, devices, cgroup };
         self.begin_start(entry, Slot::Container(name.clone()), Action::Create(Box::new(create)), steps);
     }
 

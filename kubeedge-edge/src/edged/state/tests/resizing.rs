@@ -166,3 +166,16 @@ fn a_restart_forgets_neither_what_was_allotted_nor_what_is_wanted() {
     assert_eq!(world.container("web", "app")["resources"], asks("500m", "128Mi"));
     assert_eq!(world.starts("web/app"), 1);
 }
+
+#[test]
+fn pods_that_share_the_processors_have_together_what_they_are_promised() {
+    let mut world = running();
+    world.apply("other", app(json!({ "resources": { "requests": { "cpu": "250m" } } })));
+    world.apply("best", app(json!({ "resources": { "limits": { "cpu": "100m", "memory": "1Mi" } } })));
+    world.wait(20);
+    world.apply("web", sized(asks("800m", "64Mi")));
+    world.wait(5);
+    world.delete("other", 1);
+    world.wait(40);
+    assert_eq!(world.shares, [500, 750, 1050, 800], "{}", world.story());
+}

@@ -5,7 +5,7 @@ use crate::edged::action::{Action, Slot};
 
 pub(super) fn reason(action: &Action) -> &'static str {
     match action {
-        Action::Prepare(_) => "FailedMount",
+        Action::Prepare(..) => "FailedMount",
         Action::RunSandbox(_) => "FailedCreatePodSandBox",
         Action::Inspect { .. } => "ImageInspectError",
         Action::Pull { .. } => "ErrImagePull",
@@ -24,7 +24,7 @@ pub(super) fn reason(action: &Action) -> &'static str {
 pub(super) fn text(uid: &Uid, slot: &Slot, action: &Action) -> String {
     let name = slot.name();
     match action {
-        Action::Prepare(_) => format!("prepare {uid}"),
+        Action::Prepare(..) => format!("prepare {uid}"),
         Action::RunSandbox(config) => format!("run {uid}#{}", config.attempt),
         Action::Inspect { .. } => format!("inspect {uid}/{name}"),
         Action::Pull { .. } => format!("pull {uid}/{name}"),
@@ -33,7 +33,7 @@ pub(super) fn text(uid: &Uid, slot: &Slot, action: &Action) -> String {
             format!("create {uid}/{name}#{}{devices}", create.config.attempt)
         }
         Action::Start(_) => format!("start {uid}/{name}"),
-        Action::Resize(_, to) => {
+        Action::Resize(_, to, _) => {
             format!("resize {uid}/{name} {} {}Mi", to.cpu_shares, to.memory_limit >> 20)
         }
         Action::PostStart(_) => format!("postStart {uid}/{name}"),

@@ -14,6 +14,7 @@ use super::{
     trace::{reason, text},
 };
 use crate::edged::{
+    Cgroups,
     action::{Action, Failure, Slot},
     devices::Question,
     record::Record,
@@ -52,6 +53,8 @@ pub(super) struct World {
     room: Option<Room>,
     /// What was asked about devices.
     pub(super) asked_devices: Vec<Question>,
+    /// What the pods that share the processors were given together, one after the other.
+    pub(super) shares: Vec<i64>,
 }
 
 /// How the runtime and the containers behave. Containers are named `<uid>/<name>`.
@@ -87,6 +90,7 @@ impl World {
         let now = Moment { at: Instant::now(), unix_ms: EPOCH_MS };
         let mut config = Config::new("edge-1".parse().unwrap());
         config.node_ip = "192.0.2.7".to_owned();
+        config.cgroups = Some(Cgroups::default());
         Self {
             state: fresh(&config, now),
             now,
@@ -105,6 +109,7 @@ impl World {
             config,
             room: None,
             asked_devices: Vec::new(),
+            shares: Vec::new(),
         }
     }
 
@@ -280,6 +285,7 @@ impl World {
                 Output::Token(request) => panic!("no pod of these stories mounts a token: {request:?}"),
                 Output::Keep(uid, record) => drop(self.records.insert(uid, record)),
                 Output::Forget(uid) => drop(self.records.remove(&uid)),
+                Output::Share(milli) => self.shares.push(milli),
             }
             self.state.handle_timeout(self.now);
         }
@@ -357,7 +363,7 @@ impl World {
 
     fn outcome(&mut self, uid: &Uid, slot: &Slot, action: &Action) -> Outcome {
         let text = text(uid, slot, action);
-        if self.runtime.away && !matches!(action, Action::Prepare(_) | Action::RemoveFiles { .. }) {
+        if self.runtime.away && !matches!(action, Action::Prepare(..) | Action::RemoveFiles { .. }) {
             let message = "no socket".to_owned();
             return Outcome::Failed(Failure { reason: reason(action), message });
         }
@@ -374,7 +380,7 @@ impl World {
     fn effect(&mut self, uid: &Uid, action: &Action) -> Outcome {
         let now = self.now;
         match action {
-            Action::Prepare(_) | Action::PostStart(_) | Action::Resize(..) | Action::RemoveFiles { .. } => {
+            Action::Prepare(..) | Action::PostStart(_) | Action::Resize(..) | Action::RemoveFiles { .. } => {
                 Outcome::Done
             }
             Action::Inspect { image } => Outcome::Found(self.runtime.images.contains(image)),
