@@ -15,7 +15,8 @@ use std::{
 
 use anyhow::{Result, ensure};
 use containerd::Containerd;
-use pod_site::{Site, ready, shell, with};
+use kubeedge_tests::site::wait_within;
+use pod_site::{SOON, Site, ready, shell, with};
 use serde_json::{Value, json};
 
 /// A pod that runs and is asked every second, to which nothing must happen.
@@ -71,6 +72,44 @@ fn a_disk_of_containerd_that_is_full_is_told_and_heals() -> Result<()> {
     fs::remove_file(filler)?;
     site.wait("late", "to run when there is room", ready)?;
     neighbour.has_not_noticed(&site)
+}
+
+#[test]
+fn containerd_that_is_away_or_whose_socket_is_gone_is_told_and_its_pods_run_on() -> Result<()> {
+    let mut site = Site::start()?;
+    site.apply("before", sleeper())?;
+    let id = |status: &Value| status["containerStatuses"][0]["containerID"].clone();
+    let before = id(&site.wait("before", "to run", ready)?);
+    let away = |status: &Value| status["phase"] == "Pending" && waiting(status).contains("unavailable");
+
+    site.containerd.stop();
+    site.apply("stopped", sleeper())?;
+    site.wait("stopped", "to say that containerd is away", away)?;
+    site.containerd.start_again();
+    let stopped = id(&site.wait("stopped", "to run when containerd is back", ready)?);
+
+    // A connection outlives its socket's name, so edgecore is started without one.
+    let (socket, elsewhere) = (site.containerd.socket(), site.containerd.directory().join("elsewhere"));
+    fs::rename(&socket, &elsewhere)?;
+    site.edge.kill();
+    site.edge.spawn()?;
+    site.apply("socketless", sleeper())?;
+    site.wait("socketless", "to say that the socket is gone", away)?;
+    wait_within(SOON, "the node to say so too", || {
+        Ok(site
+            .cloud
+            .kubectl(&["get", "node", "edge-1", "-o", "yaml"])?
+            .contains("container runtime is down"))
+    })?;
+    ensure!(ready(&site.status("before")?), "what was Ready is not said to be anything else");
+    fs::rename(&elsewhere, &socket)?;
+    site.wait("socketless", "to run when the socket is back", ready)?;
+    for (name, known) in [("before", before), ("stopped", stopped)] {
+        let status = site.wait(name, "to be ready", ready)?;
+        let container = &status["containerStatuses"][0];
+        ensure!(id(&status) == known && container["restartCount"] == 0, "{name}: {status:#}");
+    }
+    Ok(())
 }
 
 /// Fills containerd's disk to the last byte.

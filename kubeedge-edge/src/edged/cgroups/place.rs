@@ -20,7 +20,8 @@ pub(crate) struct Place {
 impl Place {
     /// The one that all pods are below.
     pub(crate) fn all(cgroups: &Cgroups) -> Self {
-        let root = cgroups.root.split('/').filter(|name| !name.is_empty());
+        // What would lead out of the hierarchy is left out of the way.
+        let root = cgroups.root.split('/').filter(|name| !["", ".", ".."].contains(name));
         let names = root.chain(["kubepods"]).map(str::to_owned).collect();
         Self { driver: cgroups.driver, names }
     }

@@ -159,6 +159,10 @@ impl Note {
                 let message = format!("Failed to create pod sandbox: {message}");
                 vec![Self::of_pod(Kind::Warning, "FailedCreatePodSandBox", message)]
             }
+            "FailedCreatePodContainer" => {
+                let message = format!("unable to ensure pod container exists: {message}");
+                vec![Self::of_pod(Kind::Warning, "FailedCreatePodContainer", message)]
+            }
             "CreateContainerError"
             | "CreateContainerConfigError"
             | "RunContainerError"

@@ -10,6 +10,7 @@ use kubeedge_core::{
 use tracing::{info, warn};
 
 use super::{Entry, Moment, Stage, State};
+use crate::edged::status;
 
 impl State {
     /// Takes the outcome of an observation that was asked for by [`Output::Observe`].
@@ -24,6 +25,9 @@ impl State {
             Err(error) => {
                 if !std::mem::replace(&mut self.blind, true) {
                     warn!(%error, "the runtime cannot be observed");
+                }
+                if self.observed_epoch.is_none() {
+                    self.tell_blind(&error, now);
                 }
                 self.observe_at = now.at + self.config.observe_interval;
                 return;
@@ -71,5 +75,20 @@ impl State {
             (false, true) => now.at + self.config.observe_interval,
             (false, false) => now.at + self.config.idle_interval,
         };
+    }
+    /// Says of pods that never ran why they do not, when the runtime has not said anything since the start. Nothing is
+    /// said of others: they may run as they did.
+    fn tell_blind(&mut self, error: &RuntimeError, now: Moment) {
+        let message = error.to_string();
+        let mut reports = Vec::new();
+        for entry in self.pods.values_mut() {
+            let ran = entry.ran || entry.verdict.is_some() || entry.is_ending() || entry.wanted().is_none();
+            if ran || entry.unresolved.get("") == Some(&message) {
+                continue;
+            }
+            entry.unresolved.insert(String::new(), message.clone());
+            reports.extend(status::changed(entry, &[], &self.config, &self.runtime, now));
+        }
+        reports.into_iter().for_each(|report| self.report(report));
     }
 }

@@ -307,3 +307,25 @@ fn a_pod_that_is_held_starts_when_it_is_released() {
     world.wait(1);
     assert!(world.is_ready("other"), "without the annotation it is not held");
 }
+
+#[test]
+fn a_pod_that_comes_while_the_runtime_has_said_nothing_yet_says_why_it_does_not_run() {
+    let mut world = World::offline();
+    world.runtime.away = true;
+    world.connect(Connectivity::Synchronized);
+    world.apply("web", app(json!({})));
+    world.wait(5);
+    let waiting = world.container("web", "app")["state"]["waiting"].clone();
+    assert_eq!(waiting["reason"], "ContainerCreating");
+    assert!(waiting["message"].as_str().unwrap().contains("unavailable"), "{waiting}");
+    assert_eq!(world.told["web"].len(), 1, "it is said once");
+    world.runtime.away = false;
+    world.wait(5);
+    assert!(world.is_ready("web"), "{}", world.story());
+    // After a restart nothing is said of a pod that may run.
+    world.runtime.away = true;
+    world.restart(|| true);
+    let told = world.told["web"].len();
+    world.wait(5);
+    assert_eq!(world.told["web"].len(), told, "{}", world.story());
+}
