@@ -164,8 +164,14 @@ impl Drop for Containerd {
         for mount in own.filter(|path| Path::new(path).starts_with(self.directory.path())) {
             let _ = Command::new("umount").args(["-l", mount]).status();
         }
-        // One that is gone was that of a container beside another one.
-        cgroups.iter().for_each(|cgroup| drop(fs::remove_dir(cgroup)));
+        // What was killed takes a moment to be gone from its cgroup.
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while cgroups.iter().any(|cgroup| cgroup.exists() && fs::remove_dir(cgroup).is_err()) {
+            if Instant::now() > deadline {
+                break;
+            }
+            sleep(Duration::from_millis(20));
+        }
         let quiet = || Stdio::null();
         let mut link = Command::new("ip");
         let _ = link.args(["link", "delete", &self.bridge]).stderr(quiet()).stdout(quiet()).status();

@@ -18,6 +18,9 @@ use super::pod::Requirements;
 /// A record larger than this is not one of ours. 4 MiB: more than the API lets a status be.
 const RECORD_MAX: u64 = 4 << 20;
 
+/// The scheme of container ids before the runtime has said what it is.
+pub(crate) const UNKNOWN_RUNTIME: &str = "unknown";
+
 /// What is kept of one pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
@@ -40,6 +43,13 @@ pub(crate) struct Held {
 }
 
 impl Record {
+    /// The runtime's name, by the id of one of its containers.
+    pub(crate) fn runtime(&self) -> Option<&str> {
+        let containers = self.status["containerStatuses"].as_array()?.iter();
+        let mut ids = containers.filter_map(|one| one["containerID"].as_str()?.split_once("://"));
+        ids.find(|(runtime, _)| *runtime != UNKNOWN_RUNTIME).map(|(runtime, _)| runtime)
+    }
+
     pub(crate) fn new(status: &Bytes, released: bool, resources: BTreeMap<String, Held>) -> Self {
         Self { status: serde_json::from_slice(status).unwrap_or_default(), released, resources }
     }
@@ -92,7 +102,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let held = Held { allotted: requirements("100m"), given: Some(requirements("1")) };
         let resources = [("app".to_owned(), held)].into();
-        let record = Record { status: json!({ "phase": "Running" }), released: true, resources };
+        let ids =
+            json!([{ "containerID": "unknown://1" }, { "name": "waits" }, { "containerID": "cri-o://2" }]);
+        let status = json!({ "phase": "Running", "containerStatuses": ids });
+        let record = Record { status, released: true, resources };
+        assert_eq!(record.runtime(), Some("cri-o"));
         write(&directory.path().join("status/u-1.json"), &record).unwrap();
         fs::write(directory.path().join("status/u-2.json"), "{").unwrap();
         let read = read_all(&directory.path().join("status"));

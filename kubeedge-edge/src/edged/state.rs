@@ -48,7 +48,7 @@ use super::{
     eviction::Pressure,
     host::HostFiles,
     pod::Pod,
-    record::Record,
+    record::{Record, UNKNOWN_RUNTIME},
     resolve::Facts,
     status, tasks,
     tokens::Tokens,
@@ -107,7 +107,7 @@ impl State {
             events: Recorder::new(config.node.as_str()),
             config,
             capacity,
-            runtime: "unknown".to_owned(),
+            runtime: UNKNOWN_RUNTIME.to_owned(),
             pods: BTreeMap::new(),
             records: BTreeMap::new(),
             objects: BTreeMap::new(),
@@ -134,6 +134,10 @@ impl State {
 
     /// Takes what an earlier process kept of a pod. To be called before anything else is heard of it.
     pub(crate) fn restore(&mut self, uid: Uid, record: Record) {
+        // The runtime may be seen to run them before it says what it is.
+        if let Some(runtime) = record.runtime().filter(|_| self.runtime == UNKNOWN_RUNTIME) {
+            runtime.clone_into(&mut self.runtime);
+        }
         self.records.insert(uid, record);
     }
 
