@@ -270,6 +270,9 @@ fn kubectl_logs_reads_pods_of_edge_nodes_and_nobody_else_does() -> Result<()> {
     );
     let cloud = Cloud::start_with_modules(&binaries(), &folder.path().join("cloud"), 1, &modules)?;
     let edge = Edge::start(&binaries(), &folder.path().join("edge"), &cloud, &EdgeOptions::new("edge-1"))?;
+    // An API server looks for the pod's node by the address in the Node's status.
+    wait_for("the node to be Ready", || Ok(cloud.kubectl(&["get", "nodes"])?.contains(" Ready ")))
+        .with_context(|| edge.log())?;
     cloud.apply(SPEAKER)?;
     cloud
         .kubectl(&["wait", "--for=condition=Ready", "pod/speaker", "--timeout=60s"])
