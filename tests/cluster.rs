@@ -81,7 +81,9 @@ pub fn clean(admin: &Path) -> Result<()> {
     for map in maps.lines().filter(|map| !map.ends_with("ca.crt")) {
         delete(&[map, "-n", "default"])?;
     }
-    delete(&["secrets,events,persistentvolumeclaims", "--all", "-n", "default"])?;
+    delete(&["secrets,persistentvolumeclaims", "--all", "-n", "default"])?;
+    // All at once: there are hundreds, which kubectl would delete one after another.
+    kubectl(admin, &["delete", "--raw", "/api/v1/namespaces/default/events"], b"")?;
     // The authority of an earlier test, and its token for joining.
     delete(&["secrets", "--all", "-n", "kubeedge"])?;
     delete(&["serviceaccounts", "-n", "default", "--field-selector", "metadata.name!=default"])?;
