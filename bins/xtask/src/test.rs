@@ -48,6 +48,7 @@ const ON_CLUSTER: &[&str] = &[
 /// Tests among them that are left out on a cluster, and why.
 const STANDALONE: &[(&str, &str)] = &[
     ("the_quickstart_runs_its_pod", "it shows that no cluster is needed: its API is in its own process"),
+    ("kubectl_is_told_what_is_wrong", "it is the standalone API whose words are looked at"),
     ("each_wrong_request_gets_a_status", "it is the standalone API that is fed with nonsense"),
     ("cve_2022_31074", "it is the standalone API whose limit is looked at"),
     ("cve_2022_31076", "it is the standalone API that is sent null"),
