@@ -61,15 +61,23 @@ pub(super) struct Driver {
     listed: watch::Sender<bool>,
 }
 
+/// Objects per page of a list of kinds whose objects may have a mebibyte each.
+const LARGE_KIND_PAGE: u32 = 100;
+
 impl Driver {
     pub(super) fn new(part: EdgeController) -> Self {
         let EdgeController { config, client, inbox, outbox, denials, sight, listed, leads } = part;
         let backoff = Backoff { first: config.retry_first, max: config.retry_max };
         let timing = Timing { backoff, ..Timing::default() };
         let (later, first): (Vec<_>, Vec<_>) = WATCHED.iter().partition(|kind| FETCHED.contains(kind));
-        let watch = |kind: Kind| watch_in(client.clone(), kind, timing, sight.clone()).boxed();
-        let changes = first.into_iter().map(watch).collect();
-        let later = later.into_iter().map(watch).collect();
+        // Most of these are let go as soon as they are read, so little is read at once.
+        let of_many = Timing { page: LARGE_KIND_PAGE, ..timing };
+        let watch = |timing| {
+            let (client, sight) = (client.clone(), sight.clone());
+            move |kind: Kind| watch_in(client.clone(), kind, timing, sight.clone()).boxed()
+        };
+        let changes = first.into_iter().map(watch(timing)).collect();
+        let later = later.into_iter().map(watch(of_many)).collect();
         let api = Api::new(client);
         Self {
             state: State::new(&config).counting(denials.clone()),

@@ -50,7 +50,7 @@ pub(super) async fn open(client: &Client, namespace: &str) -> Result<Trusted, Er
             Err(error) => return Err(api("create", AUTHORITY, error)),
         }
     }
-    Err(Error::Secret { name: AUTHORITY.into(), reason: "it comes and goes while it is read".into() })
+    Err(changing(AUTHORITY))
 }
 
 /// The authority as the API has it, or `None` if it has none.
@@ -82,15 +82,18 @@ pub(super) async fn publish(
     ensure_namespace(client, namespace).await?;
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let data = data_of(&authority)?;
-    let known = secrets.get_opt(AUTHORITY).await.map_err(|error| api("get", AUTHORITY, error))?;
-    let same = known
-        .as_ref()
-        .and_then(|secret| secret.data.as_ref())
-        .is_some_and(|known| data.iter().all(|(key, value)| known.get(key) == Some(value)));
-    if !same {
-        put(&secrets, AUTHORITY, known, data).await?;
+    for _ in 0..ATTEMPTS {
+        let known = secrets.get_opt(AUTHORITY).await.map_err(|error| api("get", AUTHORITY, error))?;
+        let same = known
+            .as_ref()
+            .and_then(|secret| secret.data.as_ref())
+            .is_some_and(|known| data.iter().all(|(key, value)| known.get(key) == Some(value)));
+        // Another replica has the same files, or others; then the last one's stay.
+        if same || put(&secrets, AUTHORITY, known, data.clone()).await? {
+            return Ok(Trusted::new(authority, ""));
+        }
     }
-    Ok(Trusted::new(authority, ""))
+    Err(changing(AUTHORITY))
 }
 
 /// The token for joining as the API has it, or `None` if it has none.
@@ -121,25 +124,31 @@ pub(super) async fn refresh_token(
     refresh: Duration,
 ) -> Result<(), Error> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    // One that cannot be read is replaced like one that has ended.
-    let (known, token) = match read_token(&secrets).await {
-        Err(Error::Secret { .. }) => (secrets.get_opt(TOKEN).await.map_err(|e| api("get", TOKEN, e))?, None),
-        read => read?,
-    };
     let own = authority.certificate_der()?;
     // With half of its life left it is as old as a refresh; of several replicas the first makes the next one.
     let fresh = |token: &JoinToken| {
         token.is_of(&own)
             && token.expires().is_some_and(|end| end > now + refresh && end <= now + 3 * refresh)
     };
-    if token.as_ref().is_some_and(fresh) {
-        return Ok(());
+    for _ in 0..ATTEMPTS {
+        // One that cannot be read is replaced like one that has ended.
+        let (known, token) = match read_token(&secrets).await {
+            Err(Error::Secret { .. }) => {
+                (secrets.get_opt(TOKEN).await.map_err(|e| api("get", TOKEN, e))?, None)
+            }
+            read => read?,
+        };
+        if token.as_ref().is_some_and(fresh) {
+            return Ok(());
+        }
+        let token = super::token::issue(authority, now, 2 * refresh)?;
+        let data = [(TOKEN_KEY.to_owned(), ByteString(token.expose().into_bytes()))].into();
+        if put(&secrets, TOKEN, known, data).await? {
+            tracing::info!(namespace, secret = TOKEN, "the token for joining was made anew");
+            return Ok(());
+        }
     }
-    let token = super::token::issue(authority, now, 2 * refresh)?;
-    let data = [(TOKEN_KEY.to_owned(), ByteString(token.expose().into_bytes()))].into();
-    put(&secrets, TOKEN, known, data).await?;
-    tracing::info!(namespace, secret = TOKEN, "the token for joining was made anew");
-    Ok(())
+    Err(changing(TOKEN))
 }
 
 /// The steps by which one authority follows another without a node that loses its trust.
@@ -222,13 +231,13 @@ fn secret(name: &str, data: BTreeMap<String, ByteString>) -> Secret {
     }
 }
 
-/// Creates the Secret, or replaces what `known` is of it.
+/// Creates the Secret, or replaces what `known` is of it. Returns whether it did; otherwise somebody else was faster.
 async fn put(
     secrets: &Api<Secret>,
     name: &str,
     known: Option<Secret>,
     data: BTreeMap<String, ByteString>,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let written = match known {
         None => secrets.create(&PostParams::default(), &secret(name, data)).await,
         Some(mut known) => {
@@ -237,7 +246,15 @@ async fn put(
             secrets.replace(name, &PostParams::default(), &known).await
         }
     };
-    written.map(drop).map_err(|error| api("write", name, error))
+    match written {
+        Ok(_) => Ok(true),
+        Err(error) if is(&error, 409) => Ok(false),
+        Err(error) => Err(api("write", name, error)),
+    }
+}
+
+fn changing(name: &str) -> Error {
+    Error::Secret { name: name.to_owned(), reason: "others change it again and again".to_owned() }
 }
 
 /// Creates the namespace if it is missing, as far as that is allowed; if it is not, the Secret's creation says so.

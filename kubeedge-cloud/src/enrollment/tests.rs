@@ -21,7 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Config, Counts, Enrollment, Limits, ServerCertificate, Step, Trusted, driver::since_1970, join_token,
-    open_authority, rotate, token,
+    open_authority, publish_authority, rotate, token,
 };
 use crate::{
     pki::{Authority, Issued},
@@ -334,10 +334,10 @@ async fn replicas_that_start_together_have_one_authority_and_one_token() {
         let client = api.client();
         async move {
             let trusted = open_authority(&client, "kubeedge").await.unwrap();
+            // Who loses the race for the token finds one when it looks again.
             let opened =
                 Enrollment::open(Config::default(), trusted.clone(), client, Live::empty(), None).await;
-            // Who loses the race for the token finds one when it looks again.
-            drop(opened);
+            drop(opened.unwrap());
             trusted.authority().certificate_pem().to_owned()
         }
     });
@@ -346,6 +346,26 @@ async fn replicas_that_start_together_have_one_authority_and_one_token() {
     let token = join_token(&api.client(), "kubeedge").await.unwrap().unwrap();
     let trusted = open_authority(&api.client(), "kubeedge").await.unwrap();
     assert!(token.is_of(&trusted.authority().certificate_der().unwrap()));
+}
+
+#[tokio::test]
+async fn replicas_with_the_same_files_start_together() {
+    let api = ApiServer::open(None, standalone::Config::default()).await.unwrap();
+    let authority = Authority::create().unwrap();
+    let (certificate, key) = (authority.certificate_der().unwrap(), authority.key_sec1_der().unwrap());
+    let replicas = (0..8).map(|_| {
+        let client = api.client();
+        let own = Authority::from_der(&certificate, &key).unwrap();
+        async move {
+            let trusted = publish_authority(&client, "kubeedge", own).await.unwrap();
+            drop(Enrollment::open(Config::default(), trusted, client, Live::empty(), None).await.unwrap());
+        }
+    });
+    futures::future::join_all(replicas).await;
+    let trusted = open_authority(&api.client(), "kubeedge").await.unwrap();
+    assert_eq!(trusted.authority().certificate_der().unwrap(), certificate);
+    let token = join_token(&api.client(), "kubeedge").await.unwrap().unwrap();
+    assert!(token.is_of(&certificate));
 }
 
 #[tokio::test]
