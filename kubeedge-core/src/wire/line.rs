@@ -144,9 +144,15 @@ impl Line {
             match received {
                 Ok(Some((lane, bytes))) => {
                     self.carried.received[lane.index()] += bytes.len() as u64;
-                    self.clock_ms = if lane == Lane::Heartbeat { self.codec.clock(&bytes) } else { None };
+                    self.clock_ms = None;
                     match self.codec.decode(lane, &bytes) {
-                        Ok(frame) => LineEvent::Frame(frame),
+                        Ok(frame) => {
+                            // The two that say it; acknowledgements come by the thousand and are not looked at twice.
+                            if matches!(frame, Frame::Synchronized | Frame::Ping(_)) {
+                                self.clock_ms = self.codec.clock(&bytes);
+                            }
+                            LineEvent::Frame(frame)
+                        }
                         Err(error) => LineEvent::Garbled(error),
                     }
                 }
