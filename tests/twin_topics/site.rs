@@ -168,8 +168,14 @@ impl Site {
     pub(crate) fn act(&mut self, act: &Act) {
         match act {
             Act::Publish(topic, payload) => self.publish(topic, payload),
-            Act::Hear(event) => self.devices.send(event.clone()).expect("DeviceTwin runs"),
-            Act::Read(reading) => self.readings.send(reading.clone()).expect("DeviceTwin runs"),
+            Act::Hear(event) => {
+                self.devices.send(event.clone()).expect("DeviceTwin runs");
+                wait_until_taken(&self.devices);
+            }
+            Act::Read(reading) => {
+                self.readings.send(reading.clone()).expect("DeviceTwin runs");
+                wait_until_taken(&self.readings);
+            }
         }
     }
 
@@ -206,6 +212,12 @@ impl Site {
             }
         }
     }
+}
+
+/// Only within one pipe is there an order: a question that is asked now could be answered before what still waits in
+/// another.
+fn wait_until_taken<K: Ord + Clone, T>(pipe: &LatestSender<K, T>) {
+    wait_for("DeviceTwin to take it", || Ok(pipe.depth_and_coalesced().0 == 0)).expect("it runs");
 }
 
 /// Where it is asked whether all answers are there: the edge answers in order.
