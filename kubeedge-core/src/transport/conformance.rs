@@ -159,37 +159,46 @@ pub async fn a_frame_that_is_too_long_is_refused_and_the_connection_lives(
     }
 }
 
-/// `send` waits while its lane is full, and holds up no other lane meanwhile; an urgent frame overtakes.
+/// `send` waits while its lane is full, and holds up no other lane meanwhile; an urgent frame overtakes. Either end may be
+/// the one that sends.
 pub async fn a_full_lane_holds_up_no_other(transport: &dyn Transport, listener: &dyn Listener) {
-    let (edge, cloud) = open(transport, listener).await;
-    let mut taken = 0;
-    let mut waiting = loop {
-        assert!(taken < BIG_FRAMES_MAX, "a lane that nobody reads takes frames without bound");
-        let mut send = Box::pin(edge.send(Lane::Bulk, frame(taken, BIG)));
-        match timeout(FULL, &mut send).await {
-            Ok(sent) => sent.expect("a frame is sent"),
-            Err(_) => break send,
-        }
-        taken += 1;
-    };
-    for lane in [Lane::Heartbeat, Lane::Pods] {
-        soon("sending on another lane", edge.send(lane, frame(0, 10))).await.expect("the other lane goes on");
-    }
-    let drain = async {
-        let (mut order, mut bulk) = (Vec::new(), 0);
-        while order.len() < taken + 3 {
-            let (lane, bytes) = receive(&*cloud).await;
-            if lane == Lane::Bulk {
-                assert!(bytes == frame(bulk, BIG), "big frame {bulk} arrives whole and in order");
-                bulk += 1;
+    for edge_sends in [true, false] {
+        let (edge, cloud) = open(transport, listener).await;
+        let (from, to) = if edge_sends { (edge, cloud) } else { (cloud, edge) };
+        let mut taken = 0;
+        let mut waiting = loop {
+            assert!(taken < BIG_FRAMES_MAX, "a lane that nobody reads takes frames without bound");
+            let mut send = Box::pin(from.send(Lane::Bulk, frame(taken, BIG)));
+            match timeout(FULL, &mut send).await {
+                Ok(sent) => sent.expect("a frame is sent"),
+                Err(_) => break send,
             }
-            order.push(lane);
+            taken += 1;
+        };
+        for lane in [Lane::Heartbeat, Lane::Pods] {
+            let sent = soon("sending on another lane", from.send(lane, frame(0, 10))).await;
+            sent.expect("the other lane goes on");
         }
-        order
-    };
-    let (sent, order) = soon("draining", async { tokio::join!(&mut waiting, drain) }).await;
-    sent.expect("the waiting frame is sent once there is room");
-    assert_eq!(order.last(), Some(&Lane::Bulk), "urgent frames arrive before the big frame that had to wait");
+        let drain = async {
+            let (mut order, mut bulk) = (Vec::new(), 0);
+            while order.len() < taken + 3 {
+                let (lane, bytes) = receive(&*to).await;
+                if lane == Lane::Bulk {
+                    assert!(bytes == frame(bulk, BIG), "big frame {bulk} arrives whole and in order");
+                    bulk += 1;
+                }
+                order.push(lane);
+            }
+            order
+        };
+        let (sent, order) = soon("draining", async { tokio::join!(&mut waiting, drain) }).await;
+        sent.expect("the waiting frame is sent once there is room");
+        assert_eq!(
+            order.last(),
+            Some(&Lane::Bulk),
+            "urgent frames arrive before the big one that had to wait"
+        );
+    }
 }
 
 /// A frame whose `send` was dropped is sent whole, not at all, or the connection is broken.

@@ -115,16 +115,37 @@ impl Lanes {
         .await
     }
 
-    /// Takes the next frame of one lane; `None` after an orderly end.
+    /// Takes the next frame of the lanes that `of` names by their numbers, the urgent first; `None` after an orderly end if
+    /// none of those has any.
     #[cfg(feature = "quic")]
-    pub(super) async fn pop_lane(&self, lane: Lane) -> Result<Option<Bytes>, TransportError> {
-        self.take(|state| {
-            let queue = &mut state.queues[lane.index()];
-            let frame = queue.frames.pop_front()?;
-            queue.release(frame.len());
-            Some(frame)
-        })
-        .await
+    pub(super) async fn pop_of(
+        &self,
+        of: [bool; Lane::ALL.len()],
+    ) -> Result<Option<(Lane, Bytes)>, TransportError> {
+        self.take(|state| state.pop_of(of)).await
+    }
+
+    /// As [`pop_of`](Self::pop_of), if there is one now.
+    #[cfg(feature = "quic")]
+    pub(super) fn try_pop_of(&self, of: [bool; Lane::ALL.len()]) -> Option<(Lane, Bytes)> {
+        let taken = self.lock().pop_of(of);
+        if taken.is_some() {
+            self.drained.notify_waiters();
+        }
+        taken
+    }
+
+    /// Ends when a frame has come since this was called, or the end.
+    #[cfg(feature = "quic")]
+    pub(super) fn filled(&self) -> impl Future<Output = ()> {
+        self.filled.notified()
+    }
+
+    /// Whether it has ended in order, and everything was taken.
+    #[cfg(feature = "quic")]
+    pub(super) fn is_at_end(&self) -> bool {
+        let state = self.lock();
+        matches!(state.end, Some(End::Orderly(_))) && state.queues.iter().all(|queue| queue.frames.is_empty())
     }
 
     /// Whether nothing waits.
@@ -180,6 +201,16 @@ impl Lanes {
 }
 
 impl State {
+    #[cfg(feature = "quic")]
+    fn pop_of(&mut self, of: [bool; Lane::ALL.len()]) -> Option<(Lane, Bytes)> {
+        let waits = |lane: &Lane| of[lane.index()] && !self.queues[lane.index()].frames.is_empty();
+        let lane = Lane::ALL.into_iter().find(waits)?;
+        let queue = &mut self.queues[lane.index()];
+        let frame = queue.frames.pop_front()?;
+        queue.release(frame.len());
+        Some((lane, frame))
+    }
+
     /// Heartbeat first, except after a long row of them; the others in turn.
     fn next_lane(&mut self) -> Option<Lane> {
         const OTHERS: usize = Lane::ALL.len() - 1;

@@ -1,4 +1,4 @@
-//! One connection, at either end.
+//! One connection at the edge's end.
 
 use std::{
     fmt, io,
@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use quinn::{ConnectionError, RecvStream, SendStream};
+use quinn::{ConnectionError, RecvStream};
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How long `close` waits until the peer has what was sent.
-const FLUSH: Duration = Duration::from_secs(1);
+pub(super) const FLUSH: Duration = Duration::from_secs(1);
 
 /// Following the node's address more often than this would only cost CPU time.
 const FOLLOW_MIN: Duration = Duration::from_millis(100);
@@ -45,17 +45,16 @@ pub struct Traffic {
     pub received_packets: u64,
 }
 
-/// A connection over QUIC.
+/// A connection over QUIC that this side has dialled.
 pub struct QuicConnection {
     connection: quinn::Connection,
-    /// The client's own endpoint; the server's belongs to its listener.
-    endpoint: Option<quinn::Endpoint>,
+    endpoint: quinn::Endpoint,
     peer: Peer,
     outgoing: Arc<Lanes>,
-    pub(super) incoming: tokio::sync::Mutex<Incoming>,
+    pub(super) incoming: tokio::sync::Mutex<Incoming<RecvStream>>,
     writer: Mutex<JoinSet<()>>,
     /// Follows the client's address; aborted when it is dropped.
-    _follower: JoinSet<()>,
+    _follower: Option<JoinSet<()>>,
     closed: CancellationToken,
 }
 
@@ -67,50 +66,35 @@ impl QuicConnection {
         follow: Option<Duration>,
     ) -> Result<Self, ConnectionError> {
         let welcome: RecvStream = connection.accept_uni().await?;
-        let mut follower = JoinSet::new();
-        if let Some(every) = follow {
+        let follower = follow.map(|every| {
+            let mut follower = JoinSet::new();
             let every = every.max(FOLLOW_MIN);
             follower.spawn(follow_address(endpoint.clone(), connection.remote_address(), every));
-        }
-        let mut dialled = Self::new(connection, Peer::Cloud, None, Incoming::starting_with(welcome));
-        dialled.endpoint = Some(endpoint);
-        dialled._follower = follower;
-        Ok(dialled)
-    }
-
-    /// Wraps a connection that this side has accepted, with the lane that tells the client so.
-    pub(super) fn accepted(connection: quinn::Connection, peer: Peer, heartbeat: SendStream) -> Self {
-        Self::new(connection, peer, Some(heartbeat), Incoming::default())
-    }
-
-    fn new(
-        connection: quinn::Connection,
-        peer: Peer,
-        heartbeat: Option<SendStream>,
-        incoming: Incoming,
-    ) -> Self {
+            follower
+        });
         let outgoing = Arc::new(Lanes::default());
         let mut writer = JoinSet::new();
-        writer.spawn(outgoing::write(connection.clone(), outgoing.clone(), heartbeat));
-        Self {
+        writer.spawn(outgoing::write(connection.clone(), outgoing.clone()));
+        let mut incoming = Incoming::default();
+        incoming.take(welcome);
+        Ok(Self {
             connection,
-            endpoint: None,
-            peer,
+            endpoint,
+            peer: Peer::Cloud,
             outgoing,
             incoming: tokio::sync::Mutex::new(incoming),
             writer: Mutex::new(writer),
-            _follower: JoinSet::new(),
+            _follower: follower,
             closed: CancellationToken::new(),
-        }
+        })
     }
 
     /// Moves the client's end to another local address; the connection goes on (RFC 9000 §9).
     ///
     /// # Errors
-    /// If the address cannot be bound, or this is the server's end; the connection stays where it was.
+    /// If the address cannot be bound; the connection stays where it was.
     pub fn rebind(&self, local: SocketAddr) -> io::Result<()> {
-        let endpoint = self.endpoint.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-        endpoint.rebind(UdpSocket::bind(local)?)
+        self.endpoint.rebind(UdpSocket::bind(local)?)
     }
 
     /// Where the peer is; it changes when the peer moves.
@@ -170,10 +154,8 @@ impl Connection for QuicConnection {
         let mut writer = std::mem::take(&mut *self.writer.lock().unwrap_or_else(PoisonError::into_inner));
         drop(timeout(FLUSH, writer.join_next()).await);
         self.connection.close(code::ORDERLY, reason.as_bytes());
-        if let Some(endpoint) = &self.endpoint {
-            // A program that ends right after this would take the farewell with it.
-            drop(timeout(FLUSH / 10, endpoint.wait_idle()).await);
-        }
+        // A program that ends right after this would take the farewell with it.
+        drop(timeout(FLUSH / 10, self.endpoint.wait_idle()).await);
     }
 }
 

@@ -1,24 +1,24 @@
 //! Accepting connections in the cloud.
 
 use std::{
+    any::Any,
     fmt,
+    future::poll_fn,
     net::{SocketAddr, UdpSocket},
     sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
-use quinn::{TokioRuntime, crypto::rustls::QuicServerConfig};
+use quinn_proto::Incoming;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Mutex;
 
 use super::{
-    ALPN, QuicConnection, ResetSecret, STREAM_RECEIVE_WINDOW, code, connection::reason, outgoing,
-    reset::endpoint_config, transport_config,
+    ALPN, ResetSecret, STREAM_RECEIVE_WINDOW, accepted::AcceptedConnection, endpoint::Endpoint,
+    reset::endpoint_config, session::SessionConfig, transport_config,
 };
 use crate::{
-    id::NodeName,
-    message::Lane,
     tls,
     transport::{Connection, Listener, Peer, TransportError, handshakes::Handshakes},
 };
@@ -38,8 +38,8 @@ pub struct QuicListenerConfig {
     pub handshakes_max: usize,
     /// After how long without a packet a connection is over. 60 s, as for the edge; the shorter of both counts.
     pub idle_timeout: Duration,
-    /// Whether the kernel splits packets (GSO). Off: it saves CPU time where much is sent to few, and every connection
-    /// then keeps a buffer of ten packets for it, which is a third of what an idle one takes.
+    /// Whether the kernel splits packets (GSO). Off: it saves CPU time where much is sent to few, and some network hardware
+    /// accepts it and then fails to send.
     pub segmentation_offload: bool,
     /// What connection resets are signed with. With a secret that stays the same, edges notice a restart of the
     /// cloud with their next packet; without one, only when the link's pings stay unanswered.
@@ -64,9 +64,9 @@ impl Default for QuicListenerConfig {
 /// quarter of the places is taken, clients have to prove their address first (RFC 9000 §8.1.2), so that forged
 /// addresses cannot take the rest.
 pub struct QuicListener {
-    pub(super) endpoint: quinn::Endpoint,
+    endpoint: Arc<Endpoint>,
     config: QuicListenerConfig,
-    handshakes: Mutex<Handshakes<QuicConnection>>,
+    handshakes: Mutex<Handshakes<AcceptedConnection>>,
 }
 
 impl QuicListener {
@@ -85,7 +85,7 @@ impl QuicListener {
         tls.alpn_protocols = vec![ALPN.to_vec()];
         // QUIC knows no limit to early data but none and all; none, since it could be replayed.
         tls.max_early_data_size = 0;
-        let crypto = QuicServerConfig::try_from(tls).map_err(|error| {
+        let crypto = SessionConfig::new(Arc::new(tls)).map_err(|error| {
             TransportError::Config(format!("the TLS configuration does not allow QUIC: {error}"))
         })?;
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
@@ -102,20 +102,20 @@ impl QuicListener {
         let endpoint = UdpSocket::bind(address)
             .and_then(|socket| {
                 let endpoint = endpoint_config(config.reset_secret.clone());
-                quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(TokioRuntime))
+                Endpoint::new(endpoint, server, socket)
             })
             .map_err(|error| TransportError::Config(format!("cannot listen on UDP {address}: {error}")))?;
-        Ok(Self { endpoint, config, handshakes: Mutex::default() })
+        Ok(Self { endpoint: Arc::new(endpoint), config, handshakes: Mutex::default() })
     }
 
-    fn begin(&self, incoming: quinn::Incoming, handshakes: &mut Handshakes<QuicConnection>) {
+    fn begin(&self, incoming: Incoming, handshakes: &mut Handshakes<AcceptedConnection>) {
         let crowded = handshakes.len() >= self.config.handshakes_max / 4;
         if crowded && !incoming.remote_address_validated() && incoming.may_retry() {
-            // It fails only for one that may not retry.
-            drop(incoming.retry());
-            return;
+            return self.endpoint.retry(incoming);
         }
-        handshakes.begin(incoming.remote_address(), self.config.handshake_timeout, handshake(incoming));
+        let from = incoming.remote_address();
+        let handshake = AcceptedConnection::shake_hands(self.endpoint.clone(), incoming, identify);
+        handshakes.begin(from, self.config.handshake_timeout, handshake);
     }
 }
 
@@ -128,9 +128,11 @@ impl Listener for QuicListener {
                 Some(done) = handshakes.next() => if let Some(connection) = done {
                     return Ok(Box::new(connection));
                 },
-                incoming = self.endpoint.accept(), if handshakes.len() < self.config.handshakes_max.max(1) => {
-                    let gone = || TransportError::Closed("the QUIC endpoint is closed".to_owned());
-                    self.begin(incoming.ok_or_else(gone)?, &mut handshakes);
+                incoming = poll_fn(|cx| self.endpoint.poll_accept(cx)),
+                    if handshakes.len() < self.config.handshakes_max.max(1) =>
+                {
+                    let gone = |error| TransportError::Closed(format!("the UDP socket has failed: {error}"));
+                    self.begin(incoming.map_err(gone)?, &mut handshakes);
                 }
             }
         }
@@ -147,18 +149,9 @@ impl fmt::Debug for QuicListener {
     }
 }
 
-async fn handshake(incoming: quinn::Incoming) -> Result<QuicConnection, String> {
-    let failed = |error: quinn::ConnectionError| reason(&error);
-    let connection = incoming.accept().map_err(failed)?.await.map_err(failed)?;
-    let node =
-        identify(&connection).inspect_err(|reason| connection.close(code::REFUSED, reason.as_bytes()))?;
-    let heartbeat = outgoing::open(&connection, Lane::Heartbeat).await.map_err(|error| error.to_string())?;
-    Ok(QuicConnection::accepted(connection, Peer::Node(node), heartbeat))
-}
-
-fn identify(connection: &quinn::Connection) -> Result<NodeName, String> {
-    let chain =
-        connection.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
+/// The node that a client's certificate names.
+fn identify(identity: Option<Box<dyn Any>>) -> Result<Peer, String> {
+    let chain = identity.and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
     let certificate = chain.as_ref().and_then(|chain| chain.first()).ok_or("no certificate was shown")?;
-    tls::node_of(certificate).map_err(|error| tls::explain(&error))
+    tls::node_of(certificate).map(Peer::Node).map_err(|error| tls::explain(&error))
 }

@@ -1,18 +1,23 @@
 //! Sending: from the lanes' queues to streams, in one task per connection.
 
-use std::sync::Arc;
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+};
 
 use bytes::Bytes;
-use quinn::{Connection, SendStream};
+use quinn::{Connection, SendStream, WriteError};
 
-use super::connection::reason;
+use super::{code, connection::reason};
 use crate::{
     message::Lane,
     transport::lanes::{End, Lanes},
 };
 
 /// Opens a lane's stream and says which lane it is.
-pub(super) async fn open(connection: &Connection, lane: Lane) -> Result<SendStream, quinn::WriteError> {
+async fn open(connection: &Connection, lane: Lane) -> Result<SendStream, WriteError> {
     let mut stream = connection.open_uni().await?;
     // A stream that was just opened takes a priority; it fails only on one that is closed.
     drop(stream.set_priority(priority(lane)));
@@ -22,7 +27,7 @@ pub(super) async fn open(connection: &Connection, lane: Lane) -> Result<SendStre
 
 /// Which streams' bytes go into the next packet first. Quinn sends nothing of a lower priority while a higher one
 /// has bytes, so only what is small and urgent is above the rest, which shares equally.
-fn priority(lane: Lane) -> i32 {
+pub(super) fn priority(lane: Lane) -> i32 {
     match lane {
         Lane::Heartbeat => 2,
         Lane::Pods => 1,
@@ -31,49 +36,117 @@ fn priority(lane: Lane) -> i32 {
 }
 
 /// Writes what the lanes hold until they end in order and the peer has it all, or the connection is over.
-/// `heartbeat` is that lane's stream if it is open.
-pub(super) async fn write(connection: Connection, lanes: Arc<Lanes>, heartbeat: Option<SendStream>) {
-    let [pods, config, devices, bulk] = [Lane::Pods, Lane::Config, Lane::Devices, Lane::Bulk]
-        .map(|lane| write_lane(&connection, &lanes, lane, None));
-    let all = async {
-        tokio::join!(write_lane(&connection, &lanes, Lane::Heartbeat, heartbeat), pods, config, devices, bulk)
-    };
+pub(super) async fn write(connection: Connection, lanes: Arc<Lanes>) {
+    let mut writer = Writer { streams: Default::default() };
     tokio::select! {
-        _ = all => {}
+        written = writer.write_all(&connection, &lanes) => if let Err((lane, error)) = written {
+            let why = match connection.close_reason() {
+                Some(closed) => reason(&closed),
+                None => format!("lane {lane:?} cannot be written: {error}"),
+            };
+            connection.close(code::MALFORMED, why.as_bytes());
+            lanes.end(End::Broken(why));
+        },
         error = connection.closed() => lanes.end(End::Broken(reason(&error))),
     }
 }
 
-async fn write_lane(connection: &Connection, lanes: &Lanes, lane: Lane, mut stream: Option<SendStream>) {
-    while let Ok(Some(frame)) = lanes.pop_lane(lane).await {
-        // Boxed, so that a lane without a frame, which is most of them, has no room for what writing one takes.
-        if let Err(error) = Box::pin(write_frame(connection, lane, &mut stream, frame)).await {
-            lanes.end(End::Broken(match connection.close_reason() {
-                Some(closed) => reason(&closed),
-                None => format!("lane {lane:?} cannot be written: {error}"),
-            }));
-            return;
+/// The streams of a connection. One frame of each lane may be on its way; an idle lane has room for no more than its
+/// stream, since most lanes of most connections are idle.
+struct Writer {
+    streams: [Slot; Lane::ALL.len()],
+}
+
+enum Slot {
+    Idle(Option<SendStream>),
+    Writing(Writing),
+}
+
+type Writing = Pin<Box<dyn Future<Output = Result<SendStream, WriteError>> + Send>>;
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self::Idle(None)
+    }
+}
+
+impl Writer {
+    async fn write_all(&mut self, connection: &Connection, lanes: &Lanes) -> Result<(), (Lane, WriteError)> {
+        loop {
+            let idle = self.idle();
+            tokio::select! {
+                written = self.written() => written?,
+                taken = lanes.pop_of(idle) => match taken {
+                    Ok(Some((lane, frame))) => self.begin(connection, lane, frame),
+                    // A busy lane may have more.
+                    Ok(None) if self.is_busy() => self.written().await?,
+                    Ok(None) => break,
+                    Err(_) => return Ok(()),
+                },
+            }
+        }
+        for slot in &mut self.streams {
+            if let Slot::Idle(Some(stream)) = slot
+                && stream.finish().is_ok()
+            {
+                // Ends when the peer has acknowledged every byte; whoever closes bounds this wait.
+                drop(stream.stopped().await);
+            }
+        }
+        Ok(())
+    }
+
+    fn idle(&self) -> [bool; Lane::ALL.len()] {
+        Lane::ALL.map(|lane| matches!(self.streams[lane.index()], Slot::Idle(_)))
+    }
+
+    fn is_busy(&self) -> bool {
+        self.idle().contains(&false)
+    }
+
+    fn begin(&mut self, connection: &Connection, lane: Lane, frame: Bytes) {
+        let slot = &mut self.streams[lane.index()];
+        if let Slot::Idle(stream) = slot {
+            *slot = Slot::Writing(Box::pin(write_frame(connection.clone(), lane, stream.take(), frame)));
         }
     }
-    if let Some(mut stream) = stream
-        && stream.finish().is_ok()
-    {
-        // Ends when the peer has acknowledged every byte; whoever closes bounds this wait.
-        drop(stream.stopped().await);
+
+    /// Waits until a frame has been written.
+    async fn written(&mut self) -> Result<(), (Lane, WriteError)> {
+        poll_fn(|context| {
+            for lane in Lane::ALL {
+                let slot = &mut self.streams[lane.index()];
+                if let Slot::Writing(writing) = slot
+                    && let Poll::Ready(written) = writing.as_mut().poll(context)
+                {
+                    *slot = Slot::Idle(None);
+                    return Poll::Ready(match written {
+                        Ok(stream) => {
+                            *slot = Slot::Idle(Some(stream));
+                            Ok(())
+                        }
+                        Err(error) => Err((lane, error)),
+                    });
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 }
 
 async fn write_frame(
-    connection: &Connection,
+    connection: Connection,
     lane: Lane,
-    stream: &mut Option<SendStream>,
+    stream: Option<SendStream>,
     frame: Bytes,
-) -> Result<(), quinn::WriteError> {
-    let stream = match stream {
+) -> Result<SendStream, WriteError> {
+    let mut stream = match stream {
         Some(stream) => stream,
-        None => stream.insert(open(connection, lane).await?),
+        None => open(&connection, lane).await?,
     };
     // Frames are at most a few MiB long: `Lanes::push` checks.
     stream.write_all(&(frame.len() as u32).to_be_bytes()).await?;
-    stream.write_chunk(frame).await
+    stream.write_chunk(frame).await?;
+    Ok(stream)
 }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::{net::UdpSocket, time::timeout};
+use tokio::{net::UdpSocket, sync::watch, time::timeout};
 
 use super::*;
 use crate::transport::{Listener, Peer, testing::Pki};
@@ -256,28 +256,45 @@ async fn an_edge_notices_at_once_that_the_cloud_has_restarted() {
     let pki = Pki::new();
     let limits =
         QuicListenerConfig { reset_secret: Some(ResetSecret::new([7; 32])), ..QuicListenerConfig::default() };
-    let before = listener_with(&pki, limits.clone());
-    let address = before.local_address();
-    let transport = transport(&before, pki.client());
-    let (edge, cloud) = tokio::join!(transport.connect(), before.accept());
-    let (edge, _cloud) = (edge.unwrap(), cloud.unwrap());
-    // The cloud is gone without a farewell: it no longer hears or says anything at its address.
-    // Twice, because an endpoint goes on listening at the address before.
-    for _ in 0..2 {
-        before.endpoint.rebind(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap();
-    }
-    let bind = async {
-        loop {
-            match QuicListener::bind(address.parse().unwrap(), pki.server(), limits.clone()) {
-                Ok(after) => break after,
-                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-            }
-        }
-    };
-    let _after = timeout(SOON, bind).await.unwrap();
-    edge.send(Lane::Pods, vec![1; 500].into()).await.unwrap();
+    let (before, after) = (listener_with(&pki, limits.clone()), listener_with(&pki, limits));
+    // The clouds have one address, as the edge sees it, and the first is gone without a farewell.
+    let (address, cloud) = relay(&before).await;
+    let config = QuicConfig { dial_timeout: SOON, ..QuicConfig::new(address, pki.client()) };
+    let transport = QuicTransport::new(config).unwrap();
+    let (edge, _connection) = tokio::join!(transport.connect(), before.accept());
+    let edge = edge.unwrap();
+    cloud.send_replace(after.local_address());
+    // As short as a ping of the link.
+    edge.send(Lane::Heartbeat, vec![1; 2].into()).await.unwrap();
     let error = timeout(SOON, edge.recv()).await.unwrap().unwrap_err();
     assert!(error.to_string().contains("reset"), "{error}");
+}
+
+/// Passes datagrams between one client and a cloud, which may be exchanged; gives the address for the client.
+async fn relay(cloud: &QuicListener) -> (String, watch::Sender<String>) {
+    let front = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let back = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = front.local_addr().unwrap().to_string();
+    let (sender, cloud) = watch::channel(cloud.local_address());
+    tokio::spawn(async move {
+        let (mut client, mut out, mut home) = (None, [0; 2000], [0; 2000]);
+        loop {
+            tokio::select! {
+                Ok((length, from)) = front.recv_from(&mut out) => {
+                    client = Some(from);
+                    let to = cloud.borrow().clone();
+                    back.send_to(&out[..length], to).await.unwrap();
+                }
+                Ok((length, from)) = back.recv_from(&mut home) => {
+                    let is_current = from.to_string() == *cloud.borrow();
+                    if let Some(client) = client.filter(|_| is_current) {
+                        front.send_to(&home[..length], client).await.unwrap();
+                    }
+                }
+            }
+        }
+    });
+    (address, sender)
 }
 
 #[test]
