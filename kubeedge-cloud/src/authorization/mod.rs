@@ -38,9 +38,11 @@ pub(crate) use node::{allowed_members, may_annotate, may_label};
 
 use kubeedge_core::{
     id::{NodeName, Uid},
-    message::{MirrorReport, Object, ObjectRef, TokenRequest},
+    message::{MirrorReport, ObjectRef, TokenRequest},
 };
 use serde_json::Value;
+
+use crate::controller::Held;
 
 /// What a node asks for.
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +68,7 @@ pub(crate) enum Action<'a> {
 /// What is on which node, and what it refers to.
 pub(crate) trait Graph {
     /// The pod or device of this name, and the node that it is on.
-    fn root(&self, reference: &ObjectRef) -> Option<(&Object, &NodeName)>;
+    fn root(&self, reference: &ObjectRef) -> Option<(&Held, &NodeName)>;
     /// Whether something on the node is of this name or refers to it, existing or not.
     fn belongs(&self, node: &NodeName, reference: &ObjectRef) -> bool;
 }
@@ -75,7 +77,7 @@ pub(crate) trait Graph {
 pub(crate) struct Nothing;
 
 impl Graph for Nothing {
-    fn root(&self, _: &ObjectRef) -> Option<(&Object, &NodeName)> {
+    fn root(&self, _: &ObjectRef) -> Option<(&Held, &NodeName)> {
         None
     }
 
@@ -115,7 +117,7 @@ fn own<'a>(
     uid: &Uid,
     graph: &'a impl Graph,
     other: Denial,
-) -> Result<&'a Object, Denial> {
+) -> Result<&'a Held, Denial> {
     let (object, on) = graph.root(reference).ok_or(Denial::NoSuchObject)?;
     match object {
         _ if on != node => Err(other),
@@ -127,7 +129,7 @@ fn own<'a>(
 fn token(node: &NodeName, request: &TokenRequest, graph: &impl Graph) -> Result<(), Denial> {
     let reference = ObjectRef::pod(request.namespace.as_str(), request.pod.as_str());
     let pod = own(node, &reference, &request.pod_uid, graph, Denial::OtherPod)?;
-    let json: Value = serde_json::from_slice(&pod.json).unwrap_or_default();
+    let json: Value = serde_json::from_slice(&pod.json()).unwrap_or_default();
     if mounts_token(&json["spec"], request) { Ok(()) } else { Err(Denial::TokenNotMounted) }
 }
 

@@ -18,6 +18,8 @@
 
 pub(crate) mod api;
 #[cfg(any(feature = "devicecontroller", feature = "edgecontroller", feature = "router"))]
+mod held;
+#[cfg(any(feature = "devicecontroller", feature = "edgecontroller", feature = "router"))]
 mod placement;
 mod pruned;
 #[cfg(any(feature = "devicecontroller", feature = "edgecontroller", feature = "router"))]
@@ -29,6 +31,8 @@ mod watch;
 mod writes;
 
 pub(crate) use api::Outcome;
+#[cfg(any(feature = "devicecontroller", feature = "edgecontroller", feature = "router"))]
+pub(crate) use held::{Held, Packed};
 #[cfg(any(feature = "devicecontroller", feature = "edgecontroller", feature = "router"))]
 pub(crate) use placement::{Placed, Placement};
 pub(crate) use pruned::pruned;

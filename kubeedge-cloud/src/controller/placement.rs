@@ -16,7 +16,7 @@ use kubeedge_core::{
     message::{Object, ObjectEvent, ObjectRef, ToNode},
 };
 
-use super::{Change, Kind};
+use super::{Change, Held, Kind};
 use crate::authorization::Graph;
 use missing::Missing;
 
@@ -32,7 +32,8 @@ pub(crate) struct Placed {
 /// All objects that may go to nodes, and who needs them.
 ///
 /// Roots without a node are not kept. Others are kept even while nothing refers to them, because a root that
-/// does may come at any time, unless their kind is one that is fetched; bodies are shared with the pipes, not copied.
+/// does may come at any time, unless their kind is one that is fetched. Their bodies are shared with the pipes, not copied, as
+/// many nodes may have them; a root has one node, and is compressed.
 #[derive(Debug)]
 pub(crate) struct Placement {
     root_kind: &'static str,
@@ -50,7 +51,7 @@ pub(crate) struct Placement {
 
 #[derive(Debug)]
 struct Root {
-    object: Object,
+    object: Held,
     node: NodeName,
     references: BTreeSet<ObjectRef>,
 }
@@ -174,23 +175,26 @@ impl Placement {
     /// All objects of the node; what its roots refer to comes before them.
     pub(crate) fn snapshot(&self, node: &NodeName) -> Vec<Object> {
         let Some(node) = self.nodes.get(node) else { return Vec::new() };
-        let others =
-            node.uses.keys().filter_map(|reference| self.others.get(reference)).map(|other| &other.object);
-        let roots =
-            node.roots.iter().filter_map(|reference| self.roots.get(reference)).map(|root| &root.object);
-        others.chain(roots).cloned().collect()
+        let others = node.uses.keys().filter_map(|reference| self.others.get(reference));
+        let roots = node.roots.iter().filter_map(|reference| self.roots.get(reference));
+        others.map(|other| other.object.clone()).chain(roots.map(|root| root.object.object())).collect()
     }
 
     /// The roots of the node.
-    pub(crate) fn roots_of(&self, node: &NodeName) -> impl Iterator<Item = &Object> {
+    pub(crate) fn roots_of(&self, node: &NodeName) -> impl Iterator<Item = &Held> {
         let roots = self.nodes.get(node).into_iter().flat_map(|node| &node.roots);
         roots.filter_map(|reference| self.roots.get(reference)).map(|root| &root.object)
     }
 
     /// The object of this name, if it is known.
-    pub(crate) fn get(&self, reference: &ObjectRef) -> Option<&Object> {
-        let root = self.roots.get(reference).map(|root| &root.object);
-        root.or_else(|| self.others.get(reference).map(|other| &other.object))
+    pub(crate) fn get(&self, reference: &ObjectRef) -> Option<Object> {
+        let root = self.roots.get(reference).map(|root| root.object.object());
+        root.or_else(|| self.others.get(reference).map(|other| other.object.clone()))
+    }
+
+    fn uid(&self, reference: &ObjectRef) -> Option<&Uid> {
+        let root = self.roots.get(reference).map(|root| &root.object.uid);
+        root.or_else(|| self.others.get(reference).map(|other| &other.object.uid))
     }
 
     /// Whether all of its kind were listed once.
@@ -237,7 +241,7 @@ impl Placement {
         }
         let Placed { node, references } = (self.place)(&object);
         match node {
-            Some(node) => self.apply_root(Root { object, node, references }),
+            Some(node) => self.apply_root(Root { object: Held::new(object), node, references }),
             None => self.remove_root(&object.reference),
         }
     }
@@ -273,7 +277,7 @@ impl Placement {
         if let Some(missing) = self.first_missing(&root.references) {
             return self.missing.hold(reference, &missing);
         }
-        let (node, object) = (root.node.clone(), root.object.clone());
+        let (node, object) = (root.node.clone(), root.object.object());
         self.missing.let_go(reference);
         self.tell(&node, ObjectEvent::Applied(object));
     }
@@ -350,7 +354,7 @@ impl Placement {
 
     /// Removes the object, if it is the one of that UID.
     fn remove(&mut self, reference: &ObjectRef, uid: Option<&Uid>) {
-        if self.get(reference).is_none_or(|known| uid.is_some_and(|uid| known.uid != *uid)) {
+        if self.uid(reference).is_none_or(|known| uid.is_some_and(|uid| known != uid)) {
             return;
         }
         if reference.kind() == self.root_kind {
@@ -447,7 +451,7 @@ impl Placement {
 }
 
 impl Graph for Placement {
-    fn root(&self, reference: &ObjectRef) -> Option<(&Object, &NodeName)> {
+    fn root(&self, reference: &ObjectRef) -> Option<(&Held, &NodeName)> {
         self.roots.get(reference).map(|root| (&root.object, &root.node))
     }
 

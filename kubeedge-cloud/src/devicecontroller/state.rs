@@ -195,9 +195,10 @@ impl State {
         if placed != node || device.uid != report.uid {
             return;
         }
-        if status::told(device).is_some_and(|known| status::is_behind(report, &known)) {
+        let device = device.object();
+        if status::told(&device).is_some_and(|known| status::is_behind(report, &known)) {
             tracing::info!(%node, device = %report.device, "a node is behind what it has reported");
-            let message = ObjectEvent::Applied(device.clone());
+            let message = ObjectEvent::Applied(device);
             self.outputs.push_back(Output::Downstream(ToNode { node: node.clone(), message }));
         }
     }
@@ -219,8 +220,8 @@ impl State {
         };
         let written = self.written.get(&report.device).map(|(_, report)| report);
         match written {
-            Some(_) => status::urgency(report, written, device),
-            None => status::urgency(report, status::told(device).as_ref(), device),
+            Some(_) => status::urgency(report, written, &device),
+            None => status::urgency(report, status::told(&device).as_ref(), &device),
         }
     }
 
@@ -326,7 +327,7 @@ impl State {
         // What was written is newer than what was watched.
         let known = match self.written.get(&report.device) {
             Some((_, told)) => Some(told.clone()),
-            None => status::told(device),
+            None => status::told(&device.object()),
         };
         let Some(known) = known else { return Ok(report.clone()) };
         let merged = merge(report.clone(), &known);
@@ -344,7 +345,7 @@ impl State {
                 continue;
             }
             let known = self.placement.get(&ObjectRef::device(&key.1));
-            if known.is_none_or(|device| says(device, report)) {
+            if known.is_none_or(|device| says(&device, report)) {
                 continue;
             }
             // So that what waits is written even if it repeats what is lost.

@@ -5,7 +5,6 @@
 //! weeks and run all the same, so that these two tolerations are made endless, once for each pod, as KubeEdge's label
 //! `app-offline.kubeedge.io=autonomy` does for single pods. Other seconds were chosen by somebody, and stay.
 
-use kubeedge_core::message::Object;
 use serde_json::{Value, json};
 
 /// The annotation of a Node that has its policy, and of a pod that was changed by it.
@@ -40,8 +39,8 @@ impl Policy {
 /// What to merge into a pod so that it is as the policy has it; `None` if it is.
 ///
 /// The API lets nothing be changed of a pod's tolerations but their seconds, and more of them be added.
-pub(super) fn patch(pod: &Object, policy: Policy) -> Option<Value> {
-    let pod: Value = serde_json::from_slice(&pod.json).ok()?;
+pub(super) fn patch(pod: &[u8], policy: Policy) -> Option<Value> {
+    let pod: Value = serde_json::from_slice(pod).ok()?;
     let metadata = &pod["metadata"];
     let annotations = &metadata["annotations"];
     // Nobody evicts what is going, nor a pod that stands for a file of the node.
@@ -92,14 +91,14 @@ fn tolerates(toleration: &Value, taint: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn pod(tolerations: &Value, annotations: &Value) -> Object {
+    fn pod(tolerations: &Value, annotations: &Value) -> Vec<u8> {
         let json = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": { "namespace": "default", "name": "web", "uid": "p1", "resourceVersion": "7",
                 "annotations": annotations },
             "spec": { "nodeName": "edge-1", "tolerations": tolerations },
         });
-        Object::from_json(json.to_string()).unwrap()
+        json.to_string().into_bytes()
     }
 
     fn toleration(taint: &str, seconds: Option<u64>) -> Value {

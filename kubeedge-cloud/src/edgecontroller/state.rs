@@ -29,7 +29,9 @@ use super::{
 };
 use crate::{
     authorization::{Action, Denial, Denials, Graph as _, allows},
-    controller::{Backoff, Change, Kind, Limits, Outcome, Placement, WORTH_A_WARNING, Writes, references},
+    controller::{
+        Backoff, Change, Kind, Limits, Outcome, Packed, Placement, WORTH_A_WARNING, Writes, references,
+    },
 };
 use kept::Kept;
 pub(super) use questions::Plan;
@@ -131,8 +133,8 @@ struct Session {
     lost: bool,
     /// A report that came after the session ended; it holds once there is a session again.
     held: Option<Delivered<Report>>,
-    /// What the API took last of the node in this session.
-    taken: Option<NodeReport>,
+    /// What the API took last of the node in this session, a [`NodeReport`].
+    taken: Option<Packed>,
     /// What becomes of its pods while it is away, as far as known.
     policy: Option<Policy>,
     /// How far its clock is off, once that was measured in this session.
@@ -428,12 +430,12 @@ impl State {
         let (pod, _) = self.placement.root(&report.reference).ok_or("the pod does not exist")?;
         Ok(match &report.state {
             PodState::Status(status) => {
-                Write::PodStatus { pod: pod.clone(), report: report.clone(), status: status.clone() }
+                Write::PodStatus { pod: pod.object(), report: report.clone(), status: status.clone() }
             }
             PodState::Gone => Write::PodGone {
                 pod: report.reference.clone(),
                 uid: report.uid.clone(),
-                known_deleting: is_deleting(pod),
+                known_deleting: is_deleting(&pod.json()),
             },
         })
     }
@@ -471,8 +473,8 @@ impl State {
     }
 }
 
-/// Whether the API was asked to delete the object.
-pub(super) fn is_deleting(object: &Object) -> bool {
-    let json: Result<Value, _> = serde_json::from_slice(&object.json);
+/// Whether the API was asked to delete the object of this text.
+pub(super) fn is_deleting(json: &[u8]) -> bool {
+    let json: Result<Value, _> = serde_json::from_slice(json);
     json.is_ok_and(|json| json["metadata"]["deletionTimestamp"].is_string())
 }

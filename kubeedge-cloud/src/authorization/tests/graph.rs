@@ -159,7 +159,7 @@ impl Model {
 }
 
 fn step(graph: &mut Placement, step: &Step) {
-    let known = |graph: &Placement, reference: &ObjectRef| graph.get(reference).cloned();
+    let known = |graph: &Placement, reference: &ObjectRef| graph.get(reference);
     let delete = |graph: &mut Placement, reference: &ObjectRef| {
         if let Some(object) = known(graph, reference) {
             graph.handle_change(Change::Deleted(object));

@@ -11,27 +11,38 @@ use std::{
 };
 
 use kubeedge_core::{
-    id::NodeName,
-    message::{ObjectRef, PodReport, PodState, Report, ReportKey},
+    id::{NodeName, Uid},
+    message::{NodeReport, ObjectRef, PodReport, PodState, Report, ReportKey},
 };
 
 use super::{State, Wanted, Write, WriteKey};
-use crate::{authorization::Graph as _, controller::Placement, edgecontroller::status};
+use crate::{
+    authorization::Graph as _,
+    controller::{Packed, Placement},
+    edgecontroller::status,
+};
 
 /// The last status that the API took of each pod: of no more pods than there are on nodes.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
-    pods: BTreeMap<ObjectRef, (NodeName, PodReport)>,
+    pods: BTreeMap<ObjectRef, Taken>,
     /// The pods that changed in the API since they were compared.
     changed: BTreeMap<NodeName, BTreeSet<ObjectRef>>,
+}
+
+#[derive(Debug)]
+struct Taken {
+    node: NodeName,
+    uid: Uid,
+    status: Packed,
 }
 
 impl Kept {
     /// Takes that `reference`, which may be a pod, has changed.
     pub(super) fn handle_change(&mut self, reference: &ObjectRef, placement: &Placement) {
-        let Some((node, report)) = self.pods.get(reference) else { return };
-        if is_current(placement, node, report) {
-            self.changed.entry(node.clone()).or_default().insert(reference.clone());
+        let Some(taken) = self.pods.get(reference) else { return };
+        if is_current(placement, &taken.node, reference, &taken.uid) {
+            self.changed.entry(taken.node.clone()).or_default().insert(reference.clone());
         } else {
             self.forget(reference);
         }
@@ -39,28 +50,31 @@ impl Kept {
 
     /// Takes that everything was listed: pods may have gone unseen.
     pub(super) fn handle_listed(&mut self, placement: &Placement) {
-        let gone = self.pods.values().filter(|(node, report)| !is_current(placement, node, report));
-        let gone: Vec<ObjectRef> = gone.map(|(_, report)| report.reference.clone()).collect();
+        let is_gone = |pod: &ObjectRef, taken: &Taken| !is_current(placement, &taken.node, pod, &taken.uid);
+        let gone = self.pods.iter().filter(|(pod, taken)| is_gone(pod, taken));
+        let gone: Vec<ObjectRef> = gone.map(|(pod, _)| pod.clone()).collect();
         for reference in gone {
             self.forget(&reference);
         }
     }
 
     fn keep(&mut self, node: &NodeName, report: &PodReport, placement: &Placement) {
-        match report.state {
-            PodState::Status(_) if is_current(placement, node, report) => {
-                self.pods.insert(report.reference.clone(), (node.clone(), report.clone()));
+        match &report.state {
+            PodState::Status(status) if is_current(placement, node, &report.reference, &report.uid) => {
+                let status = Packed::new(status);
+                let taken = Taken { node: node.clone(), uid: report.uid.clone(), status };
+                self.pods.insert(report.reference.clone(), taken);
             }
             PodState::Status(_) | PodState::Gone => self.forget(&report.reference),
         }
     }
 
     fn forget(&mut self, reference: &ObjectRef) {
-        let Some((node, _)) = self.pods.remove(reference) else { return };
-        if let Some(changed) = self.changed.get_mut(&node) {
+        let Some(taken) = self.pods.remove(reference) else { return };
+        if let Some(changed) = self.changed.get_mut(&taken.node) {
             changed.remove(reference);
             if changed.is_empty() {
-                self.changed.remove(&node);
+                self.changed.remove(&taken.node);
             }
         }
     }
@@ -73,7 +87,7 @@ impl State {
         match &delivered.message {
             Report::Node(report) => {
                 if let Some(session) = self.sessions.get_mut(node).filter(|session| session.online) {
-                    session.taken = Some(report.clone());
+                    session.taken = Some(Packed::new(&report.json));
                 }
             }
             Report::Pod(report) => self.kept.keep(node, report, &self.placement),
@@ -87,8 +101,10 @@ impl State {
         let Some(session) = self.sessions.get(node).filter(|session| session.online) else { return };
         let of_node = session.taken.is_some().then_some(ReportKey::Node);
         let changed = self.kept.changed.remove(node).unwrap_or_default();
-        let pods = changed.into_iter().filter_map(|reference| self.kept.pods.get(&reference));
-        let of_pods = pods.map(|(_, report)| ReportKey::Pod(report.reference.clone(), report.uid.clone()));
+        let of_pods = changed.into_iter().filter_map(|pod| {
+            let uid = self.kept.pods.get(&pod)?.uid.clone();
+            Some(ReportKey::Pod(pod, uid))
+        });
         for what in of_node.into_iter().chain(of_pods) {
             let key = (node.clone(), what);
             if !self.reports.is_waiting(&key) {
@@ -111,12 +127,15 @@ impl State {
     pub(super) fn decide_again(&self, node: &NodeName, what: &ReportKey) -> Result<Write, &'static str> {
         match what {
             ReportKey::Node => {
-                let taken = self.sessions.get(node).and_then(|session| session.taken.clone());
-                taken.map(|report| Write::Node(report, self.clock_of(node))).ok_or("the session has ended")
+                let taken = self.sessions.get(node).and_then(|session| session.taken.as_ref());
+                let report = NodeReport { json: taken.ok_or("the session has ended")?.text() };
+                Ok(Write::Node(report, self.clock_of(node)))
             }
             ReportKey::Pod(reference, _) => {
-                let (_, report) = self.kept.pods.get(reference).ok_or("the pod is gone")?;
-                let write = self.decide_pod(node, report)?;
+                let Taken { uid, status, .. } = self.kept.pods.get(reference).ok_or("the pod is gone")?;
+                let state = PodState::Status(status.text());
+                let report = PodReport { reference: reference.clone(), uid: uid.clone(), state };
+                let write = self.decide_pod(node, &report)?;
                 let lost = matches!(&write, Write::PodStatus { pod, status, .. } if status::lacks(&pod.json, status));
                 if lost { Ok(write) } else { Err("the API still has it") }
             }
@@ -128,6 +147,6 @@ impl State {
 }
 
 /// Whether the pod that is reported is still the one of its name, and on that node.
-fn is_current(placement: &Placement, node: &NodeName, report: &PodReport) -> bool {
-    placement.root(&report.reference).is_some_and(|(pod, placed)| pod.uid == report.uid && placed == node)
+fn is_current(placement: &Placement, node: &NodeName, pod: &ObjectRef, uid: &Uid) -> bool {
+    placement.root(pod).is_some_and(|(pod, placed)| pod.uid == *uid && placed == node)
 }

@@ -34,7 +34,7 @@ impl State {
     fn toleration(&self, reference: &ObjectRef) -> Option<Value> {
         let (pod, node) = self.placement.root(reference)?;
         let policy = self.sessions.get(node)?.policy?;
-        autonomy::patch(pod, policy)
+        autonomy::patch(&pod.json(), policy)
     }
 
     /// Which pod to change next, and how, if it may be done at once.

@@ -38,7 +38,7 @@ impl State {
         if *reference == ObjectRef::node(node.as_str()) {
             return Plan::Ask(NODES, reference.clone());
         }
-        let known = self.placement.get(reference).cloned();
+        let known = self.placement.get(reference);
         let kind = WATCHED.into_iter().find(|kind| kind.kind == reference.kind());
         match (known, kind) {
             (Some(object), _) => Plan::Answer(Answer::Object(object)),

@@ -273,7 +273,7 @@ async fn overtaken_by_a_new_pod(stalled: &'static str, report: fn(&str, &Uid) ->
     let mut running = run(client, quick());
     cluster.delete(PODS, "default", "web").await;
     let deleting = async || match running.told().await.1 {
-        ObjectEvent::Applied(pod) => is_deleting(&pod).then_some(()),
+        ObjectEvent::Applied(pod) => is_deleting(&pod.json).then_some(()),
         ObjectEvent::Deleted { .. } => None,
     };
     eventually("a pod that is being deleted", deleting).await;
