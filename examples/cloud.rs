@@ -76,6 +76,7 @@ impl Cloud {
                 acked: acked_rx,
                 taken: taken_rx,
                 requests: requests_rx,
+                relayed: pipe::calls("relayed", 1).1,
             },
             cloudhub::Outbox {
                 snapshots: vec![edge_snapshots_tx, device_snapshots_tx, rule_snapshots_tx],
@@ -86,6 +87,8 @@ impl Cloud {
                 queries: queries_tx,
                 events: events_tx,
                 messages: messages_tx,
+                // It is the only cloud.
+                elsewhere: None,
             },
         );
         let edgecontroller = EdgeController::new(

@@ -1,5 +1,8 @@
 //! The cloud half of KubeEdge, one feature per part.
 
+#[cfg(any(feature = "admission", feature = "cloudstream", feature = "relay", feature = "router"))]
+mod accept;
+
 #[cfg(feature = "admission")]
 pub mod admission;
 
@@ -19,6 +22,7 @@ pub mod cloudstream;
     feature = "devicecontroller",
     feature = "edgecontroller",
     feature = "election",
+    feature = "relay",
     feature = "router"
 ))]
 mod controller;
@@ -46,6 +50,9 @@ mod node;
 
 #[cfg(feature = "pki")]
 pub mod pki;
+
+#[cfg(feature = "relay")]
+pub mod relay;
 
 #[cfg(feature = "router")]
 pub mod router;

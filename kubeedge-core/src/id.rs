@@ -53,6 +53,10 @@ impl NodeName {
 /// The prefix of a node's user name in Kubernetes' node authorization.
 pub const NODE_USER_PREFIX: &str = "system:node:";
 
+/// The prefix of the common name by which clouds that serve one API know each other's certificates. No node's name can
+/// begin with it, since that of a node follows [`NODE_USER_PREFIX`].
+pub const CLOUD_USER_PREFIX: &str = "system:kubeedge:cloud:";
+
 impl FromStr for NodeName {
     type Err = InvalidId;
 

@@ -521,6 +521,19 @@ impl<Q, A> Caller<Q, A> {
     }
 }
 
+impl<Q, A> Caller<Q, A> {
+    /// Passes a question on that came over another pipe; the answer goes to whoever asked. Never waits.
+    ///
+    /// # Errors
+    /// If the pipe is full or the other part gone; the question comes back.
+    pub fn forward(&self, call: Call<Q, A>) -> Result<(), (CallError, Call<Q, A>)> {
+        self.sender.try_send(call).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(call) => (CallError::Full(self.name), call),
+            mpsc::error::TrySendError::Closed(call) => (CallError::Closed(self.name), call),
+        })
+    }
+}
+
 impl<Q, A> Clone for Caller<Q, A> {
     fn clone(&self) -> Self {
         Self { name: self.name, sender: self.sender.clone() }
@@ -629,6 +642,29 @@ mod tests {
         receiver.recv().await.unwrap();
         drop(receiver);
         assert_eq!(sender.send(text(101)), Err(SendError::Closed(text(101))));
+    }
+
+    #[tokio::test]
+    async fn a_question_that_is_passed_on_is_answered_to_whoever_asked_or_comes_back() {
+        let (asker, mut between) = calls::<u8, u8>("first", 1);
+        let (onward, mut last) = calls("second", 1);
+        let asked = tokio::spawn({
+            let asker = asker.clone();
+            async move { asker.call(7, Duration::from_secs(10)).await }
+        });
+        onward.forward(between.recv().await.unwrap()).unwrap();
+        let call = last.recv().await.unwrap();
+        assert_eq!(call.question, 7);
+        call.answer(8);
+        assert_eq!(asked.await.unwrap(), Ok(8));
+
+        let withdrawn = Call { question: 1, answer: oneshot::channel().0 };
+        onward.forward(withdrawn).unwrap();
+        let (why, call) = onward.forward(Call { question: 2, answer: oneshot::channel().0 }).unwrap_err();
+        assert_eq!((why, call.question), (CallError::Full("second"), 2));
+        drop(last);
+        let (why, _) = onward.forward(call).unwrap_err();
+        assert_eq!(why, CallError::Closed("second"));
     }
 
     #[tokio::test]

@@ -39,7 +39,7 @@ use sha2::{Digest, Sha256};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 pub use self::{lifetime::Lifetime, live::Live, refusal::Refusal, unverified::unverified_client_config};
-use crate::id::{InvalidId, NodeName};
+use crate::id::{CLOUD_USER_PREFIX, InvalidId, NodeName};
 
 /// A certificate chain, the own certificate first, and its private key.
 pub struct Identity {
@@ -217,6 +217,19 @@ pub fn node_of(certificate: &CertificateDer<'_>) -> Result<NodeName, Error> {
     Ok(NodeName::from_user_name(&common_name(certificate)?)?)
 }
 
+/// Reads which of the clouds that serve one API a certificate belongs to: its common name is
+/// `system:kubeedge:cloud:<name>`. That of a node never is.
+///
+/// # Errors
+/// If the bytes are no certificate, or its common name is no cloud's.
+pub fn cloud_of(certificate: &CertificateDer<'_>) -> Result<String, Error> {
+    let name = common_name(certificate)?;
+    match name.strip_prefix(CLOUD_USER_PREFIX) {
+        Some(cloud) if !cloud.is_empty() => Ok(cloud.to_owned()),
+        Some(_) | None => Err(Error::NoCloud),
+    }
+}
+
 /// Reads the common name of a certificate's subject, which is a user's name to Kubernetes.
 ///
 /// # Errors
@@ -256,6 +269,9 @@ pub enum Error {
     /// A certificate is valid but belongs to no node.
     #[error("the certificate belongs to no node")]
     NoNode(#[from] InvalidId),
+    /// A certificate is valid but belongs to none of the clouds.
+    #[error("the certificate belongs to no cloud")]
+    NoCloud,
     /// The certificates do not make a configuration.
     #[error("the certificates cannot be used for TLS")]
     Unusable(#[from] rustls::Error),
@@ -353,8 +369,24 @@ mod tests {
             let (chain, key) = pki.node_pem(name);
             let identity = Identity::from_pem(chain.as_bytes(), key.as_bytes()).unwrap();
             assert!(node_of(identity.certificate()).is_err(), "{name}");
+            assert!(cloud_of(identity.certificate()).is_err(), "{name}");
         }
         assert!(node_of(&CertificateDer::from(vec![0x30, 0x82, 0xff, 0xff, 1])).is_err());
+    }
+
+    #[test]
+    fn a_cloud_is_no_node_and_no_node_is_a_cloud_whatever_it_is_called() {
+        let pki = Pki::new();
+        let certificate = |name: &str| {
+            let (chain, key) = pki.node_pem(name);
+            Identity::from_pem(chain.as_bytes(), key.as_bytes()).unwrap().certificate().clone()
+        };
+        let cloud = certificate("system:kubeedge:cloud:host_1");
+        assert_eq!(cloud_of(&cloud).unwrap(), "host_1");
+        assert!(node_of(&cloud).is_err());
+        for name in ["system:node:host-1", "system:node:system.kubeedge.cloud", "system:kubeedge:cloud:"] {
+            assert!(cloud_of(&certificate(name)).is_err(), "{name}");
+        }
     }
 
     fn chain_of_ca() -> String {

@@ -8,7 +8,7 @@ mod tests;
 pub(crate) mod tree;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
@@ -37,8 +37,8 @@ pub(crate) struct Config {
     pub(crate) hub: Hub,
     /// How much of it they may take.
     pub(crate) limits: Limits,
-    /// Whether other cloudcores serve the same API.
-    pub(crate) replicas: bool,
+    /// How this one is one of several that serve the same API; `None` if it is the only one.
+    pub(crate) replicas: Option<Replicas>,
     /// Whether pods and their configuration go to nodes; the value is how often a node's state may be written.
     pub(crate) edge_controller: Option<Duration>,
     /// Whether devices go to nodes, and how often their statuses are written.
@@ -51,6 +51,19 @@ pub(crate) struct Config {
     pub(crate) cloud_stream: Option<CloudStream>,
     /// Messages by rules; `None` if they are switched off.
     pub(crate) router: Option<Router>,
+}
+
+/// One of several cloudcores that serve the same API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Replicas {
+    /// Where the others ask for nodes that are here.
+    pub(crate) listen: SocketAddr,
+    /// The address or name under which they reach it, if it is not the pod's.
+    pub(crate) advertise: Option<String>,
+    /// How many requests for nodes of others are under way at once, and how many of others for nodes here.
+    pub(crate) requests_at_once: usize,
+    /// The bytes of a request and of an answer.
+    pub(crate) bytes_max: usize,
 }
 
 /// Logs of pods for API servers.
@@ -169,7 +182,7 @@ impl Config {
             api: api(&root.at("kubeAPIConfig"))?,
             hub: hub::read(&root.at("modules.cloudHub"))?,
             limits: limits(&root.at("kubeedgeRs.cloudHub"))?,
-            replicas: root.at("kubeedgeRs.replicas.enable").bool()?,
+            replicas: replicas(&root.at("kubeedgeRs.replicas"))?,
             edge_controller: controller.at("enable").bool()?.then_some(frequency),
             device_controller: device_controller(root)?,
             enrollment: enrollment(&root.at("kubeedgeRs.enrollment"))?,
@@ -178,6 +191,21 @@ impl Config {
             router: router(root)?,
         })
     }
+}
+
+fn replicas(node: &Node<'_>) -> Result<Option<Replicas>> {
+    let advertise = node.at("advertiseAddress");
+    let host = advertise.filled()?;
+    if let Some(host) = host {
+        let is_host =
+            host.parse::<IpAddr>().is_ok() || kubeedge_core::id::check_subdomain("host", host).is_ok();
+        ensure!(is_host, advertise.wrong(format!("{host:?} is neither an IP address nor a host name")));
+    }
+    let advertise = host.map(str::to_owned);
+    let requests_at_once = usize::try_from(node.at("requestsAtOnce").number(1u32, 10_000)?)?;
+    let bytes_max = usize::try_from(node.at("requestMiB").number(1u32, 64)?)? << 20;
+    let listen = node.listener()?;
+    Ok(listen.map(|listen| Replicas { listen, advertise, requests_at_once, bytes_max }))
 }
 
 fn enrollment(node: &Node<'_>) -> Result<Enrollment> {

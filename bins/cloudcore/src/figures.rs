@@ -7,6 +7,7 @@ use kubeedge_cloud::{
     cloudhub::{Gauges, LaneCounts},
     devicecontroller, enrollment,
     monitor::{Figures, Metric},
+    relay,
 };
 use kubeedge_core::{message::Lane, tls::Live};
 use tokio::sync::watch;
@@ -97,6 +98,38 @@ pub(crate) fn of_joining(counts: Arc<enrollment::Counts>, link: Live) -> Figures
             issued,
             counts.refused().into_iter().fold(refused, reason),
             link.refused().into_iter().map(|(refusal, count)| (refusal.as_str(), count)).fold(shown, reason),
+        ]
+    })
+}
+
+/// Requests for nodes of other cloudcores, and of others for nodes here.
+pub(crate) fn of_relay(counts: Arc<relay::Counts>, tls: Live) -> Figures {
+    Box::new(move || {
+        let counter = |name, help, value: u64| Metric::counter(name, help).with(&[], value as f64);
+        let failed = Metric::counter(
+            "kubeedge_relay_failed_total",
+            "Requests for nodes that are not connected here which no other cloudcore has answered.",
+        );
+        let refused = Metric::counter(
+            "kubeedge_relay_certificates_refused_total",
+            "Connections between cloudcores that were refused for the certificate that was shown.",
+        );
+        let reason = |metric: Metric, (reason, count): (&'static str, u64)| {
+            metric.with(&[("reason", reason)], count as f64)
+        };
+        vec![
+            counter(
+                "kubeedge_relay_passed_on_total",
+                "Requests for nodes that are not connected here which another cloudcore has answered.",
+                counts.passed_on(),
+            ),
+            counter(
+                "kubeedge_relay_answered_total",
+                "Requests of other cloudcores that were answered.",
+                counts.answered(),
+            ),
+            counts.failed().into_iter().map(|(reason, count)| (reason.as_str(), count)).fold(failed, reason),
+            tls.refused().into_iter().map(|(refusal, count)| (refusal.as_str(), count)).fold(refused, reason),
         ]
     })
 }

@@ -15,16 +15,16 @@ use kubeedge_cloud::{
     admission, cloudstream,
     enrollment::{self, ServerCertificate, Trusted},
     pki::Authority,
-    standalone,
+    relay, standalone,
 };
 use kubeedge_core::{
     id::NodeName,
-    tls::{self, Identity},
+    tls::{self, Identity, Live},
 };
 use tokio::net::TcpListener;
 
 use crate::config::{
-    CloudStream, Config,
+    CloudStream, Config, Replicas,
     hub::{Hub, TlsFiles},
 };
 
@@ -119,6 +119,37 @@ pub(crate) fn api_listener(
 pub(crate) fn of_process() -> Result<String> {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Ok(format!("{}_{:.12}", host.trim(), standalone::Token::random()?))
+}
+
+/// How cloudcores that serve the same API reach each other, and the address under which they reach this one: empty if they
+/// cannot.
+pub(crate) async fn peers(replicas: &Replicas) -> Result<(relay::Peers, String)> {
+    let pod = std::env::var("POD_IP").ok().filter(|address| !address.is_empty());
+    let (listener, address) = match replicas.advertise.clone().or(pod) {
+        Some(host) => {
+            let socket = TcpListener::bind(replicas.listen)
+                .await
+                .with_context(|| format!("kubeedgeRs.replicas: cannot listen on {}", replicas.listen))?;
+            let host = if host.contains(':') { format!("[{host}]") } else { host };
+            let address = format!("{host}:{}", replicas.listen.port());
+            tracing::info!(address, "other cloudcores reach nodes of this one here");
+            (Some(socket), address)
+        }
+        None => {
+            tracing::warn!(
+                "kubeedgeRs.replicas.advertiseAddress: it is empty, and there is no POD_IP: nodes of this cloudcore can be \
+                 asked for logs and the like only where they are connected"
+            );
+            (None, String::new())
+        }
+    };
+    Ok((relay::Peers { listener, tls: Live::empty() }, address))
+}
+
+/// The host of an address `host:port`, for a certificate; none if it is empty.
+pub(crate) fn hosts(address: &str) -> Vec<String> {
+    let host = address.rsplit_once(':').map(|(host, _)| host.trim_matches(['[', ']']).to_owned());
+    host.into_iter().collect()
 }
 
 /// Serves the admission webhook; and the authority by which the API server believes it.

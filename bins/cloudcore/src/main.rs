@@ -29,6 +29,7 @@ use kubeedge_cloud::{
     election::{self, Election},
     enrollment::Enrollment,
     monitor::{self, Check, Monitor},
+    relay::{self, Relay},
     router::{self, Router},
     standalone::{self, ApiServer, Standalone},
 };
@@ -173,7 +174,8 @@ async fn run(serve: &Serve) -> Result<()> {
         None => None,
     };
     let link_tls = Live::empty();
-    let enrollment = Enrollment::open(
+    let name = identity::of_process()?;
+    let mut enrollment = Enrollment::open(
         identity::enrollment(&config, serve.standalone),
         trusted,
         client.clone(),
@@ -181,6 +183,12 @@ async fn run(serve: &Serve) -> Result<()> {
         https(&config.hub).await?,
     )
     .await?;
+    let mut peers = None;
+    if let Some(replicas) = &config.replicas {
+        let (found, address) = identity::peers(replicas).await?;
+        enrollment = enrollment.with_replica(&name, identity::hosts(&address), found.tls.clone())?;
+        peers = Some((replicas, found, address));
+    }
     let listeners = listeners(&config, &link_tls, reset_secret)?;
 
     // The arrows of ARCHITECTURE.md: one line per pipe.
@@ -193,6 +201,8 @@ async fn run(serve: &Serve) -> Result<()> {
     let (acked_tx, acked_rx) = pipe::latest("acked", acked_to_node);
     let (sessions_tx, sessions_rx) = pipe::latest("sessions", session_of_node);
     let (clocks_tx, clocks_rx) = pipe::latest("clocks", clock_of_node); // CloudHub -> EdgeController
+    let (elsewhere_tx, elsewhere_rx) = pipe::calls("elsewhere", 64); // CloudHub -> Relay
+    let (relayed_tx, relayed_rx) = pipe::calls("relayed", 64); // Relay -> CloudHub
     let (queries_tx, queries_rx) = pipe::calls("queries", 1024);
     let (events_tx, events_rx) = pipe::events("events", 1024);
     let (messages_tx, messages_rx) = pipe::weighed_events("messages", 1024, PIPE_BYTES_MAX, size_of_message);
@@ -207,10 +217,10 @@ async fn run(serve: &Serve) -> Result<()> {
     let mut denials = Vec::new();
     if config.edge_controller.is_some() {
         snapshots.push(edge_snapshots_tx);
-        let name = identity::of_process()?;
         let mut edgecontroller = EdgeController::new(
             edgecontroller::Config {
                 identity: name.clone(),
+                address: peers.as_ref().map(|(_, _, address)| address.clone()).unwrap_or_default(),
                 kubelet_port: config.cloud_stream.as_ref().map(|stream| stream.node_port),
                 ..edgecontroller::Config::default()
             },
@@ -225,8 +235,8 @@ async fn run(serve: &Serve) -> Result<()> {
             },
             edgecontroller::Outbox { downstream: downstream_tx.clone(), acked: acked_tx.clone() },
         );
-        if config.replicas {
-            let election = Election::new(election::Config::new("cloudcore", name), client.clone());
+        if config.replicas.is_some() {
+            let election = Election::new(election::Config::new("cloudcore", &name), client.clone());
             edgecontroller = edgecontroller.with_leadership(election.leads());
             group.spawn("election", election.run(stop.child_token()));
         }
@@ -268,6 +278,20 @@ async fn run(serve: &Serve) -> Result<()> {
         let part = CloudStream::new(rules, listener, client.clone(), outbox);
         group.spawn("cloudstream", part.run(stop.child_token()));
     }
+    let elsewhere = peers.is_some().then_some(elsewhere_tx);
+    if let Some((replicas, peers, _)) = peers {
+        let rules = relay::Config {
+            at_once: replicas.requests_at_once,
+            connections_max: replicas.requests_at_once,
+            bytes_max: replicas.bytes_max,
+            ..relay::Config::new(name)
+        };
+        let tls = peers.tls.clone();
+        let (inbox, outbox) = (relay::Inbox { requests: elsewhere_rx }, relay::Outbox { hub: relayed_tx });
+        let relay = Relay::new(rules, client.clone(), peers, inbox, outbox);
+        watched.metrics.push(figures::of_relay(relay.counts(), tls));
+        group.spawn("relay", relay.run(stop.child_token()));
+    }
     if let Some(rules) = &config.router {
         let listener = TcpListener::bind(rules.listen)
             .await
@@ -296,6 +320,7 @@ async fn run(serve: &Serve) -> Result<()> {
             acked: acked_rx,
             taken: taken_rx,
             requests: requests_rx,
+            relayed: relayed_rx,
         },
         cloudhub::Outbox {
             snapshots,
@@ -306,6 +331,7 @@ async fn run(serve: &Serve) -> Result<()> {
             queries: queries_tx,
             events: events_tx,
             messages: messages_tx,
+            elsewhere,
         },
     );
     watched.metrics.push(figures::of_cloudhub(cloudhub.gauges()));

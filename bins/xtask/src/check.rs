@@ -56,6 +56,7 @@ const FEATURES: [(&str, &[&str]); 4] = [
             "devicecontroller",
             "election",
             "monitor",
+            "relay",
             "router",
             "cloudstream",
             "standalone",

@@ -3,26 +3,20 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream::FuturesUnordered};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use kube::{Client, core::params::ListParams};
 use serde_json::Value;
-use tokio::{
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
     Config, Listener,
     review::{Around, Question, Review},
 };
-
-/// The pause after a failed accept: the process may be out of file descriptors for a moment.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+use crate::accept::accept;
 
 /// After so long a connection is closed, so that a client which is silent does not hold its place for ever; the API server
 /// opens another.
@@ -37,20 +31,8 @@ type Answer = Response<Full<Bytes>>;
 pub(super) async fn run(config: Arc<Config>, listener: Listener, client: Client) {
     let Listener { socket, tls } = listener;
     let server = Server { config, client, acceptor: TlsAcceptor::from(tls) };
-    let mut connections = FuturesUnordered::new();
-    loop {
-        let room = connections.len() < server.config.connections_max.max(1);
-        tokio::select! {
-            Some(()) = connections.next() => {}
-            accepted = socket.accept(), if room => match accepted {
-                Ok((stream, _)) => connections.push(server.serve(stream)),
-                Err(error) => {
-                    tracing::warn!(%error, "a connection to the admission webhook cannot be accepted");
-                    sleep(ACCEPT_AGAIN).await;
-                }
-            },
-        }
-    }
+    let at_once = server.config.connections_max;
+    accept(&socket, at_once, "the admission webhook", |stream, _| server.serve(stream)).await;
 }
 
 struct Server {

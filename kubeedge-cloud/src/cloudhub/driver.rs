@@ -8,7 +8,7 @@ use kubeedge_core::{
     hub::NodeLink,
     id::NodeName,
     message::{FromNode, Request, Response, SessionState, ToNode},
-    pipe::{Call, Replier},
+    pipe::{Call, CallError},
     transport::{Connection, Listener, Peer},
     wire::{Codec, Line},
 };
@@ -22,7 +22,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     CloudHub, Config, Error, Gauges, Inbox, Outbox,
-    session::{Admission, Asked, Ends, Session, now},
+    session::{Admission, Asked, Ends, Reply, Session, now},
 };
 
 /// Accepts connections, knows which session is a node's, and brings to it what is for the node.
@@ -105,6 +105,7 @@ impl Driver {
                     }
                 }
                 Some(call) = self.inbox.requests.recv() => self.handle_request(call),
+                Some(call) = self.inbox.relayed.recv() => self.handle_relayed(call),
             }
         };
         if outcome.is_ok() {
@@ -228,20 +229,46 @@ impl Driver {
     }
 
     fn handle_request(&mut self, call: Call<ToNode<Request>, Response>) {
-        let (ToNode { node, message }, replier) = call.split();
-        let refuse = |replier: Replier<Response>, message| {
-            replier.answer(Response::Failed { code: 503, message });
+        if self.sessions.contains_key(&call.question.node) {
+            let (question, replier) = call.split();
+            return self.ask(question, Reply::Here(replier));
+        }
+        let forwarded = match &self.outbox.elsewhere {
+            Some(elsewhere) => elsewhere.forward(call),
+            None => Err((CallError::Closed("elsewhere"), call)),
         };
-        let Some(session) = self.sessions.get(&node) else {
-            return refuse(replier, format!("node {node} is not connected"));
-        };
+        if let Err((error, call)) = forwarded {
+            let node = &call.question.node;
+            let message = if matches!(error, CallError::Full(_)) {
+                format!(
+                    "node {node} is not connected here, and too many requests for such nodes wait already"
+                )
+            } else {
+                format!("node {node} is not connected")
+            };
+            call.answer(Response::Failed { code: 503, message });
+        }
+    }
+
+    fn handle_relayed(&mut self, call: Call<ToNode<Request>, Option<Response>>) {
+        if !self.sessions.contains_key(&call.question.node) {
+            return call.answer(None);
+        }
+        let (question, replier) = call.split();
+        self.ask(question, Reply::Elsewhere(replier));
+    }
+
+    fn ask(&mut self, question: ToNode<Request>, reply: Reply) {
+        let ToNode { node, message } = question;
+        let Some(session) = self.sessions.get(&node) else { return };
         let (waiting, _) = session.requests.depth_and_coalesced();
         if waiting >= self.config.link.calls_max {
-            return refuse(replier, format!("node {node} has too many requests"));
+            let message = format!("node {node} has too many requests");
+            return reply.answer(Response::Failed { code: 503, message });
         }
         self.last_request += 1;
         // A session that has just ended drops it, which whoever asked is told.
-        let _ = session.requests.send(Asked { number: self.last_request, request: message, replier });
+        let _ = session.requests.send(Asked { number: self.last_request, request: message, reply });
     }
 }
 

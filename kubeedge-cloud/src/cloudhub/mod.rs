@@ -110,6 +110,8 @@ pub struct Inbox {
     pub taken: LatestReceiver<(NodeName, Delivery), ToNode<Delivery>>,
     /// Questions for nodes.
     pub requests: Callee<ToNode<Request>, Response>,
+    /// Questions for nodes that came to another cloud. `None` is the answer for a node without a session: they go no further.
+    pub relayed: Callee<ToNode<Request>, Option<Response>>,
 }
 
 /// What goes out from CloudHub.
@@ -132,6 +134,8 @@ pub struct Outbox {
     /// What applications on nodes send up. A node keeps each message until `taken` names it. Without a receiver
     /// messages end here.
     pub messages: EventSender<FromNode<Delivered<UploadedPublish>>>,
+    /// Takes the questions for nodes without a session, where other clouds may have one; `None` if this is the only cloud.
+    pub elsewhere: Option<Caller<ToNode<Request>, Response>>,
 }
 
 /// The other ends of [`Inbox`] and [`Outbox`].
@@ -145,6 +149,8 @@ pub struct Outside {
     pub taken: LatestSender<(NodeName, Delivery), ToNode<Delivery>>,
     /// Feeds [`Inbox::requests`].
     pub requests: Caller<ToNode<Request>, Response>,
+    /// Feeds [`Inbox::relayed`].
+    pub relayed: Caller<ToNode<Request>, Option<Response>>,
     /// Receives from the one pipe in [`Outbox::snapshots`].
     pub snapshots: Callee<NodeName, Vec<Object>>,
     /// Receives from [`Outbox::statuses`].
@@ -163,7 +169,7 @@ pub struct Outside {
     pub messages: EventReceiver<FromNode<Delivered<UploadedPublish>>>,
 }
 
-/// Creates all of CloudHub's pipes, for whoever embeds this part alone.
+/// Creates all of CloudHub's pipes, for whoever embeds this part alone; it is the only cloud.
 pub fn pipes() -> (Inbox, Outbox, Outside) {
     let report_key = |from: &FromNode<Delivered<Report>>| (from.node.clone(), from.message.message.key());
     let (downstream_tx, downstream_rx) =
@@ -172,6 +178,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
         pipe::latest("acked", |to: &ToNode<Acked<ReportKey>>| (to.node.clone(), to.message.key.clone()));
     let (taken_tx, taken_rx) = pipe::latest("taken", |to: &ToNode<Delivery>| (to.node.clone(), to.message));
     let (requests_tx, requests_rx) = pipe::calls("requests", 256);
+    let (relayed_tx, relayed_rx) = pipe::calls("relayed", 64);
     // Nodes come back in crowds; a controller that cannot keep up is asked again.
     let (snapshots_tx, snapshots_rx) = pipe::calls("snapshots", 1024);
     let (statuses_tx, statuses_rx) = pipe::latest("statuses", report_key);
@@ -183,7 +190,13 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (events_tx, events_rx) = pipe::events("events", 1024);
     let (messages_tx, messages_rx) = pipe::events("messages", 1024);
     (
-        Inbox { downstream: downstream_rx, acked: acked_rx, taken: taken_rx, requests: requests_rx },
+        Inbox {
+            downstream: downstream_rx,
+            acked: acked_rx,
+            taken: taken_rx,
+            requests: requests_rx,
+            relayed: relayed_rx,
+        },
         Outbox {
             snapshots: vec![snapshots_tx],
             statuses: statuses_tx,
@@ -193,12 +206,14 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
             queries: queries_tx,
             events: events_tx,
             messages: messages_tx,
+            elsewhere: None,
         },
         Outside {
             downstream: downstream_tx,
             acked: acked_tx,
             taken: taken_tx,
             requests: requests_tx,
+            relayed: relayed_tx,
             snapshots: snapshots_rx,
             statuses: statuses_rx,
             device_reports: device_reports_rx,

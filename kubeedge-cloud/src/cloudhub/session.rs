@@ -46,7 +46,7 @@ pub(super) struct Session {
     replaced: CancellationToken,
     snapshot: FuturesUnordered<BoxFuture<'static, Option<Vec<Object>>>>,
     asked: FuturesUnordered<BoxFuture<'static, (u64, Answer)>>,
-    asking: BTreeMap<u64, Replier<Response>>,
+    asking: BTreeMap<u64, Reply>,
     /// Uploads for which their pipe had no room. They are not acknowledged, so the edge's window bounds them.
     events: VecDeque<Delivered<UploadedEvent>>,
     messages: VecDeque<Delivered<UploadedPublish>>,
@@ -59,7 +59,24 @@ pub(super) struct Session {
 pub(super) struct Asked {
     pub(super) number: u64,
     pub(super) request: Request,
-    pub(super) replier: Replier<Response>,
+    pub(super) reply: Reply,
+}
+
+/// Where the answer to a question for the node goes.
+pub(super) enum Reply {
+    /// To a part of this cloud.
+    Here(Replier<Response>),
+    /// To another cloud.
+    Elsewhere(Replier<Option<Response>>),
+}
+
+impl Reply {
+    pub(super) fn answer(self, response: Response) {
+        match self {
+            Self::Here(replier) => replier.answer(response),
+            Self::Elsewhere(replier) => replier.answer(Some(response)),
+        }
+    }
 }
 
 /// A session asks to become the one of its node.
@@ -160,9 +177,9 @@ impl Session {
                 Some(acked) = self.acked.recv() => self.link.handle_acked(&acked),
                 Some(delivery) = self.taken.recv() => self.link.handle_taken(delivery),
                 Some(event) = self.objects.recv() => self.link.handle_downstream(event),
-                Some(Asked { request, replier, .. }) = self.requests.recv() => {
+                Some(Asked { request, reply, .. }) = self.requests.recv() => {
                     let id = self.link.handle_request(request, self.config.request_timeout, now());
-                    self.asking.insert(id, replier);
+                    self.asking.insert(id, reply);
                 }
                 () = sleep(UPLOAD_RETRY), if !(self.events.is_empty() && self.messages.is_empty()) => self.pass_uploads(),
                 () = until(timer) => self.link.handle_timeout(now()),
@@ -235,8 +252,8 @@ impl Session {
             }
             NodeOutput::Query { id, query } => self.ask(id, query),
             NodeOutput::Responded { id, response } => {
-                if let Some(replier) = self.asking.remove(&id) {
-                    replier.answer(response);
+                if let Some(reply) = self.asking.remove(&id) {
+                    reply.answer(response);
                 }
             }
             NodeOutput::Synchronized => info!(%node, session = self.link.session(), "the node is in sync"),
@@ -338,7 +355,7 @@ impl Session {
         }
         while let Some(asked) = self.requests.try_recv() {
             let message = format!("node {node} has disconnected");
-            asked.replier.answer(Response::Failed { code: 503, message });
+            asked.reply.answer(Response::Failed { code: 503, message });
         }
         let last_words = std::iter::from_fn(|| self.link.poll_transmit(Lane::Heartbeat, now())).collect();
         let _ = timeout(CLOSE_TIMEOUT, self.line.close(last_words, reason)).await;

@@ -8,6 +8,7 @@ use kubeedge_core::{
         ObjectRef, Publish, Query, Report, Request, Response, SessionState, ToNode, Upload, UploadId,
         UploadedEvent, UploadedPublish,
     },
+    pipe,
     transport::{
         Connection, Transport,
         memory::{self, MemoryNetwork},
@@ -324,6 +325,52 @@ async fn a_silent_node_is_offline_within_three_heartbeats() {
     stage.network.cut();
     let state = timeout(Duration::from_secs(45), stage.outside.sessions.recv()).await.unwrap().unwrap();
     assert_eq!(state, FromNode { node: node("edge-1"), message: SessionState::Offline });
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_cloud_asks_is_answered_by_the_node_and_goes_no_further_without_one() {
+    let (network, listener) = memory::network();
+    let (inbox, mut outbox, outside) = pipes();
+    let (elsewhere, mut elsewhere_rx) = pipe::calls("elsewhere", 1);
+    outbox.elsewhere = Some(elsewhere);
+    let stop = CancellationToken::new();
+    let hub = CloudHub::new(Config::default(), vec![Box::new(listener)], inbox, outbox);
+    let gauges = hub.gauges();
+    let part = tokio::spawn(hub.run(stop.clone()));
+    let mut stage = Stage { network, outside, gauges, stop, part };
+    let edge = stage.synchronized("edge-1", Vec::new()).await;
+    let to = |name: &str| ToNode { node: node(name), message: Request::Logs(LogRequest::default()) };
+    let long = Duration::from_secs(60);
+
+    let relayed = stage.outside.relayed.clone();
+    let (answer, ()) = tokio::join!(relayed.call(to("edge-1"), long), async {
+        let Frame::Request { id, .. } = next(&*edge).await else { panic!("no request") };
+        say(&*edge, Frame::Response { id, response: Response::Published }).await;
+    });
+    assert_eq!(answer, Ok(Some(Response::Published)));
+    assert_eq!(relayed.call(to("edge-2"), long).await, Ok(None));
+
+    // What a part of this cloud asks goes elsewhere, and is answered from there.
+    let requests = stage.outside.requests.clone();
+    let (answer, ()) = tokio::join!(requests.call(to("edge-2"), long), async {
+        let call = elsewhere_rx.recv().await.unwrap();
+        assert_eq!(call.question, to("edge-2"));
+        call.answer(Response::Published);
+    });
+    assert_eq!(answer, Ok(Response::Published));
+    // One waits already.
+    let (waits, full) = tokio::join!(requests.call(to("edge-2"), Duration::from_secs(1)), async {
+        tokio::task::yield_now().await;
+        requests.call(to("edge-2"), long).await
+    });
+    assert!(waits.is_err());
+    let Ok(Response::Failed { code: 503, message }) = full else { panic!("{full:?}") };
+    assert!(message.contains("too many requests"), "{message}");
+    drop(elsewhere_rx);
+    let Ok(Response::Failed { code: 503, message }) = requests.call(to("edge-2"), long).await else {
+        panic!()
+    };
+    assert_eq!(message, "node edge-2 is not connected");
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,13 +2,13 @@
 
 use std::{
     convert::Infallible,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use futures::{
     StreamExt,
-    stream::{self, BoxStream, FuturesUnordered},
+    stream::{self, BoxStream},
 };
 use http::{Method, Request, Response, header};
 use http_body::Frame;
@@ -18,20 +18,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use kube::Client;
 use kubeedge_core::tls;
 use serde_json::Value;
-use tokio::{
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     Config, Listener, Outbox,
     route::{Question, Refusal},
 };
-use crate::node::Node;
-
-/// The pause after a failed accept: the process may be out of file descriptors for a moment.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+use crate::{accept::accept, node::Node};
 
 type Pieces = BoxStream<'static, Result<Frame<Bytes>, Infallible>>;
 type Answer = Response<StreamBody<Pieces>>;
@@ -40,20 +34,8 @@ type Answer = Response<StreamBody<Pieces>>;
 pub(super) async fn run(config: Config, listener: Listener, client: Client, outbox: Outbox) {
     let Listener { socket, tls } = listener;
     let server = Server { config, client, outbox, acceptor: TlsAcceptor::from(tls) };
-    let mut connections = FuturesUnordered::new();
-    loop {
-        let room = connections.len() < server.config.connections_max.max(1);
-        tokio::select! {
-            Some(()) = connections.next() => {}
-            accepted = socket.accept(), if room => match accepted {
-                Ok((stream, _)) => connections.push(server.serve(stream)),
-                Err(error) => {
-                    tracing::warn!(%error, "a connection for a node's pods cannot be accepted");
-                    sleep(ACCEPT_AGAIN).await;
-                }
-            },
-        }
-    }
+    let at_once = server.config.connections_max;
+    accept(&socket, at_once, "the pods of nodes", |stream, _| server.serve(stream)).await;
 }
 
 struct Server {

@@ -5,20 +5,22 @@
 //! * [`Placement`]: which object goes to which node, pure.
 //! * [`Sight`]: which kinds can be watched at present.
 //! * [`Writes`]: which write is next, pure: newest wins, one at a time per key, retried with back-off.
+//! * [`lease`]: what a node's Lease says of the cloud that has the node, pure.
 //! * [`api`]: the few requests the controllers make, and what an answer of the API means for a write.
 
 #![cfg_attr(
-    not(all(feature = "edgecontroller", feature = "router")),
+    not(all(feature = "edgecontroller", feature = "relay", feature = "router")),
     allow(
         dead_code,
         unused_imports,
-        reason = "EdgeController, DeviceController, Election and Router need a part of it each"
+        reason = "EdgeController, DeviceController, Election, Relay and Router need a part of it each"
     )
 )]
 
 pub(crate) mod api;
 #[cfg(any(feature = "devicecontroller", feature = "edgecontroller", feature = "router"))]
 mod held;
+pub(crate) mod lease;
 #[cfg(any(feature = "devicecontroller", feature = "edgecontroller", feature = "router"))]
 mod placement;
 mod pruned;

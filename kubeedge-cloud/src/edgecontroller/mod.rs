@@ -59,6 +59,9 @@ pub struct Config {
     /// What this cloud is called among those that serve the same API; each has to have another name. A node's Lease bears
     /// the name of the cloud that has its session.
     pub identity: String,
+    /// Where other clouds reach this one, `host:port`, as `relay::Peers` listens; a node's Lease says it beside the name.
+    /// Empty if they cannot.
+    pub address: String,
     /// How often a connected node's Lease is renewed. 10 s, as the kubelet does.
     pub lease_interval: Duration,
     /// How long a Lease holds. 40 s, as the kubelet has it, so that Kubernetes' own controllers agree.
@@ -87,6 +90,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             identity: "cloudcore".to_owned(),
+            address: String::new(),
             lease_interval: Duration::from_secs(10),
             lease_duration: Duration::from_secs(40),
             absent_grace: Duration::from_secs(40),

@@ -1,7 +1,7 @@
 //! Whose a node is, when several clouds serve one API.
 //!
-//! The Lease of a node says it: an annotation names the cloud that has the node's session, and `spec.leaseTransitions`
-//! grows whenever another takes it. That is the fencing token. A cloud writes it when a session begins, which is the write
+//! The Lease of a node says it: an annotation names the cloud that has the node's session, another says where that cloud is
+//! reached, and `spec.leaseTransitions` grows whenever another takes it. That is the fencing token. A cloud writes it when a session begins, which is the write
 //! that renews the Lease anyway, and from then on renews at the version that it wrote last. So it learns at the next
 //! renewal that the node has gone to another cloud, and from then on writes nothing of that node.
 
@@ -9,19 +9,12 @@ use jiff::Timestamp;
 use kubeedge_core::id::NodeName;
 use serde_json::{Value, json};
 
-use super::{
-    Config,
-    requests::{LEASE_NAMESPACE, node_place},
-    state::LEASES,
-    status,
-};
+use super::{Config, requests::node_place, status};
 use crate::controller::{
     Outcome,
-    api::{Api, Error, Place},
+    api::{Api, Error},
+    lease::{ADDRESS, LEASES, NAMESPACE, OWNER, owner, place},
 };
-
-/// Names the cloud that has the node's session.
-const OWNER: &str = "kubeedge.io/cloud";
 
 /// A node is this cloud's, as of this version of its Lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,10 +88,16 @@ fn take(lease: &Value, mut spec: Value, config: &Config, now: &str) -> Value {
     json!({
         "metadata": {
             "resourceVersion": lease["metadata"]["resourceVersion"],
-            "annotations": { OWNER: config.identity },
+            "annotations": annotations(config),
         },
         "spec": spec,
     })
+}
+
+/// A cloud that is not reached by others says so by a null, which takes away in a merge what another has left there.
+fn annotations(config: &Config) -> Value {
+    let address = (!config.address.is_empty()).then_some(&config.address);
+    json!({ OWNER: config.identity, ADDRESS: address })
 }
 
 async fn create(
@@ -111,13 +110,17 @@ async fn create(
     let owner = api.get(node_place(node)).await?;
     spec["acquireTime"] = now.into();
     spec["leaseTransitions"] = 0.into();
+    let mut annotations = annotations(config);
+    if let Some(annotations) = annotations.as_object_mut() {
+        annotations.retain(|_, value| !value.is_null());
+    }
     let lease = json!({
         "apiVersion": LEASES.api_version,
         "kind": LEASES.kind,
         "metadata": {
             "name": node.as_str(),
-            "namespace": LEASE_NAMESPACE,
-            "annotations": { OWNER: config.identity },
+            "namespace": NAMESPACE,
+            "annotations": annotations,
             "ownerReferences": [{
                 "apiVersion": "v1", "kind": "Node", "name": node.as_str(), "uid": owner.uid.as_str(),
             }],
@@ -151,14 +154,6 @@ fn held(lease: &Value) -> Renewed {
     })
 }
 
-fn owner(lease: &Value) -> &str {
-    lease["metadata"]["annotations"][OWNER].as_str().unwrap_or_default()
-}
-
-fn place(node: &NodeName) -> Place<'_> {
-    Place { kind: LEASES, namespace: LEASE_NAMESPACE, name: node.as_str() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,8 +174,16 @@ mod tests {
         let lease = lease("a", "2026-01-01T00:00:00.000000Z");
         let taken = take(&lease, json!({}), &config("b"), "now");
         assert_eq!(taken["spec"], json!({ "leaseTransitions": 4, "acquireTime": "now" }));
-        assert_eq!(taken["metadata"], json!({ "resourceVersion": "7", "annotations": { OWNER: "b" } }));
+        let annotations = json!({ OWNER: "b", ADDRESS: null });
+        assert_eq!(taken["metadata"], json!({ "resourceVersion": "7", "annotations": annotations }));
         assert_eq!(take(&lease, json!({}), &config("a"), "now")["spec"], json!({}));
+    }
+
+    #[test]
+    fn whoever_takes_a_node_says_where_it_is_reached() {
+        let reached = Config { address: "192.0.2.7:10005".to_owned(), ..config("b") };
+        let taken = take(&lease("a", "2026-01-01T00:00:00.000000Z"), json!({}), &reached, "now");
+        assert_eq!(taken["metadata"]["annotations"][ADDRESS], "192.0.2.7:10005");
     }
 
     #[test]

@@ -22,9 +22,6 @@ use crate::{
     },
 };
 
-/// Where the Leases of nodes are (KEP-589).
-pub(super) const LEASE_NAMESPACE: &str = "kube-node-lease";
-
 /// Makes a write about `node`.
 ///
 /// Returns also the policy that the Node has, where it was seen.

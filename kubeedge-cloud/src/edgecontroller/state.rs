@@ -48,10 +48,6 @@ pub(super) const SECRETS: Kind =
 pub(super) const NODES: Kind = Kind { api_version: "v1", kind: "Node", plural: "nodes", optional: false };
 /// Events.
 pub(super) const EVENTS: Kind = Kind { api_version: "v1", kind: "Event", plural: "events", optional: false };
-/// Leases.
-pub(super) const LEASES: Kind =
-    Kind { api_version: "coordination.k8s.io/v1", kind: "Lease", plural: "leases", optional: false };
-
 /// Service accounts.
 pub(super) const SERVICE_ACCOUNTS: Kind =
     Kind { api_version: "v1", kind: "ServiceAccount", plural: "serviceaccounts", optional: false };

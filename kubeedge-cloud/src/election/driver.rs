@@ -14,13 +14,10 @@ use super::{
     state::{Record, State, Step},
 };
 use crate::controller::{
-    Kind,
     api::{Api, Error, Place},
+    lease::LEASES,
     now, sleep_until,
 };
-
-const LEASES: Kind =
-    Kind { api_version: "coordination.k8s.io/v1", kind: "Lease", plural: "leases", optional: false };
 
 /// Stands for election until `stop`.
 pub(super) async fn run(config: Config, client: Client, leads: watch::Sender<bool>, stop: CancellationToken) {

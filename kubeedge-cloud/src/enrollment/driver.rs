@@ -32,6 +32,23 @@ pub(super) struct Driver {
     client: Client,
     counts: Arc<Counts>,
     trusted: Arc<RwLock<Trusted>>,
+    replica: Option<Arc<Replica>>,
+}
+
+/// What this cloud shows to the others that serve the same API.
+struct Replica {
+    name: String,
+    addresses: Vec<String>,
+    tls: Live,
+}
+
+impl Replica {
+    fn show(&self, config: &Config, trusted: &Trusted) -> Result<(), Error> {
+        let lasts = config.server_certificate_lasts;
+        let issued = trusted.authority().issue_cloud(&self.name, &self.addresses, lasts)?;
+        let identity = Identity::from_pem(issued.certificate_pem.as_bytes(), issued.key_pem.as_bytes())?;
+        Ok(self.tls.show(identity)?)
+    }
 }
 
 impl fmt::Debug for Driver {
@@ -59,9 +76,23 @@ impl Driver {
             client,
             counts: Arc::default(),
             trusted: Arc::new(RwLock::new(trusted)),
+            replica: None,
         };
         driver.refresh_token().await?;
         Ok(driver)
+    }
+
+    pub(super) fn with_replica(
+        mut self,
+        name: String,
+        addresses: Vec<String>,
+        tls: Live,
+    ) -> Result<Self, Error> {
+        let (replica, trusted) = (Replica { name, addresses, tls }, self.trusted());
+        replica.tls.trust(trusted.roots()?)?;
+        replica.show(&self.config, &trusted)?;
+        self.replica = Some(Arc::new(replica));
+        Ok(self)
     }
 
     pub(super) fn counts(&self) -> Arc<Counts> {
@@ -98,6 +129,7 @@ impl Driver {
             self.adopt(found)?;
         }
         self.renew_server()?;
+        self.renew_replica()?;
         self.refresh_token().await
     }
 
@@ -107,11 +139,26 @@ impl Driver {
             return Ok(());
         }
         self.tls.trust(found.roots()?)?;
+        if let Some(replica) = &self.replica {
+            replica.tls.trust(found.roots()?)?;
+        }
         let follows = found.authority().certificate_pem() != known.authority().certificate_pem();
         tracing::info!(follows, "the trusted authorities have changed");
         *self.trusted.write().unwrap_or_else(PoisonError::into_inner) = found.clone();
         if follows {
             self.tls.show(server_identity(&self.config, &found)?)?;
+            if let Some(replica) = &self.replica {
+                replica.show(&self.config, &found)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn renew_replica(&self) -> Result<(), Error> {
+        let Some(replica) = &self.replica else { return Ok(()) };
+        let Some(shown) = replica.tls.identity() else { return Ok(()) };
+        if since_1970() >= Lifetime::of(shown.certificate())?.renewal() {
+            replica.show(&self.config, &self.trusted())?;
         }
         Ok(())
     }

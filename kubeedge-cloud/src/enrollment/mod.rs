@@ -189,6 +189,21 @@ impl Enrollment {
         Ok(Self { driver: Driver::open(config, trusted, client, tls).await?, listener })
     }
 
+    /// Also keeps fresh what this cloud shows to the others that serve the same API, and whom it believes to be one of them:
+    /// `tls` gets a certificate of this name for these addresses. The part `relay` uses it.
+    ///
+    /// # Errors
+    /// If the certificate cannot be had.
+    pub fn with_replica(
+        self,
+        name: impl Into<String>,
+        addresses: Vec<String>,
+        tls: Live,
+    ) -> Result<Self, Error> {
+        let driver = self.driver.with_replica(name.into(), addresses, tls)?;
+        Ok(Self { driver, listener: self.listener })
+    }
+
     /// What has been granted and refused, also while the part runs.
     pub fn counts(&self) -> Arc<Counts> {
         self.driver.counts()

@@ -11,6 +11,9 @@ const PORTS: [(&str, u16, &str, u16); 3] = [
     ("cloudhub-https", 10002, "TCP", 30002),
 ];
 
+/// Where replicas ask each other for what only nodes of the other have. It is in no Service: each is meant by its address.
+const RELAY: u16 = 10005;
+
 /// The user that cloudcore runs as: it needs none in particular, so it is not root.
 const USER: u32 = 65532;
 
@@ -22,6 +25,9 @@ pub fn deployment(options: &Options) -> Vec<Value> {
         PORTS.iter().map(|(name, number, protocol, _)| port(name, *number, protocol)).collect();
     if options.admission {
         ports.push(port("admission", admission::PORT, "TCP"));
+    }
+    if options.replicas > 1 {
+        ports.push(port("relay", RELAY, "TCP"));
     }
     let selector = json!({ "kubeedge": "cloudcore" });
     vec![
@@ -76,6 +82,8 @@ fn pod(options: &Options, ports: &[Value], selector: &Value) -> Value {
             "image": options.image,
             "args": ["--config", "/etc/kubeedge/config/cloudcore.yaml"],
             "ports": ports,
+            // Where the other replicas reach this one.
+            "env": [{ "name": "POD_IP", "valueFrom": { "fieldRef": { "fieldPath": "status.podIP" } } }],
             "resources": { "requests": { "cpu": "100m", "memory": "64Mi" } },
             "securityContext": {
                 "allowPrivilegeEscalation": false,

@@ -162,6 +162,18 @@ fn everything_is_bound_to_the_account_in_its_namespace() {
 }
 
 #[test]
+fn replicas_are_told_their_addresses_and_are_let_in_where_they_ask_each_other() {
+    let ports = |replicas: u32| {
+        let objects = all(&Options { replicas, ..Options::default() });
+        let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
+        let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(container["env"][0]["valueFrom"]["fieldRef"]["fieldPath"], "status.podIP");
+        container["ports"].as_array().unwrap().iter().filter(|port| port["name"] == "relay").count()
+    };
+    assert_eq!((ports(1), ports(2)), (0, 1));
+}
+
+#[test]
 fn yaml_says_what_the_values_say() {
     let objects = all(&Options { advertise_addresses: vec!["203.0.113.7".to_owned()], ..Options::default() });
     let text = yaml(&objects);

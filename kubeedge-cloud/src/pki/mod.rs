@@ -30,7 +30,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use kubeedge_core::id::NodeName;
+use kubeedge_core::id::{CLOUD_USER_PREFIX, NodeName};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PublicKeyData,
@@ -203,6 +203,27 @@ impl Authority {
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name = name(first, None);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.issue(params, valid_for)
+    }
+
+    /// Issues a certificate by which clouds that serve one API know each other: common name
+    /// `system:kubeedge:cloud:<cloud>`, for a client as well as for a server that is reached at these addresses.
+    ///
+    /// # Errors
+    /// If the name is empty, or an address is neither a host name nor an IP address.
+    pub fn issue_cloud(
+        &self,
+        cloud: &str,
+        addresses: &[String],
+        valid_for: Duration,
+    ) -> Result<Issued, Error> {
+        if cloud.is_empty() {
+            return Err(Error::NoName);
+        }
+        let mut params = CertificateParams::new(addresses)?;
+        params.distinguished_name = name(&format!("{CLOUD_USER_PREFIX}{cloud}"), None);
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         self.issue(params, valid_for)
     }
 

@@ -62,6 +62,17 @@ async fn a_node_is_no_server_and_a_server_is_no_node() {
 }
 
 #[tokio::test]
+async fn a_cloud_is_taken_for_no_node() {
+    let authority = Authority::create().unwrap();
+    let server = authority.issue_server(&["127.0.0.1".into()], DAY).unwrap();
+    let cloud = authority.issue_cloud("cloud-1", &["127.0.0.1".into()], DAY).unwrap();
+    assert_eq!(tls::cloud_of(identity(&cloud).certificate()).unwrap(), "cloud-1");
+    meet(&authority, &server, &authority, &cloud).await.unwrap_err();
+    assert!(matches!(authority.issue_cloud("", &[], DAY), Err(Error::NoName)));
+    assert!(authority.issue_cloud("cloud-1", &["ümlaut".into()], DAY).is_err());
+}
+
+#[tokio::test]
 async fn authorities_do_not_trust_each_other() {
     let (one, other) = (Authority::create().unwrap(), Authority::create().unwrap());
     let server = one.issue_server(&["127.0.0.1".into()], DAY).unwrap();

@@ -3,7 +3,6 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream::FuturesUnordered};
 use http::{HeaderName, HeaderValue, Request as HttpRequest, Response as HttpResponse, StatusCode, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -15,22 +14,19 @@ use kubeedge_core::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
-    time::sleep,
 };
 
 use super::{
     Config,
     rules::{Downward, Name, Rules},
 };
+use crate::accept::accept;
 
 /// How a request ended, for the counters of its rule.
 pub(super) type Ended = (Name, Option<String>);
 
 /// How long a client may take for the head of a request.
 const HEAD_DEADLINE: Duration = Duration::from_secs(15);
-
-/// The pause after a failed accept: the process may be out of file descriptors for a moment.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Header fields that belong to one connection, or that the node's client writes itself.
 const NOT_PASSED_ON: [HeaderName; 6] = [
@@ -56,20 +52,7 @@ type Answer = HttpResponse<Full<Bytes>>;
 impl Rest {
     /// Accepts connections and serves them, all in this one future.
     pub(super) async fn run(self, listener: TcpListener) {
-        let mut connections = FuturesUnordered::new();
-        loop {
-            let room = connections.len() < self.config.requests_max;
-            tokio::select! {
-                Some(()) = connections.next() => {}
-                accepted = listener.accept(), if room => match accepted {
-                    Ok((socket, _)) => connections.push(self.serve(socket)),
-                    Err(error) => {
-                        tracing::warn!(%error, "accept failed");
-                        sleep(ACCEPT_AGAIN).await;
-                    }
-                },
-            }
-        }
+        accept(&listener, self.config.requests_max, "the router", |socket, _| self.serve(socket)).await;
     }
 
     async fn serve(&self, socket: TcpStream) {

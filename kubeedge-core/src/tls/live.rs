@@ -144,6 +144,15 @@ impl Live {
         self.listening(Arc::new(Strict(self.clone())))
     }
 
+    /// Builds what a cloud listens with for the others that serve the same API: as [`Live::server_config`], and the
+    /// certificate must be [a cloud's](tls::cloud_of). Nodes have theirs from the same authority, and are refused.
+    ///
+    /// # Errors
+    /// If the protocol versions are not available.
+    pub fn cloud_server_config(&self) -> Result<ServerConfig, Error> {
+        self.listening(Arc::new(Clouds(self.clone())))
+    }
+
     /// Builds what a server listens with that judges certificates itself, by [`Live::judge`]: a peer may show any
     /// certificate whose key it proves to have, or none.
     ///
@@ -291,6 +300,10 @@ impl ServerCertVerifier for Live {
 #[derive(Debug)]
 struct Strict(Live);
 
+/// Demands the certificate of a cloud.
+#[derive(Debug)]
+struct Clouds(Live);
+
 /// Asks for a certificate, and takes any.
 #[derive(Debug)]
 struct Asking;
@@ -344,6 +357,10 @@ macro_rules! client_verifier {
 client_verifier!(Strict, true, |this: &Strict, own: &CertificateDer<'_>, others, now| {
     this.0.verify_client(own, others, now).map_err(|error| this.0.refuse(error, own))
 });
+client_verifier!(Clouds, true, |this: &Clouds, own: &CertificateDer<'_>, others, now| {
+    let verified = this.0.verify_client(own, others, now).map_err(|error| this.0.refuse(error, own))?;
+    tls::cloud_of(own).map(|_| verified).map_err(|_| this.0.refuse_stranger())
+});
 client_verifier!(Asking, false, |_: &Asking, _: &CertificateDer<'_>, _, _| Ok(
     ClientCertVerified::assertion()
 ));
@@ -352,13 +369,23 @@ impl Live {
     /// Counts and logs why a peer is refused; the peer is told by an alert of TLS.
     fn refuse(&self, error: rustls::Error, own: &CertificateDer<'_>) -> rustls::Error {
         let refusal = Refusal::of(&error, own);
-        self.count(refusal);
-        tracing::info!(reason = refusal.as_str(), "a peer's certificate was refused");
+        self.note(refusal);
         if refusal == Refusal::UnknownAuthority {
             // Authorities of KubeEdge have one name, so that another's certificate looks like a wrong signature of the
             // right one. The peer is told what helps: that its authority is not known.
             return rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
         }
         error
+    }
+
+    /// As [`Live::refuse`], of a certificate that is good and is no cloud's; the peer is told that it has no access.
+    fn refuse_stranger(&self) -> rustls::Error {
+        self.note(Refusal::NoCloud);
+        rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
+    }
+
+    fn note(&self, refusal: Refusal) {
+        self.count(refusal);
+        tracing::info!(reason = refusal.as_str(), "a peer's certificate was refused");
     }
 }

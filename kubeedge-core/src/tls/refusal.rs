@@ -25,13 +25,15 @@ pub enum Refusal {
     WrongName,
     /// It names no node.
     NoNode,
+    /// It names none of the clouds that serve one API.
+    NoCloud,
     /// It cannot be read, or its signature is wrong.
     Malformed,
 }
 
 impl Refusal {
     /// All of them, in order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::NoCertificate,
         Self::Expired,
         Self::NotYetValid,
@@ -40,6 +42,7 @@ impl Refusal {
         Self::WrongPurpose,
         Self::WrongName,
         Self::NoNode,
+        Self::NoCloud,
         Self::Malformed,
     ];
 
@@ -54,6 +57,7 @@ impl Refusal {
             Self::WrongPurpose => "WrongPurpose",
             Self::WrongName => "WrongName",
             Self::NoNode => "NotANode",
+            Self::NoCloud => "NotACloud",
             Self::Malformed => "MalformedCertificate",
         }
     }
@@ -99,6 +103,7 @@ impl fmt::Display for Refusal {
             Self::WrongPurpose => "the certificate was issued for another purpose",
             Self::WrongName => "the certificate was issued for another name",
             Self::NoNode => "the certificate names no node",
+            Self::NoCloud => "the certificate names no cloud",
             Self::Malformed => "the certificate cannot be read or its signature is wrong",
         })
     }

@@ -111,6 +111,9 @@ fn a_value_that_cannot_be_is_an_error_that_begins_with_its_path() {
         ("modules.cloudStream.tlsStreamCAFile", "ca"),
         ("kubeedgeRs.cloudStream.callers", "[]"),
         ("modules.iptablesManager.mode", "both"),
+        ("kubeedgeRs.replicas.advertiseAddress", "\"10.0.0.1:80\""),
+        ("kubeedgeRs.replicas.requestsAtOnce", "0"),
+        ("kubeedgeRs.replicas.requestMiB", "65"),
     ] {
         let error = format!("{:#}", Config::parse(&at(path, value)).unwrap_err());
         assert!(error.starts_with(path), "{path} {value}: {error}");

@@ -17,9 +17,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::super::{
     Config, EdgeController, Outside, pipes,
-    state::{CONFIG_MAPS, EVENTS, LEASES, NODES, PODS, is_deleting},
+    state::{CONFIG_MAPS, EVENTS, NODES, PODS, is_deleting},
 };
-use crate::controller::testing::{Cluster, eventually, node};
+use crate::controller::{
+    lease::LEASES,
+    testing::{Cluster, eventually, node},
+};
 
 const LONG: Duration = Duration::from_secs(10);
 
