@@ -52,6 +52,20 @@ impl Cluster {
         let words = ["init", "--kube-config", &admin, "--advertise-address", "192.0.2.1"];
         run("keadm", &[&words[..], more].concat())
     }
+
+    /// The authority that cloudcore's pods find in the file of `tlsStreamCAFile`.
+    fn mounted_authority(&self) -> Result<String> {
+        self.init(&[&IMAGE[..], &["--replicas", "0"]].concat())?;
+        let volumes = "jsonpath={.spec.template.spec.volumes[?(@.name=='ca')].configMap}";
+        let map = self.kubectl(&["-n", "kubeedge", "get", "deployment", "cloudcore", "-o", volumes], "")?;
+        let map: serde_json::Value = serde_json::from_str(&map)?;
+        let (name, key) = (&map["name"], &map["items"][0]["key"]);
+        let name = name.as_str().context("a volume of the Deployment")?;
+        let map = self.kubectl(&["-n", "kubeedge", "get", "configmap", name, "-o", "json"], "")?;
+        let map: serde_json::Value = serde_json::from_str(&map)?;
+        let pem = map["data"][key.as_str().unwrap_or_default()].as_str();
+        Ok(pem.with_context(|| format!("{key} in {name}"))?.to_owned())
+    }
 }
 
 impl Drop for Cluster {
@@ -259,16 +273,12 @@ spec:
 fn kubectl_logs_reads_pods_of_edge_nodes_and_nobody_else_does() -> Result<()> {
     let Some(cluster) = Cluster::empty()? else { return Ok(()) };
     let (folder, port) = (tempfile::tempdir()?, free_port()?);
-    let ca = folder.path().join("cluster.crt");
-    let raw = ["config", "view", "--raw", "--flatten", "--minify", "-o"];
-    let data = "jsonpath={.clusters[0].cluster.certificate-authority-data}";
-    let der = cluster.kubectl(&[&raw[..], &[data]].concat(), "")?;
-    std::fs::write(&ca, decode_base64(&der)?)?;
-    let modules = format!(
-        "  cloudStream: {{enable: true, streamPort: {port}, tlsStreamCAFile: {}}}\ncommonConfig: {{tunnelPort: {port}}}\n",
-        ca.display()
-    );
-    let cloud = Cloud::start_with_modules(&binaries(), &folder.path().join("cloud"), 1, &modules)?;
+    let ca = folder.path().join("streamCA.crt");
+    std::fs::write(&ca, cluster.mounted_authority()?)?;
+    let modules =
+        format!("  cloudStream: {{enable: true, streamPort: {port}, tlsStreamCAFile: {}}}\n", ca.display());
+    let common = format!(", tunnelPort: {port}");
+    let cloud = Cloud::start_with_config(&binaries(), &folder.path().join("cloud"), 1, &common, &modules)?;
     let edge = Edge::start(&binaries(), &folder.path().join("edge"), &cloud, &EdgeOptions::new("edge-1"))?;
     // An API server looks for the pod's node by the address in the Node's status.
     wait_for("the node to be Ready", || Ok(cloud.kubectl(&["get", "nodes"])?.contains(" Ready ")))
@@ -295,16 +305,34 @@ fn kubectl_logs_reads_pods_of_edge_nodes_and_nobody_else_does() -> Result<()> {
     Ok(())
 }
 
-fn decode_base64(text: &str) -> Result<Vec<u8>> {
-    use std::io::Write;
-    let mut process = Command::new("openssl")
-        .args(["base64", "-d", "-A"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot run openssl")?;
-    process.stdin.take().context("the pipe was asked for")?.write_all(text.as_bytes())?;
-    Ok(process.wait_with_output()?.stdout)
+#[test]
+fn the_deployment_tells_the_kubelet_where_cloudcore_answers() -> Result<()> {
+    let Some(cluster) = Cluster::empty()? else { return Ok(()) };
+    let folder = tempfile::tempdir()?;
+    let drain = "kubeedgeRs: {cloudHub: {drain: 15s}}\n";
+    let cloud = Cloud::start_with_modules(&binaries(), &folder.path().join("cloud"), 1, drain)?;
+    let config = folder.path().join("cloud/cloudcore.yaml");
+    // What the account of the cloudcore above needs is there already, and kubectl's.
+    let with = ["--replicas", "0", "--force", "--config", &config.to_string_lossy()];
+    cluster.init(&[&IMAGE[..], &with].concat())?;
+    let pod = ["-n", "kubeedge", "get", "deployment", "cloudcore", "-o", "jsonpath={.spec.template.spec}"];
+    let pod: serde_json::Value = serde_json::from_str(&cluster.kubectl(&pod, "")?)?;
+    for probe in ["livenessProbe", "readinessProbe"] {
+        let asked = &pod["containers"][0][probe]["httpGet"];
+        let text = |member: &str| asked[member].as_str().unwrap_or_default().to_owned();
+        let url = format!("http://{}:{}{}", text("host"), asked["port"], text("path"));
+        wait_for(&format!("{probe} to be answered"), || {
+            let output =
+                Command::new("curl").args(["-sS", "--fail-with-body", "--max-time", "5", &url]).output()?;
+            ensure!(output.status.success(), "{url}: {output:?}");
+            Ok(true)
+        })
+        .with_context(|| cloud.log())?;
+    }
+    let grace = &pod["terminationGracePeriodSeconds"];
+    ensure!(grace.as_u64().is_some_and(|seconds| seconds > 15 + 10), "{grace}");
+    ensure!(cloud.metric("kubeedge_cloudhub_sessions")? == 0);
+    Ok(())
 }
 
 /// A cloudcore with the webhook, as its account may have it.

@@ -102,6 +102,17 @@ impl Cloud {
         heartbeat: u64,
         modules: &str,
     ) -> Result<Self> {
+        Self::start_with_config(binaries, folder, heartbeat, "", modules)
+    }
+
+    /// As [`Cloud::start_with_modules`], with more members of `commonConfig`, each with a comma before it.
+    pub fn start_with_config(
+        binaries: &Binaries,
+        folder: &Path,
+        heartbeat: u64,
+        common: &str,
+        modules: &str,
+    ) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let ports = Ports {
             quic: free_port()?,
@@ -120,7 +131,7 @@ impl Cloud {
             // The authority that the tests issue certificates of is there before cloudcore would make its own.
             cloud.issue("nobody", &cloud.folder.join("nobody"))?;
         }
-        fs::write(cloud.folder.join("cloudcore.yaml"), cloud.config(heartbeat) + modules)?;
+        fs::write(cloud.folder.join("cloudcore.yaml"), cloud.config(heartbeat, common) + modules)?;
         cloud.spawn()?;
         Ok(cloud)
     }
@@ -148,7 +159,7 @@ impl Cloud {
         for file in ["ca/rootCA.crt", "ca/rootCA.key"] {
             fs::copy(self.data().join(file), cloud.data().join(file))?;
         }
-        fs::write(cloud.folder.join("cloudcore.yaml"), cloud.config(1))?;
+        fs::write(cloud.folder.join("cloudcore.yaml"), cloud.config(1, ""))?;
         cloud.spawn()?;
         Ok(cloud)
     }
@@ -158,13 +169,13 @@ impl Cloud {
         self.account.clone().unwrap_or_else(|| self.kubeconfig())
     }
 
-    fn config(&self, heartbeat: u64) -> String {
+    fn config(&self, heartbeat: u64, common: &str) -> String {
         // A silent node is given up after two heartbeats, as KubeEdge has it.
         let keepalive = 2 * heartbeat;
         let Ports { quic, websocket, https, monitor, .. } = self.ports;
         format!(
             "apiVersion: cloudcore.config.kubeedge.io/v1alpha1\nkind: CloudCore\n\
-             commonConfig: {{monitorServer: {{bindAddress: \"127.0.0.1:{monitor}\"}}}}\n\
+             commonConfig: {{monitorServer: {{bindAddress: \"127.0.0.1:{monitor}\"}}{common}}}\n\
              modules:\n  cloudHub:\n    \
              advertiseAddress: [127.0.0.1]\n    keepaliveInterval: {keepalive}\n    \
              quic: {{enable: true, address: 127.0.0.1, port: {quic}}}\n    \
@@ -208,6 +219,7 @@ impl Cloud {
                 || TcpStream::connect((Ipv4Addr::LOCALHOST, self.ports.websocket)).is_ok();
             Ok(listens && self.kubeconfig().exists() && self.kubectl(&["get", "--raw", "/readyz"]).is_ok())
         })
+        .with_context(|| self.log())
     }
 
     /// A figure of its metrics, such as `kubeedge_joins_refused_total{reason="TokenForeign"}`.

@@ -101,7 +101,7 @@ struct Serve {
 /// 16 MiB: what nodes send up waits in a pipe, a message of which may have 1 MiB; then it waits at the nodes.
 const PIPE_BYTES_MAX: usize = 16 << 20;
 
-/// 10 s: what waits here are writes to the API.
+/// 10 s after the nodes were sent elsewhere: what waits here are writes to the API.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -352,7 +352,7 @@ async fn run(serve: &Serve) -> Result<()> {
 
     // Run until a signal, or until the first part fails; then stop together.
     group.spawn("signals", until_signal(stop));
-    Ok(group.join(SHUTDOWN_GRACE).await?)
+    Ok(group.join(SHUTDOWN_GRACE.saturating_add(config.limits.drain)).await?)
 }
 
 fn load(serve: &Serve) -> Result<Config> {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use kubeedge_cloud::manifests::{self, Options};
+use kubeedge_cloud::manifests::{self, Options, StreamAuthority};
 use serde_json::Value;
 
 /// Which manifests, and for which cluster.
@@ -34,6 +34,10 @@ pub(crate) struct Manifests {
     /// Let cloudcore check KubeEdge's kinds as a webhook of the API server.
     #[arg(long)]
     admission: bool,
+    /// Who signs the certificates that API servers show when they ask for the logs of a node's pods, PEM; without it the
+    /// cluster's own authority, as kubeadm has it.
+    #[arg(long, value_name = "FILE")]
+    stream_ca: Option<PathBuf>,
     /// The cloudcore.yaml to give it, instead of the defaults.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -52,6 +56,12 @@ impl Manifests {
             }
             None => String::new(),
         };
+        let stream = match &self.stream_ca {
+            Some(file) => StreamAuthority::Pem(
+                std::fs::read_to_string(file).with_context(|| format!("--stream-ca {}", file.display()))?,
+            ),
+            None => StreamAuthority::Cluster,
+        };
         let options = Options {
             namespace: self.namespace.clone(),
             image: self.image.clone().unwrap_or(defaults.image),
@@ -59,6 +69,7 @@ impl Manifests {
             advertise_addresses: self.advertise_address.clone(),
             host_network: !self.node_ports,
             admission: self.admission,
+            stream: Some(stream),
             config,
             labels: BTreeMap::new(),
         };

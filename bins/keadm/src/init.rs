@@ -4,14 +4,15 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+use k8s_openapi::api::{
+    authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
+    core::v1::ConfigMap,
 };
 use kube::{
     Client,
     api::{Api as KubeApi, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams},
 };
-use kubeedge_cloud::manifests::{self, Options};
+use kubeedge_cloud::manifests::{self, Options, StreamAuthority};
 use serde_json::Value;
 
 use crate::{cloud::Api, say};
@@ -56,6 +57,10 @@ pub(crate) struct Manifest {
     /// on too: kubeedgeRs.admission.
     #[arg(long)]
     admission: bool,
+    /// Who signs the certificates that API servers show when they ask for the logs of a node's pods, PEM. Without it `init`
+    /// takes what the cluster says of it, and else the cluster's own authority, as kubeadm has it.
+    #[arg(long, value_name = "FILE")]
+    stream_ca: Option<PathBuf>,
     /// A file that is to be cloudcore.yaml.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -66,11 +71,20 @@ pub(crate) struct Manifest {
 
 impl Manifest {
     pub(crate) fn run(&self) -> Result<()> {
-        say(manifests::yaml(&self.objects()?).trim_end());
+        say(manifests::yaml(&self.objects(self.given_authority()?)?).trim_end());
         Ok(())
     }
 
-    fn objects(&self) -> Result<Vec<Value>> {
+    fn given_authority(&self) -> Result<Option<String>> {
+        let Some(file) = &self.stream_ca else { return Ok(None) };
+        let shown = || format!("--stream-ca {}", file.display());
+        let pem = std::fs::read_to_string(file).with_context(shown)?;
+        ensure!(pem.contains("BEGIN CERTIFICATE"), "{}: there is no certificate in PEM in it", shown());
+        Ok(Some(pem))
+    }
+
+    /// `authority` signs the certificates of API servers; the cluster's own does if it is `None`.
+    fn objects(&self, authority: Option<String>) -> Result<Vec<Value>> {
         for address in &self.advertise_address {
             let inside = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.' | b':');
             ensure!(
@@ -93,6 +107,7 @@ impl Manifest {
             config,
             replicas: self.replicas,
             admission: self.admission,
+            stream: Some(authority.map_or(StreamAuthority::Cluster, StreamAuthority::Pem)),
             advertise_addresses: self.advertise_address.clone(),
             ..Options::default()
         };
@@ -109,7 +124,7 @@ impl Init {
         if self.dry_run {
             return self.what.run();
         }
-        let objects = self.what.objects()?;
+        let given = self.what.given_authority()?;
         ensure!(
             !self.what.advertise_address.is_empty() || self.what.config.is_some(),
             "--advertise-address is missing: without it the cloud's certificate has no name that nodes could dial"
@@ -118,7 +133,11 @@ impl Init {
         if !self.skip_preflight_checks && !self.force {
             preflight(&client).await?;
         }
-        for object in objects {
+        let authority = match given {
+            Some(pem) => Some(pem),
+            None => authority_of_clients(&client).await,
+        };
+        for object in self.what.objects(authority)? {
             let name = apply(&client, object, self.force).await?;
             say(format_args!("applied {name}"));
         }
@@ -173,6 +192,16 @@ async fn preflight(client: &Client) -> Result<()> {
     Ok(())
 }
 
+/// Who signs the certificates of the cluster's clients, among which is the API server that asks a kubelet; `None` if that is
+/// the cluster's own authority, or if the cluster does not say.
+async fn authority_of_clients(client: &Client) -> Option<String> {
+    let maps: KubeApi<ConfigMap> = KubeApi::namespaced(client.clone(), "kube-system");
+    let read = async |name: &str, key: &str| maps.get(name).await.ok()?.data?.remove(key);
+    let clients = read("extension-apiserver-authentication", "client-ca-file").await?;
+    let own = read("kube-root-ca.crt", "ca.crt").await;
+    (own.as_deref().map(str::trim) != Some(clients.trim())).then_some(clients)
+}
+
 async fn apply(client: &Client, object: Value, force: bool) -> Result<String> {
     let object: DynamicObject = serde_json::from_value(object)?;
     let types = object.types.clone().context("every manifest has a kind")?;
@@ -206,7 +235,7 @@ mod tests {
     #[test]
     fn what_is_printed_has_the_kinds_the_rights_and_cloudcore() {
         let words = ["keadm", "--advertise-address", "192.0.2.1,cloud.example", "--kubeedge-version", "v9"];
-        let objects = Line::parse_from(words).what.objects().unwrap();
+        let objects = Line::parse_from(words).what.objects(None).unwrap();
         let kinds: Vec<_> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
         for kind in ["CustomResourceDefinition", "ClusterRole", "ServiceAccount", "Deployment", "Service"] {
             assert!(kinds.contains(&kind), "{kind} is missing in {kinds:?}");
@@ -214,9 +243,9 @@ mod tests {
         let text = manifests::yaml(&objects);
         assert!(text.contains("kubeedge/cloudcore:v9") && text.contains("cloud.example"));
         let words = ["keadm", "--skip-crds", "--image", "own/cloudcore:1"];
-        let text = manifests::yaml(&Line::parse_from(words).what.objects().unwrap());
+        let text = manifests::yaml(&Line::parse_from(words).what.objects(None).unwrap());
         assert!(text.contains("own/cloudcore:1") && !text.contains("CustomResourceDefinition"));
-        let evil = Line::parse_from(["keadm", "--advertise-address", "a\nb: c"]).what.objects();
+        let evil = Line::parse_from(["keadm", "--advertise-address", "a\nb: c"]).what.objects(None);
         assert!(evil.is_err(), "an address is an address");
     }
 }

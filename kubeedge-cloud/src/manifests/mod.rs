@@ -14,6 +14,7 @@ mod admission;
 mod deployment;
 #[expect(unreachable_pub, reason = "the derive of KubeSchema repeats each type inside a function")]
 pub mod kinds;
+mod outside;
 mod rbac;
 #[cfg(test)]
 mod tests;
@@ -44,10 +45,23 @@ pub struct Options {
     pub host_network: bool,
     /// Whether cloudcore checks KubeEdge's kinds as a webhook of the API server; `config`, if given, must say so too.
     pub admission: bool,
-    /// The text of cloudcore.yaml; the defaults with `advertise_addresses` if it is empty.
+    /// How cloudcore knows the API servers that it answers for nodes; `None` if it answers none. `config`, if given, must say
+    /// so too.
+    pub stream: Option<StreamAuthority>,
+    /// The text of cloudcore.yaml; the defaults with `advertise_addresses` if it is empty. The kubelet is told to look at
+    /// `commonConfig.monitorServer` of it, unless that is the loopback address and cloudcore has a network of its own.
     pub config: String,
     /// Labels for all objects, besides those that select cloudcore's pods.
     pub labels: BTreeMap<String, String>,
+}
+
+/// Who signs the certificates that API servers show when they ask a node's kubelet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamAuthority {
+    /// The cluster's own authority, as kubeadm has it.
+    Cluster,
+    /// These certificates, in PEM: clusters that have an authority for clients alone.
+    Pem(String),
 }
 
 impl Default for Options {
@@ -59,6 +73,7 @@ impl Default for Options {
             advertise_addresses: Vec::new(),
             host_network: true,
             admission: false,
+            stream: Some(StreamAuthority::Cluster),
             config: String::new(),
             labels: BTreeMap::new(),
         }

@@ -184,3 +184,115 @@ fn yaml_says_what_the_values_say() {
         config["data"]["cloudcore.yaml"].as_str().unwrap().contains(r#"advertiseAddress: ["203.0.113.7"]"#)
     );
 }
+
+fn found<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
+    objects.iter().find(|object| object["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"))
+}
+
+fn pod_of(options: &Options) -> Value {
+    found(&deployment(options), "Deployment")["spec"]["template"]["spec"].clone()
+}
+
+#[test]
+fn the_kubelet_asks_where_cloudcore_answers() {
+    let asked = |options: &Options, probe: &str| pod_of(options)["containers"][0][probe]["httpGet"].clone();
+    let on_host = Options::default();
+    assert_eq!(
+        asked(&on_host, "livenessProbe"),
+        json!({ "path": "/healthz", "port": 9091, "host": "127.0.0.1" })
+    );
+    assert_eq!(
+        asked(&on_host, "readinessProbe"),
+        json!({ "path": "/readyz", "port": 9091, "host": "127.0.0.1" })
+    );
+    // The loopback address of a pod is not the kubelet's.
+    let apart = Options { host_network: false, ..Options::default() };
+    assert_eq!(asked(&apart, "readinessProbe"), json!({ "path": "/readyz", "port": 9091 }));
+    let objects = deployment(&apart);
+    let config = &found(&objects, "ConfigMap")["data"]["cloudcore.yaml"];
+    assert!(config.as_str().unwrap().contains("bindAddress: \"0.0.0.0:9091\""), "{config}");
+
+    let own = |address: &str, host_network| Options {
+        config: format!("commonConfig: {{monitorServer: {{bindAddress: \"{address}\"}}}}"),
+        host_network,
+        ..Options::default()
+    };
+    assert_eq!(asked(&own("0.0.0.0:19091", true), "livenessProbe")["host"], "127.0.0.1");
+    assert_eq!(asked(&own("192.0.2.7:19091", true), "livenessProbe")["host"], "192.0.2.7");
+    assert_eq!(asked(&own("0.0.0.0:19091", false), "livenessProbe")["port"], 19091);
+    assert_eq!(asked(&own("127.0.0.1:19091", false), "livenessProbe"), Value::Null);
+}
+
+#[test]
+fn a_pod_has_the_time_that_its_nodes_are_given_to_leave() {
+    let grace = |config: &str| {
+        let options = Options { config: config.to_owned(), ..Options::default() };
+        pod_of(&options)["terminationGracePeriodSeconds"].as_u64().unwrap()
+    };
+    assert_eq!(grace(""), 30);
+    assert_eq!(grace("kubeedgeRs: {cloudHub: {drain: 1m30s}}"), 110);
+    assert_eq!(grace("kubeedgeRs: {cloudHub: {drain: soon}}"), 30);
+    assert_eq!(grace("[1, 2"), 30);
+}
+
+#[test]
+fn addresses_and_names_stand_where_cloudcore_looks_for_them() {
+    let advertised = ["192.0.2.1", "cloud.example", "2001:db8::1"].map(str::to_owned);
+    let options = Options { advertise_addresses: advertised.into(), ..Options::default() };
+    let objects = deployment(&options);
+    let config = found(&objects, "ConfigMap")["data"]["cloudcore.yaml"].as_str().unwrap();
+    assert!(config.contains("advertiseAddress: [\"192.0.2.1\",\"2001:db8::1\"]"), "{config}");
+    assert!(config.contains("dnsNames: [\"cloud.example\"]"), "{config}");
+}
+
+#[test]
+fn who_signs_for_api_servers_is_mounted_where_kubeedge_looks_for_it() {
+    let volume = |options: &Options| {
+        let pod = pod_of(options);
+        let volumes = pod["volumes"].as_array().unwrap().clone();
+        volumes.into_iter().find(|volume| volume["name"] == "ca").map(|volume| volume["configMap"].clone())
+    };
+    let cluster = Options::default();
+    let from =
+        |name: &str, key: &str| json!({ "name": name, "items": [{ "key": key, "path": "streamCA.crt" }] });
+    assert_eq!(volume(&cluster), Some(from("kube-root-ca.crt", "ca.crt")));
+    let pem = "-----BEGIN CERTIFICATE-----".to_owned();
+    let own = Options { stream: Some(StreamAuthority::Pem(pem.clone())), ..Options::default() };
+    assert_eq!(volume(&own), Some(from("cloudcore", "streamCA.crt")));
+    assert_eq!(found(&deployment(&own), "ConfigMap")["data"]["streamCA.crt"], pem);
+    let none = Options { stream: None, ..Options::default() };
+    assert_eq!(volume(&none), None);
+    let numbers = |options: &Options| {
+        let service = service(options);
+        let ports = service["spec"]["ports"].as_array().unwrap();
+        ports.iter().map(|port| port["port"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(numbers(&cluster), [10000, 10001, 10002, 10003]);
+    assert_eq!(numbers(&none), [10000, 10001, 10002]);
+}
+
+#[test]
+fn ports_are_those_of_the_configuration() {
+    let config = "modules: {cloudHub: {quic: {port: 20001}}, cloudStream: {enable: true, streamPort: 20003}}";
+    let options = Options { config: config.to_owned(), ..Options::default() };
+    let service = service(&options);
+    let targets: Vec<_> =
+        service["spec"]["ports"].as_array().unwrap().iter().map(|port| &port["targetPort"]).collect();
+    assert_eq!(targets, [10000, 20001, 10002, 20003]);
+    let pod = pod_of(&options);
+    let named: Vec<_> =
+        pod["containers"][0]["ports"].as_array().unwrap().iter().map(|port| &port["containerPort"]).collect();
+    assert_eq!(named, [10000, 20001, 10002, 20003, 9091]);
+}
+
+#[test]
+fn another_configuration_gets_other_pods() {
+    let annotations = |addresses: &[&str]| {
+        let advertise_addresses = addresses.iter().map(|&address| address.to_owned()).collect();
+        let objects = deployment(&Options { advertise_addresses, ..Options::default() });
+        found(&objects, "Deployment")["spec"]["template"]["metadata"]["annotations"].clone()
+    };
+    assert!(annotations(&[])["kubeedge.io/config"].is_string());
+    assert_eq!(annotations(&["192.0.2.1"]), annotations(&["192.0.2.1"]));
+    assert_ne!(annotations(&["192.0.2.1"]), annotations(&["192.0.2.2"]));
+}

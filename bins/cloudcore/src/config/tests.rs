@@ -1,3 +1,5 @@
+use kubeedge_cloud::manifests::{self, Options};
+
 use super::*;
 
 fn parse(text: &str) -> Config {
@@ -121,6 +123,28 @@ fn a_value_that_cannot_be_is_an_error_that_begins_with_its_path() {
     let neither = "modules: {cloudHub: {websocket: {enable: false}, quic: {enable: false}}}";
     let error = Config::parse(neither).unwrap_err().to_string();
     assert!(error.starts_with("modules.cloudHub: one of websocket.enable"), "{error}");
+}
+
+#[test]
+fn what_a_cluster_is_given_is_understood_and_says_where_the_kubelet_asks() {
+    let advertise_addresses = vec!["192.0.2.1".to_owned(), "cloud.example".to_owned()];
+    for host_network in [true, false] {
+        let options =
+            Options { advertise_addresses: advertise_addresses.clone(), host_network, ..Options::default() };
+        let objects = manifests::deployment(&options);
+        let config = parse(objects[0]["data"]["cloudcore.yaml"].as_str().unwrap());
+        assert_eq!(config.hub.dns_names, ["cloud.example"]);
+        assert_eq!(config.monitor.ip().is_loopback(), host_network);
+        let pod = &objects[1]["spec"]["template"]["spec"];
+        let asked = &pod["containers"][0]["readinessProbe"]["httpGet"];
+        assert_eq!(asked["port"], config.monitor.port());
+        assert_eq!(asked["host"].is_string(), host_network);
+        // What is mounted there is what is looked for.
+        let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+        let ca = config.cloud_stream.unwrap().ca;
+        assert!(mounts.iter().any(|mount| ca.parent() == mount["mountPath"].as_str().map(Path::new)));
+        assert!(config.limits.drain.as_secs() < pod["terminationGracePeriodSeconds"].as_u64().unwrap());
+    }
 }
 
 #[test]
