@@ -7,8 +7,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 /// The text of an object without `metadata.managedFields`: they may take as much as all the rest, and nobody here or at the
-/// edge reads them. All other bytes stay as they are.
+/// edge reads them. All other bytes of the object stay as they are; API servers end an answer with a line break, which is none.
 pub(crate) fn pruned(text: &str) -> Bytes {
+    let text = text.trim_ascii();
     let Some(cut) = managed_fields(text) else { return Bytes::copy_from_slice(text.as_bytes()) };
     let mut bytes = Vec::with_capacity(text.len() - cut.len());
     bytes.extend_from_slice(&text.as_bytes()[..cut.start]);
@@ -75,6 +76,8 @@ mod tests {
                 r#"{"metadata":{"annotations":{"managedFields":"x"}}}"#,
             ),
             (r#"{"metadata":{"managed\u0046ields":[1]}}"#, r#"{"metadata":{"managed\u0046ields":[1]}}"#),
+            ("{\"metadata\":{\"managedFields\":[],\"uid\":\"u\"}}\n", "{\"metadata\":{\"uid\":\"u\"}}"),
+            (" {\"metadata\":{\"uid\": \"u\"}}\r\n", "{\"metadata\":{\"uid\": \"u\"}}"),
             ("[1]", "[1]"),
             ("{\"metadata\":", "{\"metadata\":"),
         ] {

@@ -90,8 +90,10 @@ pub(super) fn decode(key: &Key, mut value: Bytes) -> Result<Object, Unreadable> 
     }
     let uid = value.split_to(length);
     let uid = std::str::from_utf8(&uid).map_err(|_| Unreadable::Damaged("the UID is no text"))?;
-    if !(value.starts_with(b"{") && value.ends_with(b"}")) {
-        // The store's own checksums find rot; this finds a value that was never whole.
+    let json = value.trim_ascii();
+    if !(json.starts_with(b"{") && json.ends_with(b"}")) {
+        // The store's own checksums find rot; this finds a value that was never whole. White space around an object is JSON,
+        // and API servers end their answers with it.
         return Err(Unreadable::Damaged("the JSON is no object"));
     }
     Ok(Object { reference, uid: Uid::new(uid), resource_version, fingerprint, json: value })

@@ -40,6 +40,14 @@ fn a_value_that_was_cut_anywhere_is_damaged() {
 }
 
 #[test]
+fn an_object_that_ends_with_a_line_break_reads_back_as_it_is() {
+    let mut object = pod("a", "uid", 3, "content");
+    object.json = [&object.json[..], b"\n"].concat().into();
+    let key = record::key(&object.reference).unwrap();
+    assert_eq!(record::decode(&key, record::encode(&object)).unwrap(), object);
+}
+
+#[test]
 fn the_format_of_version_1_does_not_change() {
     let object = pod("a", "u", 3, "x");
     let key = record::key(&object.reference).unwrap();
