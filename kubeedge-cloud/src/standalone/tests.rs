@@ -448,6 +448,25 @@ async fn a_namespace_goes_with_its_content_and_waits_for_pods_on_nodes() {
     assert!(namespaces.get_opt("site").await.unwrap().is_none());
 }
 
+#[tokio::test]
+async fn a_pod_without_credentials_for_its_images_gets_those_of_its_account() {
+    let api = api().await;
+    let accounts: Api<ServiceAccount> = Api::default_namespaced(api.client());
+    let pods: Api<Pod> = Api::default_namespaced(api.client());
+    let secrets = async |name: &str, own: Value| {
+        let mut pod = bound(name, "n");
+        pod.spec.as_mut().unwrap().image_pull_secrets = serde_json::from_value(own).unwrap();
+        let created = pods.create(&PostParams::default(), &pod).await.unwrap();
+        let secrets = created.spec.unwrap().image_pull_secrets.unwrap_or_default();
+        secrets.into_iter().map(|secret| secret.name).collect::<Vec<_>>()
+    };
+    assert!(secrets("before", Value::Null).await.is_empty());
+    let of_account = json!({ "imagePullSecrets": [{ "name": "registry" }] });
+    accounts.patch("default", &PatchParams::default(), &Patch::Merge(of_account)).await.unwrap();
+    assert_eq!(secrets("without", Value::Null).await, ["registry"]);
+    assert_eq!(secrets("with", json!([{ "name": "own" }])).await, ["own"]);
+}
+
 // -------------------------------------------------------------------------------------------- lists and watches
 
 #[tokio::test]

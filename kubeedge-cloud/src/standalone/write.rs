@@ -122,6 +122,9 @@ fn insert(
         meta.insert("generation".into(), 1.into());
     }
     defaults::on_create(resource, &mut object);
+    if resource.kind == "Pod" {
+        add_pull_secrets(txn, &target.namespace, &mut object)?;
+    }
     validate::check(resource, &object, None)?;
     validate::check_around(txn, resource, &object)?;
     let object = txn.put(resource, object)?;
@@ -129,6 +132,21 @@ fn insert(
         txn.put(Resource::core("serviceaccounts"), default_account(&target.name, txn.now)?)?;
     }
     Ok(Written { object, created: true, warnings })
+}
+
+/// Gives a pod without credentials for its images those of its account, as Kubernetes' ServiceAccount admission does. A pod
+/// that stands for a node's file has no account.
+fn add_pull_secrets(txn: &Txn<'_, '_>, namespace: &str, pod: &mut Value) -> Result<(), Failure> {
+    let has_own = pod["spec"]["imagePullSecrets"].as_array().is_some_and(|own| !own.is_empty());
+    if has_own || !text(pod, &["metadata", "annotations", "kubernetes.io/config.mirror"]).is_empty() {
+        return Ok(());
+    }
+    let account = text(pod, &["spec", "serviceAccountName"]);
+    let account = txn.get(Resource::core("serviceaccounts"), namespace, account)?;
+    if let Some(secrets) = account.and_then(|account| account.get("imagePullSecrets").cloned()) {
+        pod["spec"]["imagePullSecrets"] = secrets;
+    }
+    Ok(())
 }
 
 /// Replaces the object by what `change` makes of it. `change` gets the object as it is stored.
