@@ -142,6 +142,11 @@ impl Cloud {
 
     /// Starts another cloudcore, which keeps everything in `folder` and reaches this one's API by a kubeconfig.
     pub fn another(&self, folder: &Path, kubeconfig: &str) -> Result<Self> {
+        self.another_with_modules(folder, kubeconfig, "")
+    }
+
+    /// As [`Cloud::another`], with more lines for its configuration file, under `modules:`.
+    pub fn another_with_modules(&self, folder: &Path, kubeconfig: &str, modules: &str) -> Result<Self> {
         let ports = Ports {
             quic: free_port()?,
             websocket: free_port()?,
@@ -159,7 +164,7 @@ impl Cloud {
         for file in ["ca/rootCA.crt", "ca/rootCA.key"] {
             fs::copy(self.data().join(file), cloud.data().join(file))?;
         }
-        fs::write(cloud.folder.join("cloudcore.yaml"), cloud.config(1, ""))?;
+        fs::write(cloud.folder.join("cloudcore.yaml"), cloud.config(1, "") + modules)?;
         cloud.spawn()?;
         Ok(cloud)
     }

@@ -41,6 +41,7 @@ const ON_CLUSTER: &[&str] = &[
     "end_to_end_pod_faults",
     "end_to_end_pod_life",
     "end_to_end_pods",
+    "end_to_end_relay",
     "replicas",
     "security",
 ];
@@ -123,6 +124,7 @@ const REAL: &[&str] = &[
     "end_to_end_bad_input",
     "end_to_end_messages",
     "end_to_end_join",
+    "end_to_end_relay",
     "twin_topics",
     "end_to_end_pod_faults",
     "end_to_end_pods",
