@@ -1,6 +1,6 @@
 //! Names and numbers that identify things, parsed once at the border and trusted afterwards.
 
-use std::{borrow::Borrow, fmt, str::FromStr};
+use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -23,10 +23,10 @@ impl InvalidId {
     }
 }
 
-/// A node's name: an RFC 1123 subdomain of at most 253 characters, as Kubernetes has it.
+/// A node's name: an RFC 1123 subdomain of at most 253 characters, as Kubernetes has it. Clones share it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct NodeName(String);
+pub struct NodeName(Arc<str>);
 
 impl NodeName {
     /// The name as text.
@@ -62,7 +62,7 @@ impl FromStr for NodeName {
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
         check_subdomain("node name", text)?;
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 
@@ -71,13 +71,13 @@ impl TryFrom<String> for NodeName {
 
     fn try_from(text: String) -> Result<Self, InvalidId> {
         check_subdomain("node name", &text)?;
-        Ok(Self(text))
+        Ok(Self(text.into()))
     }
 }
 
 impl From<NodeName> for String {
     fn from(name: NodeName) -> Self {
-        name.0
+        (*name.0).to_owned()
     }
 }
 
@@ -155,14 +155,15 @@ impl fmt::Display for DeviceId {
     }
 }
 
-/// The UID that the API server gave an object: deleting and creating again under one name makes another UID.
+/// The UID that the API server gave an object: deleting and creating again under one name makes another UID. Clones
+/// share it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Uid(String);
+pub struct Uid(Arc<str>);
 
 impl Uid {
     /// Wraps a UID as the API server wrote it.
-    pub fn new(text: impl Into<String>) -> Self {
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
         Self(text.into())
     }
 

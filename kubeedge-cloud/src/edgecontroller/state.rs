@@ -4,6 +4,7 @@ mod fetches;
 mod kept;
 mod pods_kept;
 mod questions;
+mod reported;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -35,6 +36,7 @@ use crate::{
 };
 use kept::Kept;
 pub(super) use questions::Plan;
+pub(super) use reported::Reported;
 
 /// Pods.
 pub(super) const PODS: Kind = Kind { api_version: "v1", kind: "Pod", plural: "pods", optional: false };
@@ -79,7 +81,7 @@ pub(super) type WriteKey = (NodeName, ReportKey);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wanted {
     /// What an edge reported.
-    Report(Delivered<Report>),
+    Report(Reported),
     /// What it had already been told last, should it have lost it.
     Again,
     /// That the node has no session since then.
@@ -128,7 +130,7 @@ struct Session {
     /// Whether another cloud has a newer one.
     lost: bool,
     /// A report that came after the session ended; it holds once there is a session again.
-    held: Option<Delivered<Report>>,
+    held: Option<Reported>,
     /// What the API took last of the node in this session, a [`NodeReport`].
     taken: Option<Packed>,
     /// What becomes of its pods while it is away, as far as known.
@@ -209,10 +211,10 @@ impl State {
             return;
         }
         match (&message.message, session) {
-            (Report::Node(_), Some(session)) => session.held = Some(message),
+            (Report::Node(_), Some(session)) => session.held = Some(Reported::new(message)),
             (Report::Node(_), None) | (Report::Pod(_) | Report::Mirror(_), _) => {
                 let key = (node, message.message.key());
-                self.reports.put(key, Wanted::Report(message), now);
+                self.reports.put(key, Wanted::Report(Reported::new(message)), now);
             }
             (Report::Device(report), _) => {
                 tracing::warn!(%node, device = %report.device, "a device report came to EdgeController");
@@ -400,9 +402,9 @@ impl State {
         let report = match wanted {
             Wanted::Away { since } => return Ok(Write::Away { since: *since }),
             Wanted::Again => return self.decide_again(node, what),
-            Wanted::Report(delivered) => &delivered.message,
+            Wanted::Report(reported) => reported.report(),
         };
-        match report {
+        match &report {
             Report::Node(report) => {
                 let Some(name) = status::name_of(&report.json) else {
                     self.denials.note(node, "a report of a node", Denial::Unreadable);
@@ -451,7 +453,7 @@ impl State {
 
     fn settle(&mut self, key: WriteKey, wanted: Wanted) {
         self.reports.succeeded(&key);
-        if let Wanted::Report(Delivered { delivery, .. }) = wanted {
+        if let Wanted::Report(Reported { delivery, .. }) = wanted {
             let (node, key) = key;
             self.outputs.push_back(Output::Acked(ToNode { node, message: Acked { key, delivery } }));
         }

@@ -15,7 +15,7 @@ use kubeedge_core::{
     message::{NodeReport, ObjectRef, PodReport, PodState, Report, ReportKey},
 };
 
-use super::{State, Wanted, Write, WriteKey};
+use super::{Reported, State, Wanted, Write, WriteKey};
 use crate::{
     authorization::Graph as _,
     controller::{Packed, Placement},
@@ -58,15 +58,15 @@ impl Kept {
         }
     }
 
-    fn keep(&mut self, node: &NodeName, report: &PodReport, placement: &Placement) {
-        match &report.state {
-            PodState::Status(status) if is_current(placement, node, &report.reference, &report.uid) => {
-                let status = Packed::new(status);
-                let taken = Taken { node: node.clone(), uid: report.uid.clone(), status };
-                self.pods.insert(report.reference.clone(), taken);
-            }
-            PodState::Status(_) | PodState::Gone => self.forget(&report.reference),
-        }
+    fn keep(&mut self, node: &NodeName, report: &PodReport, status: Option<&Packed>, placement: &Placement) {
+        let current = placement.root(&report.reference);
+        let current = current.filter(|(pod, placed)| pod.uid == report.uid && *placed == node);
+        let (Some((pod, node)), Some(status)) = (current, status) else {
+            return self.forget(&report.reference);
+        };
+        // The names are those of the pod, so that they are there once.
+        let taken = Taken { node: node.clone(), uid: pod.uid.clone(), status: status.clone() };
+        self.pods.insert(pod.reference.clone(), taken);
     }
 
     fn forget(&mut self, reference: &ObjectRef) {
@@ -83,14 +83,14 @@ impl Kept {
 impl State {
     /// Keeps what the API has taken.
     pub(super) fn keep(&mut self, node: &NodeName, wanted: &Wanted) {
-        let Wanted::Report(delivered) = wanted else { return };
-        match &delivered.message {
-            Report::Node(report) => {
+        let Wanted::Report(Reported { head, text, .. }) = wanted else { return };
+        match head {
+            Report::Node(_) => {
                 if let Some(session) = self.sessions.get_mut(node).filter(|session| session.online) {
-                    session.taken = Some(Packed::new(&report.json));
+                    session.taken.clone_from(text);
                 }
             }
-            Report::Pod(report) => self.kept.keep(node, report, &self.placement),
+            Report::Pod(report) => self.kept.keep(node, report, text.as_ref(), &self.placement),
             Report::Mirror(_) | Report::Device(_) => {}
         }
     }

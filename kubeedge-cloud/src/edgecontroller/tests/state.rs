@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::super::{
     Config,
-    state::{CONFIG_MAPS, Job, Output, PODS, Plan, State, WATCHED, Wanted, Write},
+    state::{CONFIG_MAPS, Job, Output, PODS, Plan, Reported, State, WATCHED, Wanted, Write},
 };
 use crate::controller::{
     Change, Outcome,
@@ -651,7 +651,7 @@ fn a_newer_report_is_never_replaced_by_what_is_told_again() {
     finish(&mut state, job, Outcome::Retry("503".to_owned()), now);
     now += Duration::from_secs(5);
     let job = state.poll_write(now).unwrap();
-    assert_eq!(job.wanted, Wanted::Report(newer(2).message), "the failed report comes first");
+    assert_eq!(job.wanted, Wanted::Report(Reported::new(newer(2).message)), "the failed report comes first");
     finish(&mut state, job, Outcome::Done, now);
 
     now += Duration::from_secs(5);

@@ -340,7 +340,12 @@ impl NodeLink {
 
     /// The next thing for the driver to do.
     pub fn poll_output(&mut self) -> Option<NodeOutput> {
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        if self.outputs.is_empty() {
+            // It keeps room for what it had, and most sessions are idle.
+            self.outputs = VecDeque::new();
+        }
+        output
     }
 
     /// When [`NodeLink::handle_timeout`] wants to be called, unless something else is handled before.

@@ -4,7 +4,12 @@
 //! (RFC 9001 §6): what the peer has said, its certificates and the state of the handshake are kilobytes that each of
 //! thousands of silent connections would hold.
 
-use std::{any::Any, io::Cursor, mem, sync::Arc};
+use std::{
+    any::Any,
+    io::Cursor,
+    mem,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use quinn_proto::{
     ConnectionId, Side, TransportError, TransportErrorCode,
@@ -66,7 +71,7 @@ impl ServerConfig for SessionConfig {
         let stage = match ServerConnection::new(self.tls.clone(), Version::V1, announced) {
             Ok(handshake) => Stage::Handshake(Box::new(handshake)),
             // The configuration was tried when it was made; without it, nobody is let in.
-            Err(_) => Stage::Complete(Vec::new()),
+            Err(_) => Stage::Complete(Mutex::default()),
         };
         Box::new(ServerSession { initial: self.initial, stage, heard_hello: false, next: None })
     }
@@ -82,8 +87,8 @@ struct ServerSession {
 
 enum Stage {
     Handshake(Box<ServerConnection>),
-    /// The handshake is complete, and this is whom it was with.
-    Complete(Vec<CertificateDer<'static>>),
+    /// The handshake is complete, and this is whom it was with, until that is asked.
+    Complete(Mutex<Vec<CertificateDer<'static>>>),
 }
 
 impl ServerSession {
@@ -105,14 +110,15 @@ impl Session for ServerSession {
         None
     }
 
-    /// The certificates as `Vec<CertificateDer>`.
+    /// The certificates as `Vec<CertificateDer>`; once it is connected, they are given away.
     fn peer_identity(&self) -> Option<Box<dyn Any>> {
         let certificates = match &self.stage {
             Stage::Handshake(handshake) => owned(handshake.peer_certificates()?),
-            Stage::Complete(certificates) if certificates.is_empty() => return None,
-            Stage::Complete(certificates) => certificates.clone(),
+            Stage::Complete(certificates) => {
+                mem::take(&mut *certificates.lock().unwrap_or_else(PoisonError::into_inner))
+            }
         };
-        Some(Box::new(certificates))
+        if certificates.is_empty() { None } else { Some(Box::new(certificates)) }
     }
 
     fn early_crypto(&self) -> Option<(Box<dyn HeaderKey>, Box<dyn PacketKey>)> {
@@ -156,7 +162,8 @@ impl Session for ServerSession {
         let Some(change) = handshake.write_hs(bytes) else {
             // All that TLS had to say is written, and it will not say more.
             if !handshake.is_handshaking() {
-                self.stage = Stage::Complete(handshake.peer_certificates().map(owned).unwrap_or_default());
+                let certificates = handshake.peer_certificates().map(owned).unwrap_or_default();
+                self.stage = Stage::Complete(Mutex::new(certificates));
             }
             return None;
         };
