@@ -26,7 +26,7 @@ use kubeedge_cloud::{
 use kubeedge_core::{
     hub::{Frame, Item, Payload},
     id::{NodeName, ResourceVersion},
-    message::{Acked, Connectivity, Fingerprint, Inventory, Object, ObjectEvent, ToNode},
+    message::{Acked, Connectivity, Fingerprint, Inventory, Object, ObjectEvent, Snapshot, ToNode},
     tls::{self, Identity},
     transport::{
         Listener as _,
@@ -118,7 +118,7 @@ impl Link {
 
         // Neither side has anything when the session begins, so they are in sync at once.
         edge.inventory.recv().await.expect("EdgeHub asks").answer(Inventory::default());
-        cloud.snapshots.recv().await.expect("CloudHub asks").answer(Vec::new());
+        cloud.snapshots.recv().await.expect("CloudHub asks").answer(Snapshot::default());
         edge.connectivity
             .wait_for(|now| *now == Connectivity::Synchronized)
             .await

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kubeedge_cloud::cloudhub::{self, CloudHub};
 use kubeedge_core::{
-    message::{Inventory, Lane},
+    message::{Inventory, Lane, Snapshot},
     transport::{Connection, Listener, Peer, Transport, TransportError},
 };
 use kubeedge_edge::edgehub::{self, EdgeHub};
@@ -154,7 +154,7 @@ async fn main() -> Result<()> {
     // The parts that would answer: this cloud has no objects, and this edge holds none.
     tokio::spawn(async move {
         while let Some(call) = cloud.snapshots.recv().await {
-            call.answer(Vec::new());
+            call.answer(Snapshot::default());
         }
     });
     tokio::spawn(async move {

@@ -52,7 +52,8 @@ impl Cloud {
                 let objects = read.lock().unwrap().clone();
                 let (node, replier) = call.split();
                 let of_node = |object: &Object| object.reference.namespace() == node.as_str();
-                replier.answer(objects.into_values().filter(of_node).collect());
+                let objects: Vec<Object> = objects.into_values().filter(of_node).collect();
+                replier.answer(objects.into());
             }
         });
         let written = reports.clone();

@@ -180,8 +180,9 @@ impl Api {
             tokio::select! {
                 Some(call) = snapshots.recv() => {
                     tokio::time::sleep(delay).await;
-                    let objects = self.lock().objects.values().map(|(_, object)| object.clone()).collect();
-                    call.answer(objects);
+                    let objects: Vec<Object> =
+                        self.lock().objects.values().map(|(_, object)| object.clone()).collect();
+                    call.answer(objects.into());
                 }
                 Some(FromNode { node, message }) = statuses.recv() => {
                     tokio::time::sleep(delay).await;

@@ -60,6 +60,13 @@ pub(crate) fn of_cloudhub(gauges: Gauges) -> Figures {
     })
 }
 
+pub(crate) fn of_edgecontroller(unread: watch::Receiver<usize>) -> Figures {
+    Box::new(move || {
+        let help = "Objects that pods need and that the API has not given for long; nodes keep what they have of them.";
+        vec![Metric::gauge("kubeedge_edgecontroller_unread_objects", help).with(&[], *unread.borrow() as f64)]
+    })
+}
+
 pub(crate) fn of_devicecontroller(counts: watch::Receiver<devicecontroller::Counts>) -> Figures {
     Box::new(move || {
         let counts = *counts.borrow();

@@ -242,6 +242,7 @@ async fn run(serve: &Serve) -> Result<()> {
         }
         denials.push(("edgecontroller", edgecontroller.denials()));
         let (listed, unwatched) = (edgecontroller.listed(), edgecontroller.unwatched());
+        watched.metrics.push(figures::of_edgecontroller(edgecontroller.unread()));
         watched.checks.push(Check { name: "edgecontroller", holds: Box::new(move || *listed.borrow()) });
         let sees = Box::new(move || unwatched.borrow().is_empty());
         watched.checks.push(Check { name: "edgecontroller-watches", holds: sees });

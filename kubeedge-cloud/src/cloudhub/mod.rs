@@ -30,8 +30,8 @@ use kubeedge_core::{
     hub::NodeConfig,
     id::NodeName,
     message::{
-        Acked, Answer, ClockOffset, Delivered, Delivery, FromNode, Object, ObjectEvent, ObjectRef, Query,
-        Report, ReportKey, Request, Response, SessionState, ToNode, UploadedEvent, UploadedPublish,
+        Acked, Answer, ClockOffset, Delivered, Delivery, FromNode, ObjectEvent, ObjectRef, Query, Report,
+        ReportKey, Request, Response, SessionState, Snapshot, ToNode, UploadedEvent, UploadedPublish,
     },
     pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
     transport::{Listener, TransportError},
@@ -118,7 +118,7 @@ pub struct Inbox {
 #[derive(Debug)]
 pub struct Outbox {
     /// Asks each controller what it has for a node, at each session's begin.
-    pub snapshots: Vec<Caller<NodeName, Vec<Object>>>,
+    pub snapshots: Vec<Caller<NodeName, Snapshot>>,
     /// What nodes and pods have come to.
     pub statuses: LatestSender<(NodeName, ReportKey), FromNode<Delivered<Report>>>,
     /// What devices have come to.
@@ -152,7 +152,7 @@ pub struct Outside {
     /// Feeds [`Inbox::relayed`].
     pub relayed: Caller<ToNode<Request>, Option<Response>>,
     /// Receives from the one pipe in [`Outbox::snapshots`].
-    pub snapshots: Callee<NodeName, Vec<Object>>,
+    pub snapshots: Callee<NodeName, Snapshot>,
     /// Receives from [`Outbox::statuses`].
     pub statuses: LatestReceiver<(NodeName, ReportKey), FromNode<Delivered<Report>>>,
     /// Receives from [`Outbox::device_reports`].

@@ -13,8 +13,8 @@ use kubeedge_core::{
     hub::{Frame, NodeLink, NodeOutput, Offence},
     id::NodeName,
     message::{
-        Acked, Answer, Delivered, Delivery, FromNode, Lane, Object, ObjectEvent, ObjectRef, Query, Report,
-        ReportKey, Request, Response, Upload, UploadedEvent, UploadedPublish,
+        Acked, Answer, Delivered, Delivery, FromNode, Lane, ObjectEvent, ObjectRef, Query, Report, ReportKey,
+        Request, Response, Snapshot, Upload, UploadedEvent, UploadedPublish,
     },
     pipe::{self, Caller, LatestReceiver, LatestSender, Replier, SendError},
     transport::TransportError,
@@ -44,7 +44,7 @@ pub(super) struct Session {
     taken: LatestReceiver<Delivery, Delivery>,
     requests: LatestReceiver<u64, Asked>,
     replaced: CancellationToken,
-    snapshot: FuturesUnordered<BoxFuture<'static, Option<Vec<Object>>>>,
+    snapshot: FuturesUnordered<BoxFuture<'static, Option<Snapshot>>>,
     asked: FuturesUnordered<BoxFuture<'static, (u64, Answer)>>,
     asking: BTreeMap<u64, Reply>,
     /// Uploads for which their pipe had no room. They are not acknowledged, so the edge's window bounds them.
@@ -170,7 +170,7 @@ impl Session {
                 () = self.replaced.cancelled() => self.link.handle_close("a newer connection of the node took over"),
                 event = self.line.next() => self.handle_line(event),
                 Some(snapshot) = self.snapshot.next() => match snapshot {
-                    Some(objects) => self.link.handle_snapshot(objects),
+                    Some(snapshot) => self.link.handle_snapshot(snapshot),
                     None => self.link.handle_close("the node has a newer session, or the cloud has too many"),
                 },
                 Some((id, answer)) = self.asked.next() => self.link.handle_answer(id, answer),
@@ -301,7 +301,7 @@ impl Session {
             admission.send(Admission { node: node.clone(), ends, admitted }).await.ok()?;
             admission_given.await.ok()?;
             let parts = outbox.snapshots.iter().map(|controller| snapshot(controller, &node, &config));
-            Some(join_all(parts).await.into_iter().flatten().collect())
+            Some(join_all(parts).await.into_iter().collect())
         }));
     }
 
@@ -363,15 +363,11 @@ impl Session {
 }
 
 /// Asks one controller until it says what it has for the node. The session's end ends the asking.
-async fn snapshot(
-    controller: &Caller<NodeName, Vec<Object>>,
-    node: &NodeName,
-    config: &Config,
-) -> Vec<Object> {
+async fn snapshot(controller: &Caller<NodeName, Snapshot>, node: &NodeName, config: &Config) -> Snapshot {
     let mut told = false;
     loop {
         match controller.call(node.clone(), config.snapshot_timeout).await {
-            Ok(objects) => return objects,
+            Ok(snapshot) => return snapshot,
             Err(error) if told => debug!(%node, %error, "still no word on what the node should have"),
             Err(error) => warn!(%node, %error, "no word on what the node should have; asking again"),
         }

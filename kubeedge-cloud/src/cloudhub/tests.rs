@@ -5,8 +5,8 @@ use kubeedge_core::{
     id::{NodeName, ResourceVersion, Uid},
     message::{
         Acked, Answer, Fingerprint, FromNode, Inventory, Lane, LogRequest, NodeReport, Object, ObjectEvent,
-        ObjectRef, Publish, Query, Report, Request, Response, SessionState, ToNode, Upload, UploadId,
-        UploadedEvent, UploadedPublish,
+        ObjectRef, Publish, Query, Report, Request, Response, SessionState, Snapshot, ToNode, Upload,
+        UploadId, UploadedEvent, UploadedPublish,
     },
     pipe,
     transport::{
@@ -64,7 +64,7 @@ impl Stage {
         assert_eq!(self.session().await, (node(name), SessionState::Online));
         let asked = self.outside.snapshots.recv().await.unwrap();
         assert_eq!(asked.question, node(name));
-        asked.answer(objects);
+        asked.answer(objects.into());
         assert_eq!(next(&*connection).await, Frame::Synchronized);
         say(&*connection, Frame::Synchronized).await;
         connection
@@ -142,7 +142,7 @@ async fn a_node_is_sent_what_it_lacks_and_then_told_that_it_is_in_sync() {
     let Frame::Welcome(welcome) = next(&*edge).await else { panic!("no welcome") };
     assert_eq!((welcome.nonce, welcome.heartbeat), (1, Duration::from_secs(15)));
     let asked = stage.outside.snapshots.recv().await.unwrap();
-    asked.answer(vec![object("kept", 1), object("lacking", 2)]);
+    asked.answer(vec![object("kept", 1), object("lacking", 2)].into());
     assert_eq!(next(&*edge).await, Frame::InventoryRequest { from_part: 0 });
     let entries = held.iter().cloned().collect();
     say(&*edge, Frame::InventoryPart(InventoryPart { part: 0, last: true, entries })).await;
@@ -151,6 +151,37 @@ async fn a_node_is_sent_what_it_lacks_and_then_told_that_it_is_in_sync() {
     assert_eq!(next(&*edge).await, applied(2, object("lacking", 2)));
     say(&*edge, ack(Lane::Pods, 2)).await;
     assert_eq!(next(&*edge).await, Frame::Synchronized);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_controller_does_not_know_stays_with_the_node_until_it_does() {
+    let mut stage = Stage::new(Config::default());
+    let edge = stage.connect("edge-1").await;
+    let names = ["kept", "gone", "open", "found"];
+    let held: Inventory = names.iter().map(|name| object(name, 1).entry()).collect();
+    say(&*edge, hello("edge-1", &held)).await;
+    let Frame::Welcome(_) = next(&*edge).await else { panic!("no welcome") };
+    let pod = |name: &str| ObjectRef::pod("default", name);
+    let asked = stage.outside.snapshots.recv().await.unwrap();
+    let unknown = ["open", "found", "not-held"].map(pod).into();
+    asked.answer(Snapshot { objects: vec![object("kept", 1)], unknown });
+    assert_eq!(next(&*edge).await, Frame::InventoryRequest { from_part: 0 });
+    let entries = held.iter().cloned().collect();
+    say(&*edge, Frame::InventoryPart(InventoryPart { part: 0, last: true, entries })).await;
+    let gone = |name: &str| ObjectEvent::Deleted { reference: pod(name), uid: Uid::new(name) };
+    assert_eq!(next(&*edge).await, item(1, Payload::Object(gone("gone"))));
+    say(&*edge, ack(Lane::Pods, 1)).await;
+    assert_eq!(next(&*edge).await, Frame::Synchronized, "the node waits for nothing");
+    say(&*edge, Frame::Synchronized).await;
+
+    // The controller knows by now, but not which of that name the node has.
+    let send = |message| stage.outside.downstream.send(ToNode { node: node("edge-1"), message }).unwrap();
+    for name in ["not-held", "open"] {
+        send(ObjectEvent::Deleted { reference: pod(name), uid: Uid::default() });
+    }
+    send(ObjectEvent::Applied(object("found", 2)));
+    assert_eq!(next(&*edge).await, item(2, Payload::Object(gone("open"))));
+    assert_eq!(next(&*edge).await, applied(3, object("found", 2)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -174,7 +205,7 @@ async fn a_change_that_comes_while_the_snapshot_is_being_made_is_not_lost() {
     let message = ObjectEvent::Applied(object("a", 2));
     stage.outside.downstream.send(ToNode { node: node("edge-1"), message }).unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    asked.answer(vec![object("a", 1)]);
+    asked.answer(vec![object("a", 1)].into());
     assert_eq!(next(&*edge).await, Frame::InventoryRequest { from_part: 0 });
     say(&*edge, Frame::InventoryPart(InventoryPart { part: 0, last: true, entries: Vec::new() })).await;
     assert_eq!(next(&*edge).await, applied(1, object("a", 2)));
@@ -189,7 +220,7 @@ async fn a_controller_that_does_not_answer_is_asked_again_while_the_session_live
     let late = stage.outside.snapshots.recv().await.unwrap();
     let answered = timeout(Duration::from_secs(15), stage.outside.snapshots.recv()).await.unwrap().unwrap();
     drop(late);
-    answered.answer(Vec::new());
+    answered.answer(Snapshot::default());
     assert_eq!(next(&*edge).await, Frame::Synchronized);
 }
 
@@ -444,7 +475,7 @@ async fn a_node_whose_clock_is_wrong_is_found_out_at_its_first_word_and_again_wh
     let edge = stage.connect("edge-1").await;
     say(&*edge, hello("edge-1", &Inventory::default())).await;
     let Frame::Welcome(_) = next(&*edge).await else { panic!("no welcome") };
-    stage.outside.snapshots.recv().await.unwrap().answer(Vec::new());
+    stage.outside.snapshots.recv().await.unwrap().answer(Snapshot::default());
     assert_eq!(next(&*edge).await, Frame::Synchronized);
     for (frame, hours) in [(Frame::Synchronized, 1), (Frame::Ping(7), -5)] {
         let clock = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(hours);

@@ -111,6 +111,7 @@ impl Placement {
             }
             Change::Deleted(object) => {
                 self.missing.note_gone(&object.reference, &object.uid);
+                self.take_left_open(&object.reference, &object.uid);
                 self.remove(&object.reference, Some(&object.uid));
             }
             Change::Listed(kind) => self.listed(kind),
@@ -141,25 +142,52 @@ impl Placement {
         match object.filter(|object| !self.missing.is_gone(reference, &object.uid)) {
             Some(object) => self.apply_other(object, true),
             None => {
+                self.take_left_open(reference, &Uid::default());
                 self.remove(reference, None);
                 self.settle(reference);
             }
         }
     }
 
-    /// Takes that the object cannot be fetched for long: what waits for it is told without it.
-    pub(crate) fn handle_unfetched(&mut self, reference: &ObjectRef) {
+    /// Takes that the object cannot be fetched for long: what waits for it is told without it, and nodes keep what they have
+    /// of it. Whether something waited until here.
+    pub(crate) fn handle_unfetched(&mut self, reference: &ObjectRef) -> bool {
         let roots = self.missing.give_up_waiting(reference);
-        self.release(roots);
+        let given_up = roots.is_some();
+        self.release(roots.unwrap_or_default());
+        given_up
     }
 
-    /// Whether all that the node needs is known, so that its snapshot lacks nothing.
+    /// Of an object that nodes were to keep as they have it, it is known by now that there is none.
+    fn take_left_open(&mut self, reference: &ObjectRef, uid: &Uid) {
+        if self.missing.is_late(reference) && !self.others.contains_key(reference) {
+            for node in self.users.get(reference).cloned().unwrap_or_default() {
+                self.tell(&node, deleted(reference, uid));
+            }
+        }
+    }
+
+    /// What the node needs and is not known, though it is [settled](Self::is_settled).
+    pub(crate) fn unknown(&self, node: &NodeName) -> BTreeSet<ObjectRef> {
+        let Some(node) = self.nodes.get(node).filter(|_| !self.missing.is_empty()) else {
+            return BTreeSet::new();
+        };
+        node.uses.keys().filter(|used| self.missing.contains(used)).cloned().collect()
+    }
+
+    /// How many objects could not be fetched for so long that nothing waits for them.
+    pub(crate) fn unread(&self) -> usize {
+        self.missing.late()
+    }
+
+    /// Whether all that the node needs is known, or could not be fetched for long: its snapshot lacks nothing that it does
+    /// not name as [unknown](Self::unknown).
     pub(crate) fn is_settled(&self, node: &NodeName) -> bool {
         self.missing.is_empty()
             || self
                 .nodes
                 .get(node)
-                .is_none_or(|node| node.uses.keys().all(|used| !self.missing.contains(used)))
+                .is_none_or(|node| node.uses.keys().all(|used| !self.missing.is_awaited(used)))
     }
 
     /// What to tell a node next.
@@ -431,10 +459,16 @@ impl Placement {
             }
         }
         let is_used = self.users.contains_key(used);
+        let is_open = self.missing.is_late(used);
         if !is_used {
             self.settle(used);
         }
-        let Some(other) = self.others.get(used) else { return };
+        let Some(other) = self.others.get(used) else {
+            if is_open {
+                self.tell(node, deleted(used, &Uid::default()));
+            }
+            return;
+        };
         let (uid, references) = (other.object.uid.clone(), other.references.clone());
         self.tell(node, deleted(used, &uid));
         if !is_used && self.is_fetched(used) {

@@ -5,7 +5,7 @@ use futures::{
 };
 use kubeedge_core::{
     id::NodeName,
-    message::Object,
+    message::Snapshot,
     pipe::{Call, Replier},
 };
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,7 @@ pub(super) struct Driver {
     state: State,
     changes: SelectAll<BoxStream<'static, Change>>,
     writing: FuturesUnordered<BoxFuture<'static, (Job, Outcome)>>,
-    waiting: Vec<(NodeName, Replier<Vec<Object>>)>,
+    waiting: Vec<(NodeName, Replier<Snapshot>)>,
     counts: tokio::sync::watch::Sender<Counts>,
 }
 
@@ -89,7 +89,7 @@ impl Driver {
         self.counts.send_if_modified(|told| std::mem::replace(told, counts) != counts);
     }
 
-    fn handle_snapshot(&mut self, call: Call<NodeName, Vec<Object>>) {
+    fn handle_snapshot(&mut self, call: Call<NodeName, Snapshot>) {
         if self.waiting.len() >= WAITING_AT_ONCE {
             self.waiting.retain(|(_, reply)| !reply.is_withdrawn());
         }
@@ -102,7 +102,7 @@ impl Driver {
     fn answer_waiting(&mut self) {
         if self.state.is_complete() {
             for (node, reply) in self.waiting.drain(..) {
-                reply.answer(self.state.snapshot(&node));
+                reply.answer(self.state.snapshot(&node).into());
             }
         }
     }

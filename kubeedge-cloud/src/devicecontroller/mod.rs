@@ -48,7 +48,7 @@ use std::{
 use kube::Client;
 use kubeedge_core::{
     id::NodeName,
-    message::{Acked, Delivered, FromNode, Object, ObjectEvent, ObjectRef, Report, ReportKey, ToNode},
+    message::{Acked, Delivered, FromNode, ObjectEvent, ObjectRef, Report, ReportKey, Snapshot, ToNode},
     pipe::{self, Callee, Caller, LatestReceiver, LatestSender},
 };
 use serde::Deserialize;
@@ -103,7 +103,7 @@ pub struct Inbox {
     /// The states of devices, from CloudHub.
     pub reports: LatestReceiver<(NodeName, ReportKey), FromNode<Delivered<Report>>>,
     /// CloudHub asks for all devices and models of a node. Answered when the API was listed once, never before.
-    pub snapshots: Callee<NodeName, Vec<Object>>,
+    pub snapshots: Callee<NodeName, Snapshot>,
 }
 
 /// What goes out.
@@ -120,7 +120,7 @@ pub struct Outbox {
 #[expect(missing_docs, reason = "each field is the other end of the field of the same name")]
 pub struct Outside {
     pub reports: LatestSender<(NodeName, ReportKey), FromNode<Delivered<Report>>>,
-    pub snapshots: Caller<NodeName, Vec<Object>>,
+    pub snapshots: Caller<NodeName, Snapshot>,
     pub downstream: LatestReceiver<(NodeName, ObjectRef), ToNode<ObjectEvent>>,
     pub acked: LatestReceiver<(NodeName, ReportKey), ToNode<Acked<ReportKey>>>,
 }

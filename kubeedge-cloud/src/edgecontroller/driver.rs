@@ -8,7 +8,7 @@ use futures::{
 use jiff::Timestamp;
 use kubeedge_core::{
     id::NodeName,
-    message::{Answer, FromNode, Object, ObjectRef, Query, SessionState, UploadedEvent},
+    message::{Answer, FromNode, Object, ObjectRef, Query, SessionState, Snapshot, UploadedEvent},
     pipe::{Call, Replier},
 };
 use tokio::sync::watch;
@@ -56,9 +56,10 @@ pub(super) struct Driver {
     claims: BTreeMap<NodeName, Claim>,
     asked: FuturesUnordered<BoxFuture<'static, ()>>,
     absent: BoxStream<'static, (Vec<NodeName>, Timestamp)>,
-    waiting: Vec<(NodeName, Replier<Vec<Object>>)>,
+    waiting: Vec<(NodeName, Replier<Snapshot>)>,
     denials: Denials,
     listed: watch::Sender<bool>,
+    unread: watch::Sender<usize>,
 }
 
 /// Objects per page of a list of kinds whose objects may have a mebibyte each.
@@ -66,7 +67,7 @@ const LARGE_KIND_PAGE: u32 = 100;
 
 impl Driver {
     pub(super) fn new(part: EdgeController) -> Self {
-        let EdgeController { config, client, inbox, outbox, denials, sight, listed, leads } = part;
+        let EdgeController { config, client, inbox, outbox, denials, sight, listed, unread, leads } = part;
         let backoff = Backoff { first: config.retry_first, max: config.retry_max };
         let timing = Timing { backoff, ..Timing::default() };
         let (later, first): (Vec<_>, Vec<_>) = WATCHED.iter().partition(|kind| FETCHED.contains(kind));
@@ -93,6 +94,7 @@ impl Driver {
             waiting: Vec::new(),
             denials,
             listed,
+            unread,
             config,
             api,
             inbox,
@@ -147,6 +149,8 @@ impl Driver {
     /// Does all that the state wants done now. A pipe whose other end is gone is no error here: who stops first
     /// when all stop is a matter of chance.
     fn perform(&mut self) {
+        let unread = self.state.unread();
+        self.unread.send_if_modified(|told| std::mem::replace(told, unread) != unread);
         if !self.later.is_empty() && self.state.may_list_fetched() {
             self.changes.extend(self.later.drain(..));
         }
@@ -227,7 +231,7 @@ impl Driver {
         }
     }
 
-    fn handle_snapshot(&mut self, call: Call<NodeName, Vec<Object>>) {
+    fn handle_snapshot(&mut self, call: Call<NodeName, Snapshot>) {
         if self.waiting.len() >= WAITING_AT_ONCE {
             self.waiting.retain(|(_, reply)| !reply.is_withdrawn());
         }
@@ -240,10 +244,12 @@ impl Driver {
     fn answer_waiting(&mut self) {
         if self.state.is_complete() {
             self.listed.send_if_modified(|listed| !std::mem::replace(listed, true));
-            // One that lacks what is only not known yet would take it away at the edge.
+            // One that lacks what is only not known yet would take it away at the edge. What the API has not given for long
+            // is named in it, and keeps no node waiting.
             let settled = self.waiting.extract_if(.., |(node, _)| self.state.is_settled(node));
             for (node, reply) in settled {
-                reply.answer(self.state.snapshot(&node));
+                let (objects, unknown) = (self.state.snapshot(&node), self.state.unknown(&node));
+                reply.answer(Snapshot { objects, unknown });
             }
         }
     }

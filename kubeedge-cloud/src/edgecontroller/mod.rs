@@ -41,8 +41,8 @@ use kube::Client;
 use kubeedge_core::{
     id::NodeName,
     message::{
-        Acked, Answer, ClockOffset, Delivered, FromNode, Object, ObjectEvent, ObjectRef, Query, Report,
-        ReportKey, SessionState, ToNode, UploadedEvent,
+        Acked, Answer, ClockOffset, Delivered, FromNode, ObjectEvent, ObjectRef, Query, Report, ReportKey,
+        SessionState, Snapshot, ToNode, UploadedEvent,
     },
     pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
 };
@@ -132,7 +132,7 @@ pub struct Inbox {
     /// The states of nodes and pods, from CloudHub.
     pub statuses: LatestReceiver<(NodeName, ReportKey), FromNode<Delivered<Report>>>,
     /// CloudHub asks for all objects of a node. Answered when the API was listed once, never before.
-    pub snapshots: Callee<NodeName, Vec<Object>>,
+    pub snapshots: Callee<NodeName, Snapshot>,
     /// What became of the nodes' sessions. A session is told of here before its first report is sent.
     pub sessions: LatestReceiver<NodeName, FromNode<SessionState>>,
     /// How far the clocks of the nodes are from the cloud's.
@@ -157,7 +157,7 @@ pub struct Outbox {
 #[expect(missing_docs, reason = "each field is the other end of the field of the same name")]
 pub struct Outside {
     pub statuses: LatestSender<(NodeName, ReportKey), FromNode<Delivered<Report>>>,
-    pub snapshots: Caller<NodeName, Vec<Object>>,
+    pub snapshots: Caller<NodeName, Snapshot>,
     pub sessions: LatestSender<NodeName, FromNode<SessionState>>,
     pub clocks: LatestSender<NodeName, FromNode<ClockOffset>>,
     pub queries: Caller<FromNode<Query>, Answer>,
@@ -203,6 +203,7 @@ pub struct EdgeController {
     denials: Denials,
     sight: Sight,
     listed: watch::Sender<bool>,
+    unread: watch::Sender<usize>,
     leads: Option<watch::Receiver<bool>>,
 }
 
@@ -218,6 +219,7 @@ impl EdgeController {
             denials: Denials::default(),
             sight: Sight::default(),
             listed: watch::Sender::default(),
+            unread: watch::Sender::default(),
             leads: None,
         }
     }
@@ -233,6 +235,12 @@ impl EdgeController {
     /// their sessions and what they have.
     pub fn unwatched(&self) -> watch::Receiver<BTreeMap<&'static str, String>> {
         self.sight.subscribe()
+    }
+
+    /// How many objects pods need that the API has not given for long; to be taken before [`EdgeController::run`]. Nodes keep
+    /// what they have of them, and the log says which they are and why.
+    pub fn unread(&self) -> watch::Receiver<usize> {
+        self.unread.subscribe()
     }
 
     /// Serves one API together with other clouds. Each writes what its own nodes report; while `leads` says so, this one

@@ -141,19 +141,13 @@ async fn is_deleting(api: &Api, pod: &ObjectRef, uid: &str) -> Result<bool, Erro
     Ok(same && deleting)
 }
 
-/// Reads an object that pods refer to; what the API will never give counts as absent. `Err` says why it is not known.
+/// Reads an object that pods refer to. `Err` says why it is not known how it is: whatever the API refuses or garbles may be
+/// there all the same.
 pub(super) async fn fetch(api: &Api, kind: Kind, reference: &ObjectRef) -> Result<Option<Object>, String> {
     match api.get(place(kind, reference)).await {
         Ok(object) => Ok(Some(object)),
         Err(error) if error.is_missing() => Ok(None),
-        Err(error) => match Outcome::from(error) {
-            Outcome::Retry(why) => Err(why),
-            Outcome::Refused(why) => {
-                tracing::warn!(%reference, %why, "the API does not give an object that pods refer to");
-                Ok(None)
-            }
-            Outcome::Done => Ok(None),
-        },
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -7,7 +7,7 @@ use futures::{
 };
 use kubeedge_core::{
     id::NodeName,
-    message::Object,
+    message::Snapshot,
     pipe::{Call, Replier},
 };
 use serde_json::json;
@@ -52,7 +52,7 @@ pub(super) struct Driver {
     ended: mpsc::Receiver<Ended>,
     rest: BoxFuture<'static, ()>,
     /// Questions that came before all rules were known.
-    waiting: Vec<(NodeName, Replier<Vec<Object>>)>,
+    waiting: Vec<(NodeName, Replier<Snapshot>)>,
 }
 
 impl Driver {
@@ -153,7 +153,7 @@ impl Driver {
         self.answer_waiting();
     }
 
-    fn handle_snapshot(&mut self, call: Call<NodeName, Vec<Object>>) {
+    fn handle_snapshot(&mut self, call: Call<NodeName, Snapshot>) {
         if self.waiting.len() >= WAITING_MAX {
             self.waiting.retain(|(_, reply)| !reply.is_withdrawn());
         }
@@ -166,7 +166,7 @@ impl Driver {
     fn answer_waiting(&mut self) {
         if self.state.is_complete() {
             for (node, reply) in self.waiting.drain(..) {
-                reply.answer(self.state.snapshot(&node));
+                reply.answer(self.state.snapshot(&node).into());
             }
         }
     }

@@ -36,7 +36,7 @@ use kube::Client;
 use kubeedge_core::{
     id::NodeName,
     message::{
-        Delivered, Delivery, FromNode, Object, ObjectEvent, ObjectRef, Request, Response, ToNode,
+        Delivered, Delivery, FromNode, ObjectEvent, ObjectRef, Request, Response, Snapshot, ToNode,
         UploadedPublish,
     },
     pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
@@ -131,7 +131,7 @@ pub struct Inbox {
     /// What applications on nodes send up.
     pub messages: EventReceiver<FromNode<Delivered<UploadedPublish>>>,
     /// CloudHub asks which Rules a node should have.
-    pub snapshots: Callee<NodeName, Vec<Object>>,
+    pub snapshots: Callee<NodeName, Snapshot>,
 }
 
 /// What goes out from the router.
@@ -155,7 +155,7 @@ pub struct Outside {
     /// Receives from [`Outbox::requests`].
     pub requests: Callee<ToNode<Request>, Response>,
     /// Feeds [`Inbox::snapshots`].
-    pub snapshots: Caller<NodeName, Vec<Object>>,
+    pub snapshots: Caller<NodeName, Snapshot>,
     /// Receives from [`Outbox::downstream`].
     pub downstream: LatestReceiver<(NodeName, ObjectRef), ToNode<ObjectEvent>>,
 }

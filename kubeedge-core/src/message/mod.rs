@@ -11,7 +11,9 @@ mod question;
 mod report;
 
 pub use delivery::{Acked, Delivered, Delivery, FromNode, ToNode};
-pub use object::{Fingerprint, Inventory, InventoryEntry, Object, ObjectError, ObjectEvent, ObjectRef};
+pub use object::{
+    Fingerprint, Inventory, InventoryEntry, Object, ObjectError, ObjectEvent, ObjectRef, Snapshot,
+};
 pub use question::{
     Answer, LogChunk, LogRequest, Query, Request, Response, ServiceRequest, ServiceResponse, Token,
     TokenRequest,

@@ -1,6 +1,6 @@
 use std::{
     cmp::Ordering,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     hash::{Hash, Hasher},
     sync::Arc,
@@ -382,12 +382,41 @@ impl fmt::Debug for Object {
     }
 }
 
+/// What a controller has for a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Everything that is known and is for the node: what it holds besides is taken from it.
+    pub objects: Vec<Object>,
+    /// What the node needs, and of which it is not known how it is, nor whether it exists: the node keeps what it has of it.
+    pub unknown: BTreeSet<ObjectRef>,
+}
+
+impl From<Vec<Object>> for Snapshot {
+    fn from(objects: Vec<Object>) -> Self {
+        Self { objects, unknown: BTreeSet::new() }
+    }
+}
+
+impl FromIterator<Self> for Snapshot {
+    /// Joins what several controllers have.
+    fn from_iter<I: IntoIterator<Item = Self>>(parts: I) -> Self {
+        parts.into_iter().fold(Self::default(), |mut whole, part| {
+            whole.objects.extend(part.objects);
+            whole.unknown.extend(part.unknown);
+            whole
+        })
+    }
+}
+
 /// What became of an object: a state, whole, for the key [`ObjectEvent::key`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ObjectEvent {
     /// The object exists, like this.
     Applied(Object),
     /// The object with this UID is gone from the API. One of the same name and another UID is not meant.
+    ///
+    /// From a controller to CloudHub the UID may be empty: of an object that a [`Snapshot`] has left open it is known by now
+    /// that the node should have none. On the link it never is.
     Deleted {
         /// What the object was called.
         reference: ObjectRef,

@@ -14,6 +14,8 @@ pub(super) struct Missing {
     /// Which object each root waits for: the first of several.
     roots: BTreeMap<ObjectRef, ObjectRef>,
     to_ask: VecDeque<ObjectRef>,
+    /// How many of the objects nobody should wait for.
+    late: usize,
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +66,16 @@ impl Missing {
         self.objects.get(reference).is_some_and(|waiting| !waiting.late)
     }
 
+    /// Whether it could not be had for so long that nobody should wait for it.
+    pub(super) fn is_late(&self, reference: &ObjectRef) -> bool {
+        self.objects.get(reference).is_some_and(|waiting| waiting.late)
+    }
+
+    /// How many are.
+    pub(super) fn late(&self) -> usize {
+        self.late
+    }
+
     /// Whether nothing is missing.
     pub(super) fn is_empty(&self) -> bool {
         self.objects.is_empty()
@@ -105,17 +117,21 @@ impl Missing {
 
     /// The object is known, or is not wanted any more; gives the roots that waited for it.
     pub(super) fn settle(&mut self, reference: &ObjectRef) -> BTreeSet<ObjectRef> {
-        let roots = self.objects.remove(reference).map(|waiting| waiting.roots).unwrap_or_default();
+        let Some(Waiting { roots, late, .. }) = self.objects.remove(reference) else {
+            return BTreeSet::new();
+        };
+        self.late -= usize::from(late);
         roots.iter().for_each(|root| drop(self.roots.remove(root)));
         roots
     }
 
-    /// The object cannot be had for long; gives the roots that waited for it, which need not.
-    pub(super) fn give_up_waiting(&mut self, reference: &ObjectRef) -> BTreeSet<ObjectRef> {
-        let Some(waiting) = self.objects.get_mut(reference) else { return BTreeSet::new() };
+    /// The object cannot be had for long; gives the roots that waited for it, which need not. `None` if that was known.
+    pub(super) fn give_up_waiting(&mut self, reference: &ObjectRef) -> Option<BTreeSet<ObjectRef>> {
+        let waiting = self.objects.get_mut(reference).filter(|waiting| !waiting.late)?;
         waiting.late = true;
+        self.late += 1;
         let roots = std::mem::take(&mut waiting.roots);
         roots.iter().for_each(|root| drop(self.roots.remove(root)));
-        roots
+        Some(roots)
     }
 }

@@ -97,7 +97,7 @@ async fn a_device_follows_its_node_name_together_with_its_model() {
     cluster.create(DEVICES, &device("edge-1")).await;
     assert_eq!(running.told().await, "edge-1 +DeviceModel default/heater");
     assert_eq!(running.told().await, "edge-1 +Device default/oven");
-    assert_eq!(running.outside.snapshots.call(node("edge-1"), LONG).await.unwrap().len(), 2);
+    assert_eq!(running.outside.snapshots.call(node("edge-1"), LONG).await.unwrap().objects.len(), 2);
 
     cluster.merge(DEVICES, "default", "oven", &json!({ "spec": { "nodeName": "edge-2" } })).await;
     let mut told =
@@ -167,7 +167,7 @@ async fn a_snapshot_is_given_only_when_devices_and_models_were_listed() {
     gate.open();
     let snapshot =
         eventually("a snapshot", async || running.outside.snapshots.call(node("edge-1"), LONG).await.ok());
-    assert_eq!(snapshot.await.len(), 1);
+    assert_eq!(snapshot.await.objects.len(), 1);
 }
 
 #[tokio::test]

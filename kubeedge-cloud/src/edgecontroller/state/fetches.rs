@@ -1,6 +1,6 @@
 //! Which objects are fetched, because something began to refer to them that nobody held.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use kubeedge_core::{
     id::{NodeName, check_subdomain},
@@ -9,6 +9,9 @@ use kubeedge_core::{
 
 use super::{FETCHED, State, WATCHED};
 use crate::controller::{Kind, WORTH_A_WARNING};
+
+/// An operator is reminded of an object that cannot be read after so many failures more: half an hour at the longest pause.
+const REMIND_EVERY: u32 = 64;
 
 impl State {
     /// Whether it is known what refers to the kinds that are fetched, so that they may be listed.
@@ -57,9 +60,9 @@ impl State {
             }
             Err(why) => {
                 let failures = self.fetches.failed(reference, (), now);
-                if failures == WORTH_A_WARNING {
-                    tracing::warn!(%reference, %why, "an object that pods need cannot be read; they are told without it");
-                    self.placement.handle_unfetched(reference);
+                let given_up = failures >= WORTH_A_WARNING && self.placement.handle_unfetched(reference);
+                if given_up || failures % REMIND_EVERY == REMIND_EVERY - 1 {
+                    tracing::warn!(%reference, %why, "an object that pods need cannot be read; nodes keep what they have of it");
                 } else {
                     tracing::debug!(%reference, %why, "an object will be read again");
                 }
@@ -78,7 +81,17 @@ impl State {
         &self.placement
     }
 
-    /// Whether all that the node needs is known.
+    /// What the node needs and is not known.
+    pub(in crate::edgecontroller) fn unknown(&self, node: &NodeName) -> BTreeSet<ObjectRef> {
+        self.placement.unknown(node)
+    }
+
+    /// How many objects could not be read for so long that nobody waits for them.
+    pub(in crate::edgecontroller) fn unread(&self) -> usize {
+        self.placement.unread()
+    }
+
+    /// Whether all that the node needs is known, but for what could not be read for so long that nobody waits for it.
     pub(in crate::edgecontroller) fn is_settled(&self, node: &NodeName) -> bool {
         self.placement.is_settled(node)
     }

@@ -8,7 +8,7 @@ use kubeedge_core::{
     id::{NodeName, Uid},
     message::{
         Acked, Answer, Delivered, Delivery, FromNode, NodeReport, ObjectEvent, ObjectRef, PodReport,
-        PodState, Query, Report, ReportKey, SessionState, ToNode, UploadedEvent,
+        PodState, Query, Report, ReportKey, SessionState, Snapshot, ToNode, UploadedEvent,
     },
     pipe::CallError,
 };
@@ -194,8 +194,8 @@ async fn a_snapshot_is_given_only_when_every_kind_was_listed() {
     assert!(matches!(soon, Err(CallError::Late(..))), "{soon:?}");
     let call = running.outside.snapshots.call(node("edge-1"), LONG);
     let (snapshot, ()) = tokio::join!(call, async { gate.open() });
-    assert_eq!(snapshot.unwrap().len(), 1);
-    assert_eq!(running.outside.snapshots.call(node("edge-2"), LONG).await.unwrap(), []);
+    assert_eq!(snapshot.unwrap().objects.len(), 1);
+    assert_eq!(running.outside.snapshots.call(node("edge-2"), LONG).await.unwrap(), Snapshot::default());
 }
 
 #[tokio::test]

@@ -47,6 +47,10 @@ enum Step {
     Answer { answers: usize },
     /// The watch begins again.
     List,
+    /// A node loses its session: what it is told does not arrive.
+    Away { on: u8 },
+    /// A node has a session: it takes the snapshot, once there is one.
+    Connect { on: u8 },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -64,9 +68,11 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Lose),
         1 => Just(Step::Lag),
         2 => (1..4_usize).prop_map(|changes| Step::Tell { changes }),
-        3 => (1..4_usize, prop::bool::weighted(0.2)).prop_map(|(questions, fails)| Step::Ask { questions, fails }),
+        3 => (1..4_usize, prop::bool::weighted(0.4)).prop_map(|(questions, fails)| Step::Ask { questions, fails }),
         3 => (1..4_usize).prop_map(|answers| Step::Answer { answers }),
         2 => Just(Step::List),
+        1 => (1..3_u8).prop_map(|on| Step::Away { on }),
+        2 => (1..3_u8).prop_map(|on| Step::Connect { on }),
     ]
 }
 
@@ -75,6 +81,7 @@ struct World {
     api: BTreeMap<ObjectRef, Object>,
     state: State,
     nodes: Nodes,
+    away: BTreeSet<NodeName>,
     lost: bool,
     /// What the watch is behind with.
     behind: Option<VecDeque<Change>>,
@@ -91,6 +98,7 @@ impl World {
             api: BTreeMap::new(),
             state: State::new(&Config::default()),
             nodes: BTreeMap::new(),
+            away: BTreeSet::new(),
             lost: false,
             behind: None,
             answers: VecDeque::new(),
@@ -147,7 +155,21 @@ impl World {
             Step::Ask { questions, fails } => self.ask(questions, fails),
             Step::Answer { answers } => self.answer(answers),
             Step::List => self.list(),
+            Step::Away { on } => drop(self.away.insert(node(&format!("edge-{on}")))),
+            Step::Connect { on } => self.connect(&node(&format!("edge-{on}"))),
         }
+    }
+
+    /// What CloudHub makes of a snapshot.
+    fn connect(&mut self, name: &NodeName) {
+        if !self.state.is_settled(name) {
+            return;
+        }
+        let (snapshot, unknown) = (self.state.snapshot(name), self.state.unknown(name));
+        let held = self.nodes.entry(name.clone()).or_default();
+        held.retain(|reference, _| unknown.contains(reference));
+        held.extend(snapshot.iter().map(entry));
+        self.away.remove(name);
     }
 
     fn put(&mut self, reference: &ObjectRef, member: &str, content: Value, recreate: bool) {
@@ -205,22 +227,30 @@ impl World {
     fn answer(&mut self, answers: usize) {
         for (reference, answer) in self.answers.drain(..answers.min(self.answers.len())) {
             self.state.handle_fetched(&reference, answer, self.now);
-            deliver(&mut self.state, &mut self.nodes);
+            deliver(&mut self.state, &mut self.nodes, &self.away);
         }
     }
 
     /// Everything arrives.
     fn settle(&mut self) {
-        while !self.answers.is_empty() || self.names().iter().any(|name| !self.state.is_settled(name)) {
+        while !self.is_all_known() {
             self.answer(usize::MAX);
             self.ask(usize::MAX, false);
         }
         self.tell(usize::MAX);
         // What the watch told last may have begun to refer to something.
-        while !self.answers.is_empty() || self.names().iter().any(|name| !self.state.is_settled(name)) {
+        while !self.is_all_known() {
             self.answer(usize::MAX);
             self.ask(usize::MAX, false);
         }
+        for name in self.away.clone() {
+            self.connect(&name);
+        }
+    }
+
+    fn is_all_known(&self) -> bool {
+        let known = |name| self.state.is_settled(name) && self.state.unknown(name).is_empty();
+        self.answers.is_empty() && self.names().iter().all(known)
     }
 
     fn names(&self) -> [NodeName; 2] {
@@ -244,7 +274,7 @@ impl World {
     }
 
     fn deliver(&mut self) {
-        deliver(&mut self.state, &mut self.nodes);
+        deliver(&mut self.state, &mut self.nodes, &self.away);
     }
 
     fn take(&mut self, change: Change) {
@@ -276,9 +306,12 @@ impl World {
 /// What each node was told and has made of it.
 type Nodes = BTreeMap<NodeName, BTreeMap<ObjectRef, (Uid, Fingerprint)>>;
 
-fn deliver(state: &mut State, nodes: &mut Nodes) {
+fn deliver(state: &mut State, nodes: &mut Nodes, away: &BTreeSet<NodeName>) {
     while let Some(output) = state.poll_output() {
         let Output::Downstream(to) = output else { panic!("{output:?}") };
+        if away.contains(&to.node) {
+            continue;
+        }
         let held = nodes.entry(to.node).or_default();
         match to.message {
             ObjectEvent::Applied(object) => {
@@ -288,7 +321,8 @@ fn deliver(state: &mut State, nodes: &mut Nodes) {
                 held.insert(object.reference, (object.uid, object.fingerprint));
             }
             ObjectEvent::Deleted { reference, uid } => {
-                if held.get(&reference).is_some_and(|(held, _)| *held == uid) {
+                // Without a UID whichever the node has is meant.
+                if held.get(&reference).is_some_and(|(held, _)| *held == uid || uid == Uid::default()) {
                     held.remove(&reference);
                 }
             }
@@ -326,9 +360,15 @@ proptest! {
                 if !world.state.is_settled(&name) {
                     continue;
                 }
-                let expected = world.expected(&name);
-                let held = world.nodes.get(&name).cloned().unwrap_or_default();
-                prop_assert_eq!(&held, &expected, "what {} made of what it was told", &name);
+                let mut expected = world.expected(&name);
+                let mut held = world.nodes.get(&name).cloned().unwrap_or_default();
+                for unknown in world.state.unknown(&name) {
+                    expected.remove(&unknown);
+                    held.remove(&unknown);
+                }
+                if !world.away.contains(&name) {
+                    prop_assert_eq!(&held, &expected, "what {} made of what it was told", &name);
+                }
                 let snapshot: BTreeMap<_, _> = world.state.snapshot(&name).iter().map(entry).collect();
                 prop_assert_eq!(&snapshot, &expected, "the snapshot of {}", &name);
             }

@@ -97,10 +97,84 @@ fn a_pod_waits_no_longer_for_what_cannot_be_read_for_long_and_is_given_it_in_the
         now += Duration::from_secs(60);
     }
     assert_eq!(told(&mut state), ["edge-1 +Pod web p1"]);
-    assert!(!state.is_settled(&node("edge-1")), "nothing is taken away all the same");
+    let edge = node("edge-1");
+    assert_eq!(
+        state.unknown(&edge),
+        [settings.reference.clone()].into(),
+        "nothing is taken away all the same"
+    );
     let (_, reference) = state.poll_fetch(now).unwrap();
     state.handle_fetched(&reference, Ok(Some(settings)), now);
     assert_eq!(told(&mut state), ["edge-1 +ConfigMap settings c1"]);
+    assert!(state.is_settled(&edge) && state.unknown(&edge).is_empty());
+}
+
+/// The API refuses what is asked for, for so long that nobody waits for it.
+fn refuse(state: &mut State, now: &mut Instant) {
+    for _ in 0..4 {
+        let (_, reference) = state.poll_fetch(*now).unwrap();
+        state.handle_fetched(&reference, Err("403: forbidden".to_owned()), *now);
+        *now += Duration::from_secs(60);
+    }
+}
+
+#[test]
+fn an_object_that_is_refused_for_ever_keeps_no_node_waiting_and_is_left_as_the_node_has_it() {
+    let (plain, edge, mut now) = (map("plain", "c2", "1"), node("edge-1"), Instant::now());
+    let mut state = listed(&[]);
+    state.handle_change(Change::Applied(pod("web", "p1", "edge-1", &["plain", "secret"])));
+    state.handle_change(Change::Applied(pod("other", "p2", "edge-1", &["plain"])));
+    assert!(!state.is_settled(&edge));
+    let (_, reference) = state.poll_fetch(now).unwrap();
+    state.handle_fetched(&reference, Ok(Some(plain)), now);
+    assert_eq!(told(&mut state), ["edge-1 +ConfigMap plain c2", "edge-1 +Pod other p2"]);
+    assert_eq!((state.is_settled(&edge), state.unread()), (false, 0), "it may yet be read");
+    refuse(&mut state, &mut now);
+    assert_eq!(told(&mut state), ["edge-1 +Pod web p1"]);
+    assert_eq!((state.is_settled(&edge), state.unread()), (true, 1));
+    assert_eq!(state.snapshot(&edge).len(), 3);
+    assert_eq!(state.unknown(&edge), [ObjectRef::config_map("default", "secret")].into());
+    // Other nodes do not refer to it.
+    assert!(state.is_settled(&node("edge-2")) && state.unknown(&node("edge-2")).is_empty());
+    // It is asked for on and on, also after a list, and nobody waits again.
+    list(&mut state, &[&pod("web", "p1", "edge-1", &["plain", "secret"]), &map("plain", "c2", "1")]);
+    assert!(state.is_settled(&edge) && state.poll_fetch(now).is_some());
+}
+
+#[test]
+fn what_could_not_be_read_and_is_not_there_or_is_needed_no_more_is_taken_from_the_node() {
+    for needed in [true, false] {
+        let mut now = Instant::now();
+        let mut state = listed(&[]);
+        let web = pod("web", "p1", "edge-1", &["secret"]);
+        state.handle_change(Change::Applied(web.clone()));
+        refuse(&mut state, &mut now);
+        assert_eq!(told(&mut state), ["edge-1 +Pod web p1"]);
+        if needed {
+            let (_, reference) = state.poll_fetch(now).unwrap();
+            state.handle_fetched(&reference, Ok(None), now);
+            assert_eq!(told(&mut state), ["edge-1 -ConfigMap secret "], "whichever the node has");
+        } else {
+            state.handle_change(Change::Deleted(web));
+            assert_eq!(told(&mut state), ["edge-1 -Pod web p1", "edge-1 -ConfigMap secret "]);
+        }
+        assert_eq!((state.unread(), state.unknown(&node("edge-1")).len()), (0, 0));
+    }
+}
+
+#[test]
+fn an_object_that_is_needed_again_while_it_is_refused_keeps_its_pods_waiting_no_longer_than_before() {
+    let (mut state, mut now) = (listed(&[]), Instant::now());
+    let web = pod("web", "p1", "edge-1", &["secret"]);
+    state.handle_change(Change::Applied(web.clone()));
+    refuse(&mut state, &mut now);
+    state.handle_change(Change::Deleted(web.clone()));
+    state.handle_change(Change::Applied(web));
+    told(&mut state);
+    // The failures of before are not forgotten.
+    let (_, reference) = state.poll_fetch(now).unwrap();
+    state.handle_fetched(&reference, Err("403: forbidden".to_owned()), now);
+    assert_eq!(told(&mut state), ["edge-1 +Pod web p1"]);
     assert!(state.is_settled(&node("edge-1")));
 }
 

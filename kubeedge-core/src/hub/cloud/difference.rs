@@ -1,8 +1,9 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     hub::InventoryPart,
-    message::{Inventory, InventoryEntry, Object, ObjectEvent, ObjectRef},
+    id::Uid,
+    message::{Inventory, InventoryEntry, Object, ObjectEvent, ObjectRef, Snapshot},
 };
 
 /// About how much memory one object's name and numbers take in a map.
@@ -11,12 +12,15 @@ pub(super) const ENTRY: usize = 192;
 /// What the node should hold, as far as the cloud knows: the controllers' snapshot, and what changed since the
 /// session began.
 #[derive(Debug, Default)]
-pub(super) struct Wanted(BTreeMap<ObjectRef, ObjectEvent>);
+pub(super) struct Wanted {
+    known: BTreeMap<ObjectRef, ObjectEvent>,
+    unknown: BTreeSet<ObjectRef>,
+}
 
 impl Wanted {
     /// A change that came while the session is not in sync.
     pub(super) fn change(&mut self, event: ObjectEvent) {
-        self.0.insert(event.key().clone(), event);
+        self.known.insert(event.key().clone(), event);
     }
 
     /// Adds the snapshot to the changes that came before it.
@@ -24,9 +28,10 @@ impl Wanted {
     /// A change may be older than the snapshot, or newer: it waited in a pipe while the snapshot was taken. So the
     /// versions decide about two of the same object. A deletion always stays: if it is older than the snapshot's
     /// object, then the change that made that object is still to come.
-    pub(super) fn merge(&mut self, snapshot: Vec<Object>) {
-        for object in snapshot {
-            let stays = self.0.get(&object.reference).is_some_and(|change| match change {
+    pub(super) fn merge(&mut self, snapshot: Snapshot) {
+        self.unknown = snapshot.unknown;
+        for object in snapshot.objects {
+            let stays = self.known.get(&object.reference).is_some_and(|change| match change {
                 ObjectEvent::Applied(changed) => changed.resource_version >= object.resource_version,
                 ObjectEvent::Deleted { .. } => true,
             });
@@ -38,7 +43,7 @@ impl Wanted {
 
     /// About how much memory this takes that is not shared with the controllers' objects.
     pub(super) fn memory(&self) -> usize {
-        self.0.len() * ENTRY
+        (self.known.len() + self.unknown.len()) * ENTRY
     }
 
     /// The digest of an edge that holds exactly this.
@@ -47,18 +52,30 @@ impl Wanted {
             ObjectEvent::Applied(object) => Some(object.entry()),
             ObjectEvent::Deleted { .. } => None,
         };
-        self.0.values().filter_map(entry).collect::<Inventory>().digest()
+        self.known.values().filter_map(entry).collect::<Inventory>().digest()
     }
 
-    /// What has to be sent to an edge that holds `held`; objects of the kinds `left_alone` stay with it.
+    /// What the edge holds of the objects of which it is not known how they are: it stays with it until that is known.
+    pub(super) fn left_open(&self, held: &Inventory) -> BTreeMap<ObjectRef, Uid> {
+        let open = held.iter().filter(|entry| self.is_open(&entry.reference));
+        open.map(|entry| (entry.reference.clone(), entry.uid.clone())).collect()
+    }
+
+    fn is_open(&self, reference: &ObjectRef) -> bool {
+        self.unknown.contains(reference) && !self.known.contains_key(reference)
+    }
+
+    /// What has to be sent to an edge that holds `held`; objects of the kinds `left_alone`, and those of which it is not
+    /// known how they are, stay with it.
     pub(super) fn difference(self, held: &Inventory, left_alone: &[String]) -> Vec<ObjectEvent> {
         let surplus: Vec<ObjectEvent> = held
             .iter()
             .filter(|entry| !left_alone.iter().any(|kind| kind == entry.reference.kind()))
-            .filter(|entry| !matches!(self.0.get(&entry.reference), Some(ObjectEvent::Applied(_))))
+            .filter(|entry| !self.is_open(&entry.reference))
+            .filter(|entry| !matches!(self.known.get(&entry.reference), Some(ObjectEvent::Applied(_))))
             .map(|entry| ObjectEvent::Deleted { reference: entry.reference.clone(), uid: entry.uid.clone() })
             .collect();
-        let lacking = self.0.into_values().filter(|event| match event {
+        let lacking = self.known.into_values().filter(|event| match event {
             ObjectEvent::Applied(object) => {
                 held.get(&object.reference).is_none_or(|entry| is_better(object, entry))
             }

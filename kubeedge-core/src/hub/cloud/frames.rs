@@ -118,6 +118,7 @@ impl NodeLink {
                 self.check_memory();
             }
             Ok(Some(true)) => {
+                self.left_open = wanted.left_open(held.inventory());
                 let difference =
                     std::mem::take(wanted).difference(held.inventory(), &self.config.kinds_left_alone);
                 let missing = difference.iter().map(|event| event.key().clone()).collect();

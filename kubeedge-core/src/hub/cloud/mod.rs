@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -11,10 +11,10 @@ use super::{
     timers::{Keepalive, Repeat, Side},
 };
 use crate::{
-    id::NodeName,
+    id::{NodeName, Uid},
     message::{
-        Acked, Answer, Delivered, Delivery, Lane, Object, ObjectEvent, ObjectRef, Query, Report, ReportKey,
-        Request, Response, Upload,
+        Acked, Answer, Delivered, Delivery, Lane, ObjectEvent, ObjectRef, Query, Report, ReportKey, Request,
+        Response, Snapshot, Upload,
     },
 };
 
@@ -49,6 +49,8 @@ pub struct NodeLink {
     questions: VecDeque<Frame>,
     saying: Saying,
     offence: Option<Offence>,
+    /// What the node holds of objects of which the snapshot did not know how they are.
+    left_open: BTreeMap<ObjectRef, Uid>,
 }
 
 /// What the cloud's end waits for.
@@ -146,6 +148,7 @@ impl NodeLink {
             questions: VecDeque::new(),
             saying: Saying::default(),
             offence: None,
+            left_open: BTreeMap::new(),
             config,
             peer,
             session,
@@ -176,7 +179,7 @@ impl NodeLink {
         };
         let waiting: usize = self.outgoing.iter().map(Outgoing::len).sum();
         let questions: usize = self.questions.iter().map(Frame::question_weight).sum();
-        sync + waiting * ENTRY + questions + self.unacked()
+        sync + (waiting + self.left_open.len()) * ENTRY + questions + self.unacked()
     }
 
     /// How many items of each lane wait for the edge or are on their way, and when the one that was sent least recently
@@ -207,11 +210,11 @@ impl NodeLink {
     }
 
     /// The controllers say what they have for the node.
-    pub fn handle_snapshot(&mut self, objects: Vec<Object>) {
+    pub fn handle_snapshot(&mut self, snapshot: impl Into<Snapshot>) {
         let Phase::Open { digest, sync, .. } = &mut self.phase else { return };
         let Sync::Snapshot { wanted } = sync else { return };
         let mut wanted = std::mem::take(wanted);
-        wanted.merge(objects);
+        wanted.merge(snapshot.into());
         let repeat = Repeat::new(self.config.flow.retry_after);
         if wanted.digest() == *digest {
             self.outputs.push_back(NodeOutput::Synchronized);
@@ -227,9 +230,22 @@ impl NodeLink {
         let Phase::Open { sync, .. } = &mut self.phase else { return };
         match sync {
             Sync::Snapshot { wanted } | Sync::Inventory { wanted, .. } => wanted.change(event),
-            Sync::Difference { .. } | Sync::Telling { .. } | Sync::Done => self.send(event),
+            Sync::Difference { .. } | Sync::Telling { .. } | Sync::Done => self.settle(event),
         }
         self.check_memory();
+    }
+
+    /// Sends an event. What the snapshot has left open is settled by the first one about it.
+    fn settle(&mut self, event: ObjectEvent) {
+        let left = self.left_open.remove(event.key());
+        match event {
+            ObjectEvent::Deleted { reference, uid } if uid.as_str().is_empty() => {
+                if let Some(uid) = left {
+                    self.send(ObjectEvent::Deleted { reference, uid });
+                }
+            }
+            ObjectEvent::Applied(_) | ObjectEvent::Deleted { .. } => self.send(event),
+        }
     }
 
     /// A controller has brought a report to the API.
