@@ -201,7 +201,7 @@ impl Bare {
             name: name.clone(),
             // Edged leaves pods that it does not know alone for ten seconds, which is longer than these live.
             namespace: "bare".to_owned(),
-            uid: Uid::new(&name),
+            uid: Uid::new(name.as_str()),
             hostname: name.clone(),
             log_directory: self.logs.path().join(&name),
             ..SandboxConfig::default()
