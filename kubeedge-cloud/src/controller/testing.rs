@@ -141,6 +141,30 @@ mod cluster {
             (Client::new(service, "default"), gate)
         }
 
+        /// A client that is given this status and body in place of the object whose path ends with `withheld`, for as long as
+        /// there are some.
+        pub(crate) fn client_without(
+            &self,
+            withheld: &'static str,
+            answer: (u16, &'static str),
+        ) -> (Client, watch::Sender<Option<(u16, &'static str)>>) {
+            let (given, answers) = watch::channel(Some(answer));
+            let service = self.server.service();
+            let service = tower::service_fn(move |request: Request<Body>| {
+                let (mut service, answer) = (service.clone(), *answers.borrow());
+                async move {
+                    if let Some((status, body)) = answer.filter(|_| request.uri().path().ends_with(withheld))
+                    {
+                        let body = http_body_util::Full::new(body.into());
+                        let body = http_body_util::BodyExt::boxed_unsync(body);
+                        return Ok(Response::builder().status(status).body(body).unwrap());
+                    }
+                    service.call(request).await as Result<_, Infallible>
+                }
+            });
+            (Client::new(service, "default"), given)
+        }
+
         pub(crate) async fn create(&self, kind: Kind, object: &Value) -> Value {
             let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
             let place = Place { kind, namespace, name: object["metadata"]["name"].as_str().unwrap() };

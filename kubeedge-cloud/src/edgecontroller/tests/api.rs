@@ -2,7 +2,7 @@
 
 mod autonomy;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use kubeedge_core::{
     id::{NodeName, Uid},
@@ -196,6 +196,37 @@ async fn a_snapshot_is_given_only_when_every_kind_was_listed() {
     let (snapshot, ()) = tokio::join!(call, async { gate.open() });
     assert_eq!(snapshot.unwrap().objects.len(), 1);
     assert_eq!(running.outside.snapshots.call(node("edge-2"), LONG).await.unwrap(), Snapshot::default());
+}
+
+#[tokio::test]
+async fn an_object_that_the_api_withholds_for_ever_keeps_nothing_else_from_its_node() {
+    let forbidden = r#"{"kind":"Status","status":"Failure","reason":"Forbidden","code":403}"#;
+    for answer in [(403, forbidden), (400, "no"), (500, "decryption failed"), (200, "<html>")] {
+        let cluster = Cluster::start().await;
+        let (client, given) = cluster.client_without("/configmaps/withheld", answer);
+        let mut running = run(client, quick());
+        running.outside.snapshots.call(node("edge-1"), LONG).await.unwrap();
+        for name in ["plain", "withheld"] {
+            cluster.create(CONFIG_MAPS, &map(name)).await;
+        }
+        cluster.create(PODS, &pod("web", "edge-1", Some("withheld"))).await;
+        cluster.create(PODS, &pod("other", "edge-1", Some("plain"))).await;
+        // The pod that needs it is told without, in the end, and a node that connects is in sync without.
+        let mut told = BTreeSet::new();
+        while told.len() < 3 {
+            let (_, event) = running.told().await;
+            assert!(matches!(event, ObjectEvent::Applied(_)), "{event:?}");
+            told.insert(event.key().name().to_owned());
+        }
+        assert_eq!(told, ["other", "plain", "web"].map(str::to_owned).into());
+        let snapshot = running.outside.snapshots.call(node("edge-1"), LONG).await.unwrap();
+        let withheld = ObjectRef::config_map("default", "withheld");
+        assert_eq!((snapshot.objects.len(), snapshot.unknown), (3, [withheld.clone()].into()), "{answer:?}");
+        given.send_replace(None);
+        running.applied(&withheld).await;
+        let snapshot = running.outside.snapshots.call(node("edge-1"), LONG).await.unwrap();
+        assert_eq!((snapshot.objects.len(), snapshot.unknown.len()), (4, 0), "{answer:?}");
+    }
 }
 
 #[tokio::test]
