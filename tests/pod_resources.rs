@@ -317,13 +317,23 @@ fn a_container_that_runs_gets_other_limits_in_the_kernel_without_a_restart() -> 
 
     // More than the node has is refused in the pod's conditions, and the pod runs on as it is, also over a restart.
     let huge = json!({ "requests": { "cpu": "5000", "memory": "32Mi" }, "limits": { "cpu": "5000", "memory": "128Mi" } });
-    patch(&site, huge)?;
-    let refused =
-        |status: &Value| condition(status, "PodResizePending").is_some_and(|it| it["reason"] == "Infeasible");
-    let status = site.wait("web", "to be refused more", refused)?;
-    let message = condition(&status, "PodResizePending").map(|it| it["message"].to_string());
-    ensure!(message.is_some_and(|it| it.contains("Node didn't have enough capacity: cpu")), "{status:#}");
-    site.wait_event("web", "ResizeInfeasible", "enough capacity")?;
+    match patch(&site, huge) {
+        // Kubernetes 1.36 knows by itself what a node could never give, and does not ask it.
+        Err(error) if format!("{error:#}").contains("enough allocatable resources: cpu") => {
+            println!("the API refuses more than the node has, so the node's refusal is left out");
+        }
+        taken => {
+            taken?;
+            let refused = |status: &Value| {
+                condition(status, "PodResizePending").is_some_and(|it| it["reason"] == "Infeasible")
+            };
+            let status = site.wait("web", "to be refused more", refused)?;
+            let message = condition(&status, "PodResizePending").map(|it| it["message"].to_string());
+            let names = message.is_some_and(|it| it.contains("Node didn't have enough capacity: cpu"));
+            ensure!(names, "{status:#}");
+            site.wait_event("web", "ResizeInfeasible", "enough capacity")?;
+        }
+    }
     site.edge.kill();
     site.edge.spawn()?;
     patch(&site, sized("1", "96Mi"))?;
