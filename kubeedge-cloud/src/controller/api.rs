@@ -10,7 +10,7 @@ use kube::{
     },
 };
 use kubeedge_core::{id::Uid, message::Object};
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
 use super::{Kind, pruned};
@@ -142,7 +142,8 @@ impl Api {
             ListParams { limit: Some(500), label_selector: Some(label.to_owned()), ..ListParams::default() };
         loop {
             let request = Request::new(kind.path()).list(&params).map_err(kube::Error::BuildRequest)?;
-            let list: Names = serde_json::from_value(self.perform(self.client.request_text(request)).await?)?;
+            let list: Names =
+                serde_json::from_str(&self.perform(self.client.request_text(request)).await?.0)?;
             names.extend(list.items.into_iter().map(|item| item.metadata.name));
             params.continue_token = list.metadata.next.filter(|token| !token.is_empty());
             if params.continue_token.is_none() {
@@ -156,7 +157,7 @@ impl Api {
         let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         let body = serde_json::to_vec(object)?;
         let request = place.request().create(&params, body).map_err(kube::Error::BuildRequest)?;
-        self.perform(self.client.request_text(request)).await
+        self.perform(self.client.request_text(request)).await?.value()
     }
 
     /// Creates something below an object, such as a token of an account, and returns what came of it.
@@ -169,7 +170,7 @@ impl Api {
         let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         let body = serde_json::to_vec(object)?;
         let request = place.request().create_subresource(subresource, place.name, &params, body);
-        self.perform(self.client.request_text(request.map_err(kube::Error::BuildRequest)?)).await
+        self.perform(self.client.request_text(request.map_err(kube::Error::BuildRequest)?)).await?.value()
     }
 
     /// Merges `patch` into an object (RFC 7396), or into its `subresource` if that is not empty; returns what
@@ -179,7 +180,7 @@ impl Api {
         place: Place<'_>,
         subresource: &str,
         patch: &Value,
-    ) -> Result<Value, Error> {
+    ) -> Result<Answer, Error> {
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         let (request, patch) = (place.request(), Patch::Merge(patch));
         let request = if subresource.is_empty() {
@@ -203,9 +204,20 @@ impl Api {
     async fn perform(
         &self,
         asked: impl Future<Output = Result<String, kube::Error>>,
-    ) -> Result<Value, Error> {
+    ) -> Result<Answer, Error> {
         let text = tokio::time::timeout(DEADLINE, asked).await.map_err(|_| Error::Late)??;
-        Ok(serde_json::from_str(&text)?)
+        let _: IgnoredAny = serde_json::from_str(&text)?;
+        Ok(Answer(text))
+    }
+}
+
+/// An object that came of a write, as JSON that nobody may need.
+pub(crate) struct Answer(String);
+
+impl Answer {
+    /// Reads it, but for its managed fields.
+    pub(crate) fn value(&self) -> Result<Value, Error> {
+        Ok(serde_json::from_slice(&pruned(&self.0))?)
     }
 }
 

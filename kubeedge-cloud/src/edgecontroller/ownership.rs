@@ -58,7 +58,7 @@ async fn try_renew(
     if let Some(Claim { version }) = claim {
         let patch = json!({ "metadata": { "resourceVersion": version }, "spec": spec });
         match api.merge(place(node), "", &patch).await {
-            Ok(lease) => return Ok(held(&lease)),
+            Ok(lease) => return Ok(held(&lease.value()?)),
             Err(error) if error.is_conflict() || error.is_missing() => {}
             Err(error) => return Err(error),
         }
@@ -74,7 +74,7 @@ async fn try_renew(
         return Ok(Renewed::Lost(owner.to_owned()));
     }
     let patch = take(&lease, spec, config, &now);
-    api.merge(place(node), "", &patch).await.map(|lease| held(&lease))
+    Ok(held(&api.merge(place(node), "", &patch).await?.value()?))
 }
 
 /// What to merge into the Lease to make the node this cloud's: at the version that was read, so that of two clouds which

@@ -91,7 +91,7 @@ async fn write_node(api: &Api, node: &NodeName, report: &Value, seen: &[Value]) 
         other => other?,
     };
     if let Some(patch) = status::node_metadata(&existing, report) {
-        existing = api.merge(place, "", &patch).await?;
+        existing = api.merge(place, "", &patch).await?.value()?;
     }
     if let Some(patch) = status::node_status(&existing, report, seen, Timestamp::now()) {
         api.merge(place, "status", &patch).await?;

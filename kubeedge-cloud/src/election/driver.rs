@@ -71,7 +71,7 @@ async fn attempt(api: &Api, config: &Config, state: &mut State) -> Result<(), Er
         spec["acquireTime"] = spec["renewTime"].clone();
     }
     let patch = json!({ "metadata": { "resourceVersion": record.version }, "spec": spec });
-    let written = api.merge(place(config), "", &patch).await?;
+    let written = api.merge(place(config), "", &patch).await?.value()?;
     state.handle_written(read(&written), began, now());
     Ok(())
 }

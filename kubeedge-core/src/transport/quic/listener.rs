@@ -34,7 +34,7 @@ const BACKLOG_BYTES: (u64, u64) = (64 << 10, 16 << 20);
 pub struct QuicListenerConfig {
     /// How long a handshake may take. 10 s, as a dial may.
     pub handshake_timeout: Duration,
-    /// How many handshakes may be under way. 256: each takes tens of KiB and some CPU time.
+    /// How many handshakes may be under way. 128: each takes tens of KiB and some CPU time.
     pub handshakes_max: usize,
     /// After how long without a packet a connection is over. 60 s, as for the edge; the shorter of both counts.
     pub idle_timeout: Duration,
@@ -50,7 +50,7 @@ impl Default for QuicListenerConfig {
     fn default() -> Self {
         Self {
             handshake_timeout: Duration::from_secs(10),
-            handshakes_max: 256,
+            handshakes_max: 128,
             idle_timeout: Duration::from_secs(60),
             segmentation_offload: false,
             reset_secret: None,
