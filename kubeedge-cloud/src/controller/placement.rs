@@ -53,7 +53,7 @@ pub(crate) struct Placement {
 struct Root {
     object: Held,
     node: NodeName,
-    references: BTreeSet<ObjectRef>,
+    references: Box<[ObjectRef]>,
 }
 
 #[derive(Debug)]
@@ -61,7 +61,7 @@ struct Other {
     object: Object,
     /// It was fetched, so that the watch may still tell of how it was before.
     ahead: bool,
-    references: BTreeSet<ObjectRef>,
+    references: Box<[ObjectRef]>,
 }
 
 #[derive(Debug, Default)]
@@ -269,9 +269,22 @@ impl Placement {
         }
         let Placed { node, references } = (self.place)(&object);
         match node {
-            Some(node) => self.apply_root(Root { object: Held::new(object), node, references }),
+            Some(node) => {
+                let node = self.nodes.get_key_value(&node).map(|(known, _)| known.clone()).unwrap_or(node);
+                let references = self.shared(references);
+                self.apply_root(Root { object: Held::new(object), node, references });
+            }
             None => self.remove_root(&object.reference),
         }
+    }
+
+    /// The names, each with the text that all others have of it.
+    fn shared(&self, names: BTreeSet<ObjectRef>) -> Box<[ObjectRef]> {
+        let shared = names.into_iter().map(|name| match self.users.get_key_value(&name) {
+            Some((known, _)) => known.clone(),
+            None => name,
+        });
+        shared.collect()
     }
 
     /// References are added before the root is told and dropped after it, so that a node can start what it is
@@ -310,7 +323,7 @@ impl Placement {
         self.tell(&node, ObjectEvent::Applied(object));
     }
 
-    fn first_missing(&self, references: &BTreeSet<ObjectRef>) -> Option<ObjectRef> {
+    fn first_missing(&self, references: &[ObjectRef]) -> Option<ObjectRef> {
         if self.missing.is_empty() {
             return None;
         }
@@ -353,7 +366,7 @@ impl Placement {
         if self.others.get(&reference).is_some_and(is_older) {
             return;
         }
-        let references = (self.place)(&object).references;
+        let references = self.shared((self.place)(&object).references);
         let old = self.others.remove(&reference);
         let replaced = old.as_ref().filter(|old| old.object.uid != object.uid);
         let same = replaced.is_none()
