@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use bytes::{BufMut, Bytes};
 use quinn::{UdpPoller, VarInt};
 use quinn_proto::{
-    ConnectionError, ConnectionEvent, ConnectionHandle, Dir, Event, ReadError, StreamEvent, StreamId,
-    Transmit, WriteError,
+    ConnectionError, ConnectionEvent, ConnectionHandle, Dir, EndpointEvent, Event, ReadError, StreamEvent,
+    StreamId, Transmit, WriteError,
 };
 use tokio::time::{Instant as TokioInstant, sleep_until, timeout};
 
@@ -271,6 +271,10 @@ impl Machine {
         }
         let (more, unsent) = self.transmit(&mut state, now);
         let more = self.exchange(&mut state) || more;
+        if !more && state.is_forgettable() {
+            self.shared.handle_event(self.handle, EndpointEvent::drained());
+            state.drained = true;
+        }
         let timeout = state.machine.poll_timeout();
         Left { more, unsent, timeout, drained: state.drained }
     }
@@ -476,6 +480,21 @@ impl State {
         self.lost.get_or_insert(why);
         for waiting in [self.reader.take(), self.closer.take()].into_iter().flatten() {
             waiting.wake();
+        }
+    }
+
+    /// Whether nobody is left who has to be told of the end. QUIC keeps a connection that is over for some seconds more, in
+    /// case the farewell was lost (RFC 9000 §10.2); but when all nodes come at once, most that are over are attempts whose
+    /// clients have given up or come another way.
+    fn is_forgettable(&self) -> bool {
+        use ConnectionError as Error;
+        match &self.lost {
+            // Of these the client has to hear.
+            None | Some(Error::TransportError(_) | Error::VersionMismatch | Error::CidsExhausted) => false,
+            Some(Error::LocallyClosed) => !self.connected,
+            Some(
+                Error::ConnectionClosed(_) | Error::ApplicationClosed(_) | Error::Reset | Error::TimedOut,
+            ) => true,
         }
     }
 

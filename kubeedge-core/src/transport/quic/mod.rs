@@ -23,7 +23,7 @@
 //! changes its network keeps its connection (RFC 9000 §9): the client notices its new address and moves.
 //!
 //! # Memory
-//! The cloud holds thousands of connections that are mostly silent. An idle one takes some 25 KiB there, nearly all of
+//! The cloud holds thousands of connections that are mostly silent. An idle one takes some 20 KiB there, nearly all of
 //! it the state of QUIC and TLS: the cloud's end is quinn's state machine with I/O of our own, which adds one task and
 //! neither queues nor buffers. `recv` reads the streams directly, and what nobody receives waits at the sender. At worst a
 //! peer can make this side hold [`RECEIVE_WINDOW`] plus the frame that is being put together per lane, which grows with
