@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use kubeedge_tests::{
     binaries,
-    site::{Cloud, Edge, EdgeOptions, cluster, free_port, wait_for},
+    site::{Cloud, Edge, EdgeOptions, SPEAKER, cluster, free_port, wait_for},
 };
 
 /// Runs one of our programs and gives what it printed.
@@ -258,16 +258,6 @@ fn what_kubeedge_would_not_admit_is_refused_by_kubectl_with_the_reason() -> Resu
     ensure!(!cloud.log().contains("forbidden"), "{}", cloud.log());
     Ok(())
 }
-
-const SPEAKER: &str = "apiVersion: v1
-kind: Pod
-metadata: {name: speaker, namespace: default}
-spec:
-  nodeName: edge-1
-  terminationGracePeriodSeconds: 1
-  containers:
-    - {name: main, image: none, command: [sh, -c, \"echo one; echo two; sleep 3; echo three; sleep 100000\"]}
-";
 
 #[test]
 fn kubectl_logs_reads_pods_of_edge_nodes_and_nobody_else_does() -> Result<()> {

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use kubeedge_tests::{
     binaries,
-    site::{Cloud, Edge, EdgeOptions, cluster, free_port, wait_for},
+    site::{Cloud, Edge, EdgeOptions, SPEAKER, cluster, free_port, wait_for},
 };
 
 const RULES: &str = "apiVersion: rules.kubeedge.io/v1
@@ -27,16 +27,6 @@ apiVersion: rules.kubeedge.io/v1
 kind: Rule
 metadata: {name: down, namespace: default}
 spec: {source: rest, sourceResource: {path: /orders}, target: bus, targetResource: {topic: orders}}
-";
-
-const SPEAKER: &str = "apiVersion: v1
-kind: Pod
-metadata: {name: speaker, namespace: default}
-spec:
-  nodeName: edge-1
-  terminationGracePeriodSeconds: 1
-  containers:
-    - {name: main, image: none, command: [sh, -c, \"echo one; echo two; sleep 3; echo three; sleep 100000\"]}
 ";
 
 struct Site {

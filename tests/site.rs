@@ -530,6 +530,17 @@ pub fn free_port() -> Result<u16> {
     bail!("no free port was found")
 }
 
+/// A pod that says three words, the last after some seconds, for tests of logs.
+pub const SPEAKER: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: speaker, namespace: default}
+spec:
+  nodeName: edge-1
+  terminationGracePeriodSeconds: 1
+  containers:
+    - {name: main, image: none, command: [sh, -c, \"echo one; echo two; sleep 3; echo three; sleep 100000\"]}
+";
+
 /// Waits until something holds, for at most 30 s.
 ///
 /// # Errors

@@ -73,7 +73,7 @@ impl ServerConfig for SessionConfig {
             // The configuration was tried when it was made; without it, nobody is let in.
             Err(_) => Stage::Complete(Mutex::default()),
         };
-        Box::new(ServerSession { initial: self.initial, stage, heard_hello: false, next: None })
+        Box::new(ServerSession { initial: self.initial, stage, next: None })
     }
 }
 
@@ -81,7 +81,6 @@ impl ServerConfig for SessionConfig {
 struct ServerSession {
     initial: Suite,
     stage: Stage,
-    heard_hello: bool,
     next: Option<Secrets>,
 }
 
@@ -122,8 +121,8 @@ impl Session for ServerSession {
     }
 
     fn early_crypto(&self) -> Option<(Box<dyn HeaderKey>, Box<dyn PacketKey>)> {
-        let keys = self.handshake()?.zero_rtt_keys()?;
-        Some((Box::new(keys.header), Box::new(keys.packet)))
+        // Early data could be replayed, and none is taken.
+        None
     }
 
     fn early_data_accepted(&self) -> Option<bool> {
@@ -145,8 +144,8 @@ impl Session for ServerSession {
             Some(alert) => error(TransportErrorCode::crypto(alert.into()), refused.to_string()),
             None => error(TransportErrorCode::PROTOCOL_VIOLATION, format!("TLS: {refused}")),
         })?;
-        let heard = handshake.alpn_protocol().is_some() || !handshake.is_handshaking();
-        Ok(heard && !mem::replace(&mut self.heard_hello, heard))
+        // There are no handshake data to tell of.
+        Ok(false)
     }
 
     fn transport_parameters(&self) -> Result<Option<TransportParameters>, TransportError> {
