@@ -51,6 +51,8 @@ async fn main() -> Result<()> {
         edged: edged::Config {
             root: root.path().join("root"),
             logs: root.path().join("logs"),
+            // A full disk on your machine is no reason to turn the pod away; a node keeps the kubelet's thresholds.
+            eviction: edged::Eviction::never(),
             ..edged::Config::new(node.clone())
         },
         devicetwin: devicetwin::Config::new(node.clone()),

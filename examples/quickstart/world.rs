@@ -147,6 +147,8 @@ impl World {
                 root: self.folder.join("edge/root"),
                 logs: self.folder.join("edge/logs"),
                 node_ip: Ipv4Addr::LOCALHOST.to_string(),
+                // A full disk on your machine is no reason to turn the pod away; a node keeps the kubelet's thresholds.
+                eviction: edged::Eviction::never(),
                 ..edged::Config::new(node.clone())
             },
             devicetwin: devicetwin::Config::new(node),

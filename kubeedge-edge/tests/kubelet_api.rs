@@ -64,6 +64,8 @@ impl Node {
         let mut config = edged::Config::new("edge-1".parse().unwrap());
         let directory = containerd.directory();
         (config.root, config.logs) = (directory.join("edged"), directory.join("logs"));
+        // How full the disk of the machine is has nothing to do with what is tested.
+        config.eviction = edged::Eviction::never();
         let stop = CancellationToken::new();
         let mut api_config = api::Config::new(config.node.clone(), &config.root);
         api_config.address.set_port(0);

@@ -79,6 +79,8 @@ impl World {
             edged: edged::Config {
                 root: self.root.path().join("root"),
                 logs: self.root.path().join("logs"),
+                // How full the disk of the machine is has nothing to do with what is simulated.
+                eviction: edged::Eviction::never(),
                 ..edged::Config::new(self.node.clone())
             },
             devicetwin: devicetwin::Config::new(self.node.clone()),

@@ -32,6 +32,16 @@ pub struct Eviction {
     pub pressure_lasts: Duration,
 }
 
+impl Eviction {
+    /// No threshold at all: no pod ends, or is turned away, because the machine runs short of something.
+    ///
+    /// For demonstrations and tests on a machine with other uses, and for devices whose maker has given every pod
+    /// its limits.
+    pub fn never() -> Self {
+        Self { hard: Vec::new(), ..Self::default() }
+    }
+}
+
 impl Default for Eviction {
     fn default() -> Self {
         let hard = [

@@ -33,6 +33,8 @@ impl Node {
         let mut config = edged::Config::new("edge-1".parse().unwrap());
         (config.root, config.logs) = (directory.path().join("root"), directory.path().join("logs"));
         config.observe_interval = Duration::from_millis(50);
+        // How full the disk of the machine is has nothing to do with what is tested.
+        config.eviction = edged::Eviction::never();
         let stop = CancellationToken::new();
         let api = Config { connections_max, ..config_of(&directory.path().join("root")) };
         let api_outbox = Outbox { pods: outside.pods.clone(), logs: outside.logs.clone() };
