@@ -11,7 +11,7 @@ use kubeedge_core::{
     id::{ResourceVersion, Uid},
     message::{Fingerprint, Object, ObjectRef},
 };
-use lz4_flex::block::{compress_with_dict, decompress_with_dict};
+use lz4_flex::block::{compress_into_with_dict, decompress_with_dict, get_maximum_output_size};
 
 /// What texts of the API have in common: the state of a node, a pod, a device. Nothing outside this process depends on it.
 const ALIKE: &[u8] = include_bytes!("alike.json");
@@ -25,7 +25,13 @@ pub(crate) struct Packed {
 
 impl Packed {
     pub(crate) fn new(text: &[u8]) -> Self {
-        Self { length: text.len(), bytes: compress_with_dict(text, ALIKE).into() }
+        let mut room = vec![0; get_maximum_output_size(text.len())];
+        let length = compress_into_with_dict(text, &mut room, ALIKE).unwrap_or_else(|error| {
+            tracing::error!(%error, "a text cannot be held");
+            0
+        });
+        // A copy, and not the room made smaller: what would be cut off of each is too small for anything else.
+        Self { length: text.len(), bytes: room[..length].into() }
     }
 
     /// The text.

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -39,9 +40,10 @@ pub(crate) struct Limits {
 #[derive(Debug)]
 pub(crate) struct Writes<K, V> {
     limits: Limits,
-    entries: BTreeMap<K, Entry<V>>,
+    /// Many keys may wait at once, and stand in the order of their turns as well: they are shared.
+    entries: BTreeMap<Arc<K>, Entry<V>>,
     /// When each key is looked at next; keys of one instant in the order in which they came.
-    due: BTreeSet<(Instant, u64, K)>,
+    due: BTreeSet<(Instant, u64, Arc<K>)>,
     next_number: u64,
     in_flight: usize,
     /// The instant at which all writes begun so far would have begun, had they been evenly spaced.
@@ -77,6 +79,7 @@ impl<K: Ord + Clone, V> Writes<K, V> {
 
     /// As [`put`](Self::put), to be written no sooner than `at`.
     pub(crate) fn put_at(&mut self, key: K, value: V, at: Instant, now: Instant) -> Option<V> {
+        let key = Arc::new(key);
         let entry = self.entries.entry(key.clone()).or_insert_with(|| Entry {
             waiting: None,
             busy: false,
@@ -134,7 +137,7 @@ impl<K: Ord + Clone, V> Writes<K, V> {
             entry.not_before = now + self.limits.interval;
             self.in_flight += 1;
             self.count(now);
-            return Some((key, value));
+            return Some((K::clone(&key), value));
         }
         None
     }
@@ -183,7 +186,9 @@ impl<K: Ord + Clone, V> Writes<K, V> {
     }
 
     fn schedule(&mut self, key: &K) {
-        let Some(entry) = self.entries.get_mut(key) else { return };
+        let Some((key, _)) = self.entries.get_key_value(key) else { return };
+        let key = key.clone();
+        let Some(entry) = self.entries.get_mut(&key) else { return };
         if entry.busy {
             return;
         }
@@ -196,7 +201,7 @@ impl<K: Ord + Clone, V> Writes<K, V> {
         let number = self.next_number;
         self.next_number += 1;
         entry.due = Some((entry.not_before, number));
-        self.due.insert((entry.not_before, number, key.clone()));
+        self.due.insert((entry.not_before, number, key));
     }
 
     /// When the cap on all writes lets the next one begin.

@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use kubeedge_core::{
     id::{NodeName, Uid},
     message::{
-        Acked, ClockOffset, Delivered, FromNode, NodeReport, Object, ObjectEvent, ObjectRef, PodReport,
-        PodState, Report, ReportKey, SessionState, ToNode,
+        Acked, ClockOffset, Delivered, Delivery, FromNode, NodeReport, Object, ObjectEvent, ObjectRef,
+        PodReport, PodState, Report, ReportKey, SessionState, ToNode,
     },
 };
 use serde_json::Value;
@@ -81,11 +81,21 @@ pub(super) type WriteKey = (NodeName, ReportKey);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wanted {
     /// What an edge reported.
-    Report(Reported),
+    Report(Box<Reported>),
     /// What it had already been told last, should it have lost it.
     Again,
     /// That the node has no session since then.
     Away { since: Timestamp },
+}
+
+impl Wanted {
+    /// What the edge is told when the API has it.
+    fn delivery(&self) -> Option<Delivery> {
+        match self {
+            Self::Report(reported) => Some(reported.delivery),
+            Self::Again | Self::Away { .. } => None,
+        }
+    }
 }
 
 /// How to tell it to the API.
@@ -130,7 +140,7 @@ struct Session {
     /// Whether another cloud has a newer one.
     lost: bool,
     /// A report that came after the session ended; it holds once there is a session again.
-    held: Option<Reported>,
+    held: Option<Box<Reported>>,
     /// What the API took last of the node in this session, a [`NodeReport`].
     taken: Option<Packed>,
     /// What becomes of its pods while it is away, as far as known.
@@ -211,10 +221,10 @@ impl State {
             return;
         }
         match (&message.message, session) {
-            (Report::Node(_), Some(session)) => session.held = Some(Reported::new(message)),
+            (Report::Node(_), Some(session)) => session.held = Some(Box::new(Reported::new(message))),
             (Report::Node(_), None) | (Report::Pod(_) | Report::Mirror(_), _) => {
                 let key = (node, message.message.key());
-                self.reports.put(key, Wanted::Report(Reported::new(message)), now);
+                self.reports.put(key, Wanted::Report(Box::new(Reported::new(message))), now);
             }
             (Report::Device(report), _) => {
                 tracing::warn!(%node, device = %report.device, "a device report came to EdgeController");
@@ -305,12 +315,13 @@ impl State {
     pub(super) fn handle_written(&mut self, key: WriteKey, wanted: Wanted, outcome: Outcome, now: Instant) {
         match outcome {
             Outcome::Done => {
-                self.keep(&key.0, &wanted);
-                self.settle(key, wanted);
+                let delivery = wanted.delivery();
+                self.keep(&key.0, wanted);
+                self.settle(key, delivery);
             }
             Outcome::Refused(why) => {
                 tracing::warn!(node = %key.0, what = ?key.1, %why, "the API refuses what the edge reports");
-                self.settle(key, wanted);
+                self.settle(key, wanted.delivery());
             }
             Outcome::Retry(why) => {
                 let outdated = matches!(wanted, Wanted::Away { .. }) && self.is_online(&key.0)
@@ -367,7 +378,7 @@ impl State {
                 Ok(write) => return Some(Job { key, wanted, write }),
                 Err(why) => {
                     tracing::debug!(node = %key.0, what = ?key.1, why, "a report is dropped");
-                    self.settle(key, wanted);
+                    self.settle(key, wanted.delivery());
                 }
             }
         }
@@ -451,9 +462,9 @@ impl State {
         })
     }
 
-    fn settle(&mut self, key: WriteKey, wanted: Wanted) {
+    fn settle(&mut self, key: WriteKey, delivery: Option<Delivery>) {
         self.reports.succeeded(&key);
-        if let Wanted::Report(Reported { delivery, .. }) = wanted {
+        if let Some(delivery) = delivery {
             let (node, key) = key;
             self.outputs.push_back(Output::Acked(ToNode { node, message: Acked { key, delivery } }));
         }

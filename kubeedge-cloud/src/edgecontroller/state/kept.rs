@@ -58,14 +58,14 @@ impl Kept {
         }
     }
 
-    fn keep(&mut self, node: &NodeName, report: &PodReport, status: Option<&Packed>, placement: &Placement) {
+    fn keep(&mut self, node: &NodeName, report: &PodReport, status: Option<Packed>, placement: &Placement) {
         let current = placement.root(&report.reference);
         let current = current.filter(|(pod, placed)| pod.uid == report.uid && *placed == node);
         let (Some((pod, node)), Some(status)) = (current, status) else {
             return self.forget(&report.reference);
         };
         // The names are those of the pod, so that they are there once.
-        let taken = Taken { node: node.clone(), uid: pod.uid.clone(), status: status.clone() };
+        let taken = Taken { node: node.clone(), uid: pod.uid.clone(), status };
         self.pods.insert(pod.reference.clone(), taken);
     }
 
@@ -82,15 +82,16 @@ impl Kept {
 
 impl State {
     /// Keeps what the API has taken.
-    pub(super) fn keep(&mut self, node: &NodeName, wanted: &Wanted) {
-        let Wanted::Report(Reported { head, text, .. }) = wanted else { return };
+    pub(super) fn keep(&mut self, node: &NodeName, wanted: Wanted) {
+        let Wanted::Report(reported) = wanted else { return };
+        let Reported { head, text, .. } = *reported;
         match head {
             Report::Node(_) => {
                 if let Some(session) = self.sessions.get_mut(node).filter(|session| session.online) {
-                    session.taken.clone_from(text);
+                    session.taken = text;
                 }
             }
-            Report::Pod(report) => self.kept.keep(node, report, text.as_ref(), &self.placement),
+            Report::Pod(report) => self.kept.keep(node, &report, text, &self.placement),
             Report::Mirror(_) | Report::Device(_) => {}
         }
     }

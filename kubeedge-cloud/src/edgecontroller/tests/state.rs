@@ -725,7 +725,11 @@ fn a_newer_report_is_never_replaced_by_what_is_told_again() {
     finish(&mut state, job, Outcome::Retry("503".to_owned()), now);
     now += Duration::from_secs(5);
     let job = state.poll_write(now).unwrap();
-    assert_eq!(job.wanted, Wanted::Report(Reported::new(newer(2).message)), "the failed report comes first");
+    assert_eq!(
+        job.wanted,
+        Wanted::Report(Box::new(Reported::new(newer(2).message))),
+        "the failed report comes first"
+    );
     finish(&mut state, job, Outcome::Done, now);
 
     now += Duration::from_secs(5);
