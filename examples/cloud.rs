@@ -60,6 +60,7 @@ impl Cloud {
         let (acked_tx, acked_rx) = pipe::latest("acked", acked_to_node);
         let (sessions_tx, sessions_rx) = pipe::latest("sessions", session_of_node);
         let (clocks_tx, clocks_rx) = pipe::latest("clocks", clock_of_node); // CloudHub -> EdgeController
+        let (lost_tx, lost_rx) = pipe::latest("lost", NodeName::clone); // EdgeController -> CloudHub
         let (queries_tx, queries_rx) = pipe::calls("queries", 1024);
         let (events_tx, events_rx) = pipe::events("events", 1024);
         let (messages_tx, messages_rx) = pipe::events("messages", 1024);
@@ -75,6 +76,7 @@ impl Cloud {
                 downstream: downstream_rx,
                 acked: acked_rx,
                 taken: taken_rx,
+                lost: lost_rx,
                 requests: requests_rx,
                 relayed: pipe::calls("relayed", 1).1,
             },
@@ -102,7 +104,11 @@ impl Cloud {
                 queries: queries_rx,
                 events: events_rx,
             },
-            edgecontroller::Outbox { downstream: downstream_tx.clone(), acked: acked_tx.clone() },
+            edgecontroller::Outbox {
+                downstream: downstream_tx.clone(),
+                acked: acked_tx.clone(),
+                lost: lost_tx,
+            },
         );
         let devicecontroller = DeviceController::new(
             config.devicecontroller,

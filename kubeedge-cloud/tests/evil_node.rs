@@ -216,9 +216,13 @@ fn device(name: &str, node: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_asks_for_or_writes_what_is_anothers_is_refused_by_reason_and_counted() {
     let cloud = Cloud::start().await;
+    let edge = json!({ "node-role.kubernetes.io/edge": "" });
     for (name, secret) in [("edge-1", "mine"), ("edge-2", "theirs")] {
         cloud
-            .create(NODES, json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name } }))
+            .create(
+                NODES,
+                json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name, "labels": edge } }),
+            )
             .await;
         let object = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": secret }, "stringData": { "k": "v" } });
         cloud.create(SECRETS, object).await;

@@ -203,6 +203,7 @@ async fn run(serve: &Serve) -> Result<()> {
     let (clocks_tx, clocks_rx) = pipe::latest("clocks", clock_of_node); // CloudHub -> EdgeController
     let (elsewhere_tx, elsewhere_rx) = pipe::calls("elsewhere", 64); // CloudHub -> Relay
     let (relayed_tx, relayed_rx) = pipe::calls("relayed", 64); // Relay -> CloudHub
+    let (lost_tx, lost_rx) = pipe::latest("lost", NodeName::clone); // EdgeController -> CloudHub
     let (queries_tx, queries_rx) = pipe::calls("queries", 1024);
     let (events_tx, events_rx) = pipe::events("events", 1024);
     let (messages_tx, messages_rx) = pipe::weighed_events("messages", 1024, PIPE_BYTES_MAX, size_of_message);
@@ -233,7 +234,11 @@ async fn run(serve: &Serve) -> Result<()> {
                 queries: queries_rx,
                 events: events_rx,
             },
-            edgecontroller::Outbox { downstream: downstream_tx.clone(), acked: acked_tx.clone() },
+            edgecontroller::Outbox {
+                downstream: downstream_tx.clone(),
+                acked: acked_tx.clone(),
+                lost: lost_tx,
+            },
         );
         if config.replicas.is_some() {
             let election = Election::new(election::Config::new("cloudcore", &name), client.clone());
@@ -320,6 +325,7 @@ async fn run(serve: &Serve) -> Result<()> {
             downstream: downstream_rx,
             acked: acked_rx,
             taken: taken_rx,
+            lost: lost_rx,
             requests: requests_rx,
             relayed: relayed_rx,
         },

@@ -104,6 +104,12 @@ impl Driver {
                         let _ = session.taken.send(message);
                     }
                 }
+                Some(node) = self.inbox.lost.recv() => {
+                    if let Some(session) = self.sessions.get(&node) {
+                        info!(%node, session = session.number, "another cloud has taken the node; it is sent there");
+                        session.leave.cancel();
+                    }
+                }
                 Some(call) = self.inbox.requests.recv() => self.handle_request(call),
                 Some(call) = self.inbox.relayed.recv() => self.handle_relayed(call),
             }

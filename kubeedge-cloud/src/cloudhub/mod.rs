@@ -108,6 +108,8 @@ pub struct Inbox {
     pub acked: LatestReceiver<(NodeName, ReportKey), ToNode<Acked<ReportKey>>>,
     /// Which of the `messages` have been delivered, or given up with a word to their owner.
     pub taken: LatestReceiver<(NodeName, Delivery), ToNode<Delivery>>,
+    /// Nodes that another cloud has taken: a session that is here all the same is sent elsewhere.
+    pub lost: LatestReceiver<NodeName, NodeName>,
     /// Questions for nodes.
     pub requests: Callee<ToNode<Request>, Response>,
     /// Questions for nodes that came to another cloud. `None` is the answer for a node without a session: they go no further.
@@ -147,6 +149,8 @@ pub struct Outside {
     pub acked: LatestSender<(NodeName, ReportKey), ToNode<Acked<ReportKey>>>,
     /// Feeds [`Inbox::taken`].
     pub taken: LatestSender<(NodeName, Delivery), ToNode<Delivery>>,
+    /// Feeds [`Inbox::lost`].
+    pub lost: LatestSender<NodeName, NodeName>,
     /// Feeds [`Inbox::requests`].
     pub requests: Caller<ToNode<Request>, Response>,
     /// Feeds [`Inbox::relayed`].
@@ -177,6 +181,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (acked_tx, acked_rx) =
         pipe::latest("acked", |to: &ToNode<Acked<ReportKey>>| (to.node.clone(), to.message.key.clone()));
     let (taken_tx, taken_rx) = pipe::latest("taken", |to: &ToNode<Delivery>| (to.node.clone(), to.message));
+    let (lost_tx, lost_rx) = pipe::latest("lost", NodeName::clone);
     let (requests_tx, requests_rx) = pipe::calls("requests", 256);
     let (relayed_tx, relayed_rx) = pipe::calls("relayed", 64);
     // Nodes come back in crowds; a controller that cannot keep up is asked again.
@@ -194,6 +199,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
             downstream: downstream_rx,
             acked: acked_rx,
             taken: taken_rx,
+            lost: lost_rx,
             requests: requests_rx,
             relayed: relayed_rx,
         },
@@ -212,6 +218,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
             downstream: downstream_tx,
             acked: acked_tx,
             taken: taken_tx,
+            lost: lost_tx,
             requests: requests_tx,
             relayed: relayed_tx,
             snapshots: snapshots_rx,

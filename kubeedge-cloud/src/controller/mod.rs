@@ -41,6 +41,8 @@ pub(crate) use pruned::pruned;
 pub(crate) use sight::Sight;
 #[cfg(any(feature = "devicecontroller", feature = "edgecontroller"))]
 pub(crate) use watch::watch_in;
+#[cfg(any(test, feature = "edgecontroller"))]
+pub(crate) use watch::watch_metadata_in;
 pub(crate) use watch::{Change, Kind, Timing, watch};
 pub(crate) use writes::{Backoff, Limits, Writes};
 

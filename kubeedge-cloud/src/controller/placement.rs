@@ -8,6 +8,7 @@
 //! something begins to refer to it.
 
 mod missing;
+mod strangers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -19,6 +20,7 @@ use kubeedge_core::{
 use super::{Change, Held, Kind};
 use crate::authorization::Graph;
 use missing::Missing;
+use strangers::Strangers;
 
 /// What an object says of itself.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -44,6 +46,7 @@ pub(crate) struct Placement {
     nodes: BTreeMap<NodeName, Node>,
     users: BTreeMap<ObjectRef, BTreeSet<NodeName>>,
     missing: Missing,
+    strangers: Strangers,
     unlisted: Vec<Kind>,
     telling: Vec<(Kind, BTreeSet<ObjectRef>)>,
     outputs: VecDeque<ToNode<ObjectEvent>>,
@@ -83,6 +86,7 @@ impl Placement {
             nodes: BTreeMap::new(),
             users: BTreeMap::new(),
             missing: Missing::default(),
+            strangers: Strangers::default(),
             unlisted: kinds.to_vec(),
             telling: Vec::new(),
             outputs: VecDeque::new(),
@@ -101,13 +105,20 @@ impl Placement {
             Change::Began(kind) => {
                 self.telling.retain(|(told, _)| *told != kind);
                 self.telling.push((kind, BTreeSet::new()));
+                if kind.kind == self.root_kind {
+                    self.strangers.handle_began();
+                }
                 // A list is as new as what was fetched before it.
                 let of_kind = self.others.values_mut().filter(|other| kind.is_of(&other.object.reference));
                 of_kind.for_each(|other| other.ahead = false);
             }
             Change::Applied(object) => {
-                self.note_told(&object.reference);
+                let reference = object.reference.clone();
                 self.apply(object);
+                // Of a root that is not held nobody asks later whether it was told.
+                if reference.kind() != self.root_kind || self.roots.contains_key(&reference) {
+                    self.note_told(&reference);
+                }
             }
             Change::Deleted(object) => {
                 self.missing.note_gone(&object.reference, &object.uid);
@@ -190,6 +201,22 @@ impl Placement {
                 .is_none_or(|node| node.uses.keys().all(|used| !self.missing.is_awaited(used)))
     }
 
+    /// Takes whether a node is none of those that are told anything: then what is its own is not held, and this cloud takes
+    /// no more memory for a cluster than for the nodes that it has to do with.
+    ///
+    /// Returns whether the roots have to be listed again, because some of a node that is no stranger any more were passed
+    /// over.
+    #[cfg(any(test, feature = "edgecontroller"))]
+    pub(crate) fn handle_stranger(&mut self, node: &NodeName, is_stranger: bool) -> bool {
+        if !is_stranger {
+            return self.strangers.remove(node);
+        }
+        let roots = self.nodes.get(node).map(|node| node.roots.clone()).unwrap_or_default();
+        self.strangers.insert(node, !roots.is_empty());
+        roots.iter().for_each(|root| self.remove_root(root));
+        false
+    }
+
     /// What to tell a node next.
     pub(crate) fn poll_output(&mut self) -> Option<ToNode<ObjectEvent>> {
         self.outputs.pop_front()
@@ -268,7 +295,7 @@ impl Placement {
             return;
         }
         let Placed { node, references } = (self.place)(&object);
-        match node {
+        match node.filter(|node| !self.strangers.pass_over(node)) {
             Some(node) => {
                 let node = self.nodes.get_key_value(&node).map(|(known, _)| known.clone()).unwrap_or(node);
                 let references = self.shared(references);

@@ -129,25 +129,29 @@ pub(crate) fn watch_in(
     timing: Timing,
     sight: Sight,
 ) -> impl Stream<Item = Change> + Send {
-    let watcher = Watcher {
-        client,
-        kind,
-        timing,
-        sight,
-        told: VecDeque::new(),
-        failures: 0,
-        was_listed: false,
-        phase: Phase::List { page: None },
-    };
-    stream::unfold(watcher, |mut watcher| async move {
-        let change = watcher.next().await;
-        Some((change, watcher))
-    })
+    Watcher::new(client, kind, timing, sight).changes()
 }
+
+/// As [`watch_in`], of what the objects say in `metadata` alone: that is little of a Node, which lists its images.
+#[cfg(any(test, feature = "edgecontroller"))]
+pub(crate) fn watch_metadata_in(
+    client: Client,
+    kind: Kind,
+    timing: Timing,
+    sight: Sight,
+) -> impl Stream<Item = Change> + Send {
+    Watcher { metadata_only: true, ..Watcher::new(client, kind, timing, sight) }.changes()
+}
+
+/// What is asked for where `metadata` is enough. An API that cannot do that gives whole objects.
+const METADATA_LIST: &str =
+    "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1, application/json";
+const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json";
 
 struct Watcher {
     client: Client,
     kind: Kind,
+    metadata_only: bool,
     timing: Timing,
     sight: Sight,
     told: VecDeque<Change>,
@@ -169,6 +173,27 @@ enum Phase {
 type Lines = Pin<Box<dyn AsyncBufRead + Send>>;
 
 impl Watcher {
+    fn new(client: Client, kind: Kind, timing: Timing, sight: Sight) -> Self {
+        Self {
+            client,
+            kind,
+            metadata_only: false,
+            timing,
+            sight,
+            told: VecDeque::new(),
+            failures: 0,
+            was_listed: false,
+            phase: Phase::List { page: None },
+        }
+    }
+
+    fn changes(self) -> impl Stream<Item = Change> + Send {
+        stream::unfold(self, |mut watcher| async move {
+            let change = watcher.next().await;
+            Some((change, watcher))
+        })
+    }
+
     async fn next(&mut self) -> Change {
         loop {
             if let Some(change) = self.told.pop_front() {
@@ -219,7 +244,10 @@ impl Watcher {
     }
 
     async fn text(&mut self, params: &ListParams) -> Result<String, Problem> {
-        let request = Request::new(self.kind.path()).list(params).map_err(kube::Error::BuildRequest)?;
+        let mut request = Request::new(self.kind.path()).list(params).map_err(kube::Error::BuildRequest)?;
+        if let (true, Ok(form)) = (self.metadata_only, METADATA_LIST.parse()) {
+            request.headers_mut().insert("accept", form);
+        }
         let asked = self.client.request_text(request);
         let answered = tokio::time::timeout(self.timing.request, asked).await;
         Ok(answered.map_err(|_| Problem::Late)??)
@@ -247,6 +275,9 @@ impl Watcher {
         // Kubernetes 1.37 compresses watches one gzip member per event, which clients stumble over.
         if let Ok(identity) = "identity".parse() {
             request.headers_mut().insert("accept-encoding", identity);
+        }
+        if let (true, Ok(form)) = (self.metadata_only, METADATA.parse()) {
+            request.headers_mut().insert("accept", form);
         }
         let asked = self.client.request_stream(request);
         let answered = tokio::time::timeout(self.timing.request, asked).await;

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use futures::{
     FutureExt, StreamExt,
     future::BoxFuture,
-    stream::{self, BoxStream, FuturesUnordered, SelectAll},
+    stream::{self, AbortHandle, BoxStream, FuturesUnordered, SelectAll},
 };
 use jiff::Timestamp;
 use kubeedge_core::{
@@ -12,18 +12,19 @@ use kubeedge_core::{
     pipe::{Call, Replier},
 };
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Config, EdgeController, Inbox, Outbox,
-    autonomy::Policy,
     ownership::{self, Claim, Renewed},
     requests,
-    state::{FETCHED, Output, Plan, State, WATCHED, Wanted, WriteKey},
+    state::{FETCHED, NODES, Output, PODS, Plan, State, WATCHED, Wanted, WriteKey, Written},
 };
 use crate::{
     authorization::Denials,
-    controller::{Backoff, Change, Kind, Outcome, Timing, api::Api, now, sleep_until, watch_in},
+    controller::{
+        Backoff, Change, Kind, Outcome, Timing, api::Api, now, sleep_until, watch_in, watch_metadata_in,
+    },
 };
 
 /// How many questions and events of nodes are worked on at once; the rest waits in its pipe.
@@ -32,8 +33,8 @@ const ASKED_AT_ONCE: usize = 32;
 /// How many questions for a snapshot wait for the first lists; each edge asks again after its deadline.
 const WAITING_AT_ONCE: usize = 65_536;
 
-/// What a write was about and was to tell, what became of it, and the policy that it has seen of the node.
-type WriteEnded = (WriteKey, Wanted, Outcome, Option<Policy>);
+/// What a write was about and was to tell, and what became of it.
+type WriteEnded = (WriteKey, Wanted, Written);
 
 /// An object, and how the API has it, that it has none, or why that is not known.
 type Fetched = (ObjectRef, Result<Option<Object>, String>);
@@ -46,14 +47,23 @@ pub(super) struct Driver {
     outbox: Outbox,
     state: State,
     changes: SelectAll<BoxStream<'static, Change>>,
+    nodes: BoxStream<'static, Change>,
+    /// Begins to watch the pods.
+    watch_pods: Box<dyn Fn() -> BoxStream<'static, Change> + Send>,
+    /// Ends the watch of the pods that there is.
+    watching_pods: AbortHandle,
     /// Watches that begin when those are listed that refer to their objects.
     later: Vec<BoxStream<'static, Change>>,
     fetching: FuturesUnordered<BoxFuture<'static, Fetched>>,
     writing: FuturesUnordered<BoxFuture<'static, WriteEnded>>,
     tolerating: FuturesUnordered<BoxFuture<'static, (ObjectRef, Outcome)>>,
-    renewing: FuturesUnordered<BoxFuture<'static, (NodeName, Renewed)>>,
-    /// The nodes that are this cloud's.
-    claims: BTreeMap<NodeName, Claim>,
+    /// The number is that of the session for which the Lease is renewed.
+    renewing: FuturesUnordered<BoxFuture<'static, (NodeName, u64, Renewed)>>,
+    /// The sessions of nodes, by the numbers that they have here, with the claims that this cloud has on their nodes.
+    claims: BTreeMap<NodeName, (u64, Option<Claim>)>,
+    last_session: u64,
+    /// Ends the first renewals of sessions that have ended: a Lease is not taken for one that is no more.
+    taking: BTreeMap<NodeName, DropGuard>,
     asked: FuturesUnordered<BoxFuture<'static, ()>>,
     absent: BoxStream<'static, (Vec<NodeName>, Timestamp)>,
     waiting: Vec<(NodeName, Replier<Snapshot>)>,
@@ -77,18 +87,31 @@ impl Driver {
             let (client, sight) = (client.clone(), sight.clone());
             move |kind: Kind| watch_in(client.clone(), kind, timing, sight.clone()).boxed()
         };
-        let changes = first.into_iter().map(watch(timing)).collect();
+        let watch_pods = {
+            let watch = watch(timing);
+            Box::new(move || watch(PODS))
+        };
+        let nodes = watch_metadata_in(client.clone(), NODES, timing, sight.clone()).boxed();
+        let (pods, watching_pods) = stream::abortable(watch_pods());
+        let mut changes: SelectAll<_> =
+            first.into_iter().filter(|kind| *kind != PODS).map(watch(timing)).collect();
+        changes.push(pods.boxed());
         let later = later.into_iter().map(watch(of_many)).collect();
         let api = Api::new(client);
         Self {
             state: State::new(&config).counting(denials.clone()),
             changes,
+            nodes,
+            watch_pods,
+            watching_pods,
             later,
             fetching: FuturesUnordered::new(),
             writing: FuturesUnordered::new(),
             tolerating: FuturesUnordered::new(),
             renewing: FuturesUnordered::new(),
             claims: BTreeMap::new(),
+            last_session: 0,
+            taking: BTreeMap::new(),
             asked: FuturesUnordered::new(),
             absent: absent(api.clone(), config.clone(), leads),
             waiting: Vec::new(),
@@ -109,6 +132,7 @@ impl Driver {
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(change) = self.changes.next() => self.state.handle_change(change),
+                Some(change) = self.nodes.next() => self.state.handle_node(change),
                 Some(session) = self.inbox.sessions.recv() => self.handle_session(session),
                 Some(report) = self.inbox.statuses.recv() => {
                     // A session is told of before its first report is: so it is known before the report is judged.
@@ -130,13 +154,12 @@ impl Driver {
                     self.state.handle_fetched(&reference, fetched, now());
                 }
                 Some((pod, outcome)) = self.tolerating.next() => self.state.handle_tolerated(pod, outcome, now()),
-                Some((key, wanted, outcome, policy)) = self.writing.next() => {
-                    if let Some(policy) = policy {
-                        self.state.handle_policy(&key.0, policy);
-                    }
-                    self.state.handle_written(key, wanted, outcome, now());
+                Some((key, wanted, written)) = self.writing.next() => {
+                    self.state.handle_written(key, wanted, written, now());
                 }
-                Some((node, renewed)) = self.renewing.next() => self.handle_renewed(node, renewed),
+                Some((node, session, renewed)) = self.renewing.next() => {
+                    self.handle_renewed(node, session, renewed);
+                }
                 Some((nodes, since)) = self.absent.next() => {
                     self.state.handle_edge_nodes(nodes, since, now());
                 }
@@ -154,6 +177,12 @@ impl Driver {
         if !self.later.is_empty() && self.state.may_list_fetched() {
             self.changes.extend(self.later.drain(..));
         }
+        if self.state.poll_list_pods() {
+            self.watching_pods.abort();
+            let (pods, watching_pods) = stream::abortable((self.watch_pods)());
+            self.watching_pods = watching_pods;
+            self.changes.push(pods.boxed());
+        }
         while let Some((kind, reference)) = self.state.poll_fetch(now()) {
             let api = self.api.clone();
             self.fetching.push(
@@ -169,9 +198,8 @@ impl Driver {
             let config = self.config.clone();
             self.writing.push(
                 async move {
-                    let (outcome, policy) =
-                        requests::write(&api, &job.key.0, &job.write, &denials, &config).await;
-                    (job.key, job.wanted, outcome, policy)
+                    let written = requests::write(&api, &job, &denials, &config).await;
+                    (job.key, job.wanted, written)
                 }
                 .boxed(),
             );
@@ -188,11 +216,18 @@ impl Driver {
         }
         while let Some(node) = self.state.poll_renewal(now()) {
             let (api, config) = (self.api.clone(), self.config.clone());
-            let claim = self.claims.get(&node).cloned();
+            let (session, claim) = self.claims.get(&node).cloned().unwrap_or_default();
+            let ended = CancellationToken::new();
+            if claim.is_none() {
+                self.taking.insert(node.clone(), ended.clone().drop_guard());
+            }
             self.renewing.push(
                 async move {
-                    let renewed = ownership::renew(&api, &node, &config, claim.as_ref()).await;
-                    (node, renewed)
+                    let renewed = tokio::select! {
+                        () = ended.cancelled() => Renewed::Superseded,
+                        renewed = ownership::renew(&api, &node, &config, claim.as_ref()) => renewed,
+                    };
+                    (node, session, renewed)
                 }
                 .boxed(),
             );
@@ -212,14 +247,25 @@ impl Driver {
 
     fn handle_session(&mut self, session: FromNode<SessionState>) {
         // A new session takes the node anew, from whichever cloud has had it meanwhile.
-        self.claims.remove(&session.node);
+        self.taking.remove(&session.node);
+        self.last_session += 1;
+        match session.message {
+            SessionState::Online => drop(self.claims.insert(session.node.clone(), (self.last_session, None))),
+            SessionState::Offline => drop(self.claims.remove(&session.node)),
+        }
         self.state.handle_session(session, now(), Timestamp::now());
     }
 
-    fn handle_renewed(&mut self, node: NodeName, renewed: Renewed) {
+    fn handle_renewed(&mut self, node: NodeName, session: u64, renewed: Renewed) {
+        let claim = self.claims.get_mut(&node).filter(|(current, _)| *current == session);
+        let (Some((_, claim)), false) = (claim, matches!(renewed, Renewed::Superseded)) else {
+            // What holds of an earlier session says nothing about the one that there is.
+            return self.state.handle_superseded(&node);
+        };
         match renewed {
-            Renewed::Held(claim) => {
-                self.claims.insert(node.clone(), claim);
+            Renewed::Held(held) => {
+                *claim = Some(held);
+                self.taking.remove(&node);
                 self.state.handle_renewed(node, Outcome::Done, now());
             }
             Renewed::Failed(outcome) => self.state.handle_renewed(node, outcome, now()),
@@ -227,7 +273,11 @@ impl Driver {
                 tracing::info!(%node, by, "the node has its session with another cloud");
                 self.claims.remove(&node);
                 self.state.handle_lost(&node);
+                if let Err(closed) = self.outbox.lost.send(node) {
+                    tracing::trace!(%closed, "nobody listens");
+                }
             }
+            Renewed::Superseded => {}
         }
     }
 

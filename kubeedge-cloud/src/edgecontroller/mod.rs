@@ -69,6 +69,9 @@ pub struct Config {
     /// How long after the start an edge node may be without a session before it counts as away. 40 s: as long as
     /// its Lease would hold.
     pub absent_grace: Duration,
+    /// How long after the end of its session a node counts as away. 3 s: links break and come back at once, and each time
+    /// that a Node is Unknown its pods are marked as not ready. A link that falls silent has been waited for already.
+    pub away_grace: Duration,
     /// How many writes of reports, and how many of Leases, are in flight at once. 16 each: enough to hide the time
     /// that the API takes, and few beside the 400 requests that an API server handles at once by default.
     pub writes_at_once: NonZeroUsize,
@@ -94,6 +97,7 @@ impl Default for Config {
             lease_interval: Duration::from_secs(10),
             lease_duration: Duration::from_secs(40),
             absent_grace: Duration::from_secs(40),
+            away_grace: Duration::from_secs(3),
             writes_at_once: const { NonZeroUsize::new(16).expect("16 is not zero") },
             retry_first: Duration::from_secs(1),
             retry_max: Duration::from_secs(30),
@@ -150,6 +154,9 @@ pub struct Outbox {
     pub downstream: LatestSender<(NodeName, ObjectRef), ToNode<ObjectEvent>>,
     /// The API has what a node reported, or will never take it.
     pub acked: LatestSender<(NodeName, ReportKey), ToNode<Acked<ReportKey>>>,
+    /// Nodes that another cloud has taken, so that their sessions here are to end: a node that has one all the same comes
+    /// again, to whichever cloud, and is taken anew.
+    pub lost: LatestSender<NodeName, NodeName>,
 }
 
 /// The other ends of [`Inbox`] and [`Outbox`].
@@ -164,6 +171,7 @@ pub struct Outside {
     pub events: EventSender<FromNode<UploadedEvent>>,
     pub downstream: LatestReceiver<(NodeName, ObjectRef), ToNode<ObjectEvent>>,
     pub acked: LatestReceiver<(NodeName, ReportKey), ToNode<Acked<ReportKey>>>,
+    pub lost: LatestReceiver<NodeName, NodeName>,
 }
 
 /// Creates both ends of all pipes.
@@ -180,6 +188,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
         pipe::latest("downstream", |to: &ToNode<ObjectEvent>| (to.node.clone(), to.message.key().clone()));
     let (acked, acked_rx) =
         pipe::latest("acked", |to: &ToNode<Acked<ReportKey>>| (to.node.clone(), to.message.key.clone()));
+    let (lost, lost_rx) = pipe::latest("lost", NodeName::clone);
     let inbox = Inbox { statuses, snapshots, sessions, clocks, queries, events };
     let outside = Outside {
         statuses: statuses_tx,
@@ -190,8 +199,9 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
         events: events_tx,
         downstream: downstream_rx,
         acked: acked_rx,
+        lost: lost_rx,
     };
-    (inbox, Outbox { downstream, acked }, outside)
+    (inbox, Outbox { downstream, acked, lost }, outside)
 }
 
 /// The part; see the [module](self).

@@ -31,6 +31,8 @@ pub(super) enum Renewed {
     Lost(String),
     /// The API has not taken it.
     Failed(Outcome),
+    /// The session for which it was to be done has ended.
+    Superseded,
 }
 
 /// Renews the node's Lease, or creates it; takes it if `claim` says that it was not this cloud's before.
@@ -69,9 +71,8 @@ async fn try_renew(
         }
         other => other?,
     };
-    let owner = owner(&lease);
-    if claim.is_some() && !owner.is_empty() && owner != config.identity {
-        return Ok(Renewed::Lost(owner.to_owned()));
+    if claim.is_some() && is_of_another(&lease, config) {
+        return Ok(Renewed::Lost(owner(&lease).to_owned()));
     }
     let patch = take(&lease, spec, config, &now);
     Ok(held(&api.merge(place(node), "", &patch).await?.value()?))
@@ -130,28 +131,26 @@ async fn create(
     api.create(place(node), &lease).await
 }
 
-/// Whether another cloud renews the node's Lease, so that it is not away though it has no session here.
-pub(super) async fn is_elsewhere(api: &Api, node: &NodeName, config: &Config) -> Result<bool, Error> {
+/// The version of the node's Lease, if it says that another cloud has the node, or has had it.
+pub(super) async fn elsewhere(api: &Api, node: &NodeName, config: &Config) -> Result<Option<String>, Error> {
     match api.value(place(node)).await {
-        Ok(lease) => Ok(is_renewed_by_another(&lease, config, Timestamp::now())),
-        Err(error) if error.is_missing() => Ok(false),
+        Ok(lease) => Ok(is_of_another(&lease, config).then(|| version_of(&lease))),
+        Err(error) if error.is_missing() => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-fn is_renewed_by_another(lease: &Value, config: &Config, now: Timestamp) -> bool {
+fn is_of_another(lease: &Value, config: &Config) -> bool {
     let owner = owner(lease);
-    let renewed = lease["spec"]["renewTime"].as_str().and_then(|time| time.parse::<Timestamp>().ok());
-    let lasts = jiff::SignedDuration::try_from(config.lease_duration).unwrap_or(jiff::SignedDuration::MAX);
-    !owner.is_empty()
-        && owner != config.identity
-        && renewed.is_some_and(|renewed| now.duration_since(renewed) < lasts)
+    !owner.is_empty() && owner != config.identity
+}
+
+fn version_of(lease: &Value) -> String {
+    lease["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned()
 }
 
 fn held(lease: &Value) -> Renewed {
-    Renewed::Held(Claim {
-        version: lease["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned(),
-    })
+    Renewed::Held(Claim { version: version_of(lease) })
 }
 
 #[cfg(test)]
@@ -187,13 +186,10 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_elsewhere_while_another_cloud_renews_its_lease() {
-        let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
-        let of =
-            |owner: &str, renewed: &str| is_renewed_by_another(&lease(owner, renewed), &config("a"), now);
-        assert!(of("b", "2026-01-01T00:00:30.000000Z"));
-        assert!(!of("b", "2026-01-01T00:00:10.000000Z"), "the other cloud is gone");
-        assert!(!of("a", "2026-01-01T00:00:30.000000Z"), "it is this cloud's own");
-        assert!(!of("", "2026-01-01T00:00:30.000000Z"));
+    fn a_node_is_elsewhere_if_its_lease_names_another_cloud() {
+        let of = |owner: &str| is_of_another(&lease(owner, "2026-01-01T00:00:30.000000Z"), &config("a"));
+        assert!(of("b"));
+        assert!(!of("a"), "it is this cloud's own");
+        assert!(!of(""));
     }
 }

@@ -8,10 +8,8 @@ use kubeedge_core::{
 use serde_json::{Value, json};
 
 use super::{
-    Config,
-    autonomy::Policy,
-    mirror, ownership,
-    state::{EVENTS, NODES, PODS, SERVICE_ACCOUNTS, Write},
+    Config, mirror, ownership,
+    state::{EVENTS, Job, NODES, PODS, SERVICE_ACCOUNTS, Write, Written},
     status,
 };
 use crate::{
@@ -22,28 +20,24 @@ use crate::{
     },
 };
 
-/// Makes a write about `node`.
-///
-/// Returns also the policy that the Node has, where it was seen.
-pub(super) async fn write(
-    api: &Api,
-    node: &NodeName,
-    write: &Write,
-    denials: &Denials,
-    config: &Config,
-) -> (Outcome, Option<Policy>) {
-    let mut policy = None;
-    (make(api, node, write, denials, config, &mut policy).await, policy)
+/// Makes a write about a node.
+pub(super) async fn write(api: &Api, job: &Job, denials: &Denials, config: &Config) -> Written {
+    if !job.is_offline {
+        return Written::Tried(make(api, &job.key.0, &job.write, denials, config).await);
+    }
+    let stale = match &job.write {
+        Write::Away { stale, .. } => stale.as_deref(),
+        // However long ago the other cloud has had the node: it was told newer things.
+        _ => None,
+    };
+    match ownership::elsewhere(api, &job.key.0, config).await {
+        Ok(Some(version)) if stale != Some(&version) => Written::Elsewhere(version),
+        Ok(_) => Written::Tried(make(api, &job.key.0, &job.write, denials, config).await),
+        Err(error) => Written::Tried(error.into()),
+    }
 }
 
-async fn make(
-    api: &Api,
-    node: &NodeName,
-    write: &Write,
-    denials: &Denials,
-    config: &Config,
-    policy: &mut Option<Policy>,
-) -> Outcome {
+async fn make(api: &Api, node: &NodeName, write: &Write, denials: &Denials, config: &Config) -> Outcome {
     let written = match write {
         Write::Node(report, clock) => match status::read_node(&report.json, node, denials) {
             Ok(mut report) => {
@@ -51,13 +45,11 @@ async fn make(
                     report["status"]["daemonEndpoints"] = json!({ "kubeletEndpoint": { "Port": port } });
                 }
                 let seen = config.bounds().conditions(*clock, &report);
-                write_node(api, node, &report, &seen)
-                    .await
-                    .map(|existing| *policy = Some(Policy::of(&existing)))
+                write_node(api, node, &report, &seen).await
             }
             Err(why) => return Outcome::Refused(why),
         },
-        Write::Away { since } => write_away(api, node, *since, config).await,
+        Write::Away { since, .. } => write_away(api, node, *since).await,
         Write::PodStatus { pod, report, status } => {
             let existing: Value = serde_json::from_slice(&pod.json).unwrap_or_default();
             match status::pod_status(&existing, &report.uid, status, Timestamp::now()) {
@@ -81,7 +73,7 @@ async fn make(
     }
 }
 
-async fn write_node(api: &Api, node: &NodeName, report: &Value, seen: &[Value]) -> Result<Value, Error> {
+async fn write_node(api: &Api, node: &NodeName, report: &Value, seen: &[Value]) -> Result<(), Error> {
     let place = node_place(node);
     let mut existing = match api.value(place).await {
         Err(error) if error.is_missing() => {
@@ -96,14 +88,10 @@ async fn write_node(api: &Api, node: &NodeName, report: &Value, seen: &[Value]) 
     if let Some(patch) = status::node_status(&existing, report, seen, Timestamp::now()) {
         api.merge(place, "status", &patch).await?;
     }
-    Ok(existing)
+    Ok(())
 }
 
-async fn write_away(api: &Api, node: &NodeName, since: Timestamp, config: &Config) -> Result<(), Error> {
-    if ownership::is_elsewhere(api, node, config).await? {
-        tracing::debug!(%node, "the node has its session with another cloud");
-        return Ok(());
-    }
+async fn write_away(api: &Api, node: &NodeName, since: Timestamp) -> Result<(), Error> {
     let place = node_place(node);
     let existing = api.value(place).await?;
     if let Some(patch) = status::node_away(&existing, since, Timestamp::now()) {

@@ -2,6 +2,7 @@
 
 mod fetches;
 mod kept;
+mod nodes;
 mod pods_kept;
 mod questions;
 mod reported;
@@ -23,7 +24,6 @@ use serde_json::Value;
 
 use super::{
     Config,
-    autonomy::Policy,
     mirror::{self, Mirror},
     seen::Bounds,
     status,
@@ -35,6 +35,7 @@ use crate::{
     },
 };
 use kept::Kept;
+use nodes::Nodes;
 pub(super) use questions::Plan;
 pub(super) use reported::Reported;
 
@@ -103,8 +104,9 @@ impl Wanted {
 pub(super) enum Write {
     /// Create the Node or bring it up to the report, and to what was measured of its clock.
     Node(NodeReport, Option<ClockOffset>),
-    /// Set the Node's conditions to Unknown.
-    Away { since: Timestamp },
+    /// Set the Node's conditions to Unknown, unless another cloud has the node: its Lease names that one, and is not at the
+    /// version `stale`, at which it has been for as long as it holds.
+    Away { since: Timestamp, stale: Option<String> },
     /// Set the pod's status; the pod as the API had it last comes along.
     PodStatus { pod: Object, report: PodReport, status: bytes::Bytes },
     /// Delete the pod, if it is being deleted.
@@ -122,6 +124,17 @@ pub(super) struct Job {
     pub(super) wanted: Wanted,
     /// What to do.
     pub(super) write: Write,
+    /// The node has no session here. If it has one at another cloud by now, that one is told newer things.
+    pub(super) is_offline: bool,
+}
+
+/// What became of a [`Job`].
+#[derive(Debug)]
+pub(super) enum Written {
+    /// It was tried.
+    Tried(Outcome),
+    /// Another cloud has the node, by this version of its Lease, and nothing was written.
+    Elsewhere(String),
 }
 
 /// What the driver is to send.
@@ -143,8 +156,8 @@ struct Session {
     held: Option<Box<Reported>>,
     /// What the API took last of the node in this session, a [`NodeReport`].
     taken: Option<Packed>,
-    /// What becomes of its pods while it is away, as far as known.
-    policy: Option<Policy>,
+    /// Whether the Node has changed in the API since it was last compared with that.
+    changed: bool,
     /// How far its clock is off, once that was measured in this session.
     clock: Option<ClockOffset>,
 }
@@ -161,8 +174,16 @@ pub(super) struct State {
     intolerant: BTreeSet<ObjectRef>,
     /// The objects to be fetched, because something began to refer to them.
     fetches: Writes<ObjectRef, ()>,
+    nodes: Nodes,
     kept: Kept,
+    /// The nodes whose sessions have ended, and when: not each session that ends leaves a node that is away.
+    leaving: Writes<NodeName, Timestamp>,
+    /// The versions of the Leases by which other clouds have nodes, and when each was first seen. The times in a Lease are by
+    /// the clock of another host.
+    elsewhere: BTreeMap<NodeName, (String, Instant)>,
     lease_interval: Duration,
+    lease_duration: Duration,
+    away_grace: Duration,
     bounds: Bounds,
     outputs: VecDeque<Output>,
     denials: Denials,
@@ -181,8 +202,13 @@ impl State {
             tolerations: Writes::new(limits),
             intolerant: BTreeSet::new(),
             fetches: Writes::new(limits),
+            nodes: Nodes::default(),
             kept: Kept::default(),
+            leaving: Writes::new(limits),
+            elsewhere: BTreeMap::new(),
             lease_interval: config.lease_interval,
+            lease_duration: config.lease_duration,
+            away_grace: config.away_grace,
             bounds: config.bounds(),
             outputs: VecDeque::new(),
             denials: Denials::default(),
@@ -202,6 +228,9 @@ impl State {
             Change::Began(_) | Change::Listed(_) => None,
         };
         let listed = matches!(change, Change::Listed(_));
+        if matches!(change, Change::Listed(PODS)) {
+            self.nodes.handle_pods_listed();
+        }
         self.placement.handle_change(change);
         if let Some(reference) = about {
             self.kept.handle_change(&reference, &self.placement);
@@ -242,17 +271,20 @@ impl State {
             lost: false,
             held: None,
             taken: None,
-            policy: None,
+            changed: false,
             clock: None,
         });
         match message {
             SessionState::Online => {
                 (session.online, session.lost) = (true, false);
+                self.leaving.withdraw(&node);
+                self.elsewhere.remove(&node);
                 let held = session.held.take().map(Wanted::Report);
                 let waiting = waiting.filter(|wanted| matches!(wanted, Wanted::Report(_)));
                 if let Some(wanted) = waiting.or(held) {
                     self.reports.put(key, wanted, now);
                 }
+                self.judge(&node);
                 self.leases.put(node, (), now);
             }
             SessionState::Offline if session.lost => {}
@@ -264,7 +296,7 @@ impl State {
                     session.held = Some(report);
                 }
                 self.leases.withdraw(&node);
-                self.reports.put(key, Wanted::Away { since: wall }, now);
+                self.leaving.put_at(node, wall, now + self.away_grace, now);
             }
         }
     }
@@ -297,8 +329,13 @@ impl State {
         self.reports.withdraw_all(|(of, _)| of == node);
         if let Some(session) = self.sessions.get_mut(node) {
             *session =
-                Session { online: false, lost: true, held: None, taken: None, policy: None, clock: None };
+                Session { online: false, lost: true, held: None, taken: None, changed: false, clock: None };
         }
+    }
+
+    /// Takes that a renewal was for a session that has ended. If the node has another, its Lease is renewed at once.
+    pub(super) fn handle_superseded(&mut self, node: &NodeName) {
+        self.leases.succeeded(node);
     }
 
     /// Takes the names of all edge nodes: those that have had no session here are away since `since`, unless another
@@ -312,9 +349,16 @@ impl State {
     }
 
     /// Takes what became of a [`Job`].
-    pub(super) fn handle_written(&mut self, key: WriteKey, wanted: Wanted, outcome: Outcome, now: Instant) {
+    pub(super) fn handle_written(&mut self, key: WriteKey, wanted: Wanted, written: Written, now: Instant) {
+        let outcome = match written {
+            Written::Tried(outcome) => outcome,
+            Written::Elsewhere(version) => return self.handle_elsewhere(key, &wanted, version, now),
+        };
         match outcome {
             Outcome::Done => {
+                if matches!(wanted, Wanted::Away { .. }) {
+                    self.elsewhere.remove(&key.0);
+                }
                 let delivery = wanted.delivery();
                 self.keep(&key.0, wanted);
                 self.settle(key, delivery);
@@ -339,6 +383,25 @@ impl State {
                     }
                 }
             }
+        }
+    }
+
+    /// Takes that nothing was written, because another cloud has the node. One that lives renews the Lease: if its version is
+    /// the same for as long as it holds, the node is away all the same.
+    fn handle_elsewhere(&mut self, key: WriteKey, wanted: &Wanted, version: String, now: Instant) {
+        tracing::debug!(node = %key.0, what = ?key.1, "the node has its session with another cloud");
+        self.reports.succeeded(&key);
+        let (node, _) = key;
+        let Wanted::Away { since } = *wanted else { return };
+        if self.is_online(&node) {
+            return;
+        }
+        let seen = self.elsewhere.get(&node);
+        let lives = seen.is_some_and(|(before, _)| *before != version);
+        let first = seen.filter(|_| !lives).map_or(now, |(_, first)| *first);
+        self.elsewhere.insert(node.clone(), (version, first));
+        if !lives {
+            self.leaving.put_at(node, since, first + self.lease_duration, now);
         }
     }
 
@@ -371,11 +434,18 @@ impl State {
 
     /// What to write next, if it may be written at once.
     pub(super) fn poll_write(&mut self, now: Instant) -> Option<Job> {
+        while let Some((node, since)) = self.leaving.poll_write(now) {
+            self.leaving.succeeded(&node);
+            self.reports.put((node, ReportKey::Node), Wanted::Away { since }, now);
+        }
         // Before everything is listed, a pod that is not known may exist all the same.
-        while self.placement.is_complete() {
+        while self.placement.is_complete() && !self.nodes.lists() {
             let (key, wanted) = self.reports.poll_write(now)?;
-            match self.decide(&key, &wanted) {
-                Ok(write) => return Some(Job { key, wanted, write }),
+            match self.decide(&key, &wanted, now) {
+                Ok(write) => {
+                    let is_offline = !self.is_online(&key.0);
+                    return Some(Job { key, wanted, write, is_offline });
+                }
                 Err(why) => {
                     tracing::debug!(node = %key.0, what = ?key.1, why, "a report is dropped");
                     self.settle(key, wanted.delivery());
@@ -392,9 +462,14 @@ impl State {
 
     /// When to ask [`poll_write`](Self::poll_write) and [`poll_renewal`](Self::poll_renewal) again.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let reports = if self.placement.is_complete() { self.reports.poll_timeout() } else { None };
-        let others =
-            [self.leases.poll_timeout(), self.tolerations.poll_timeout(), self.fetches.poll_timeout()];
+        let writes = self.placement.is_complete() && !self.nodes.lists();
+        let reports = if writes { self.reports.poll_timeout() } else { None };
+        let others = [
+            self.leases.poll_timeout(),
+            self.leaving.poll_timeout(),
+            self.tolerations.poll_timeout(),
+            self.fetches.poll_timeout(),
+        ];
         others.into_iter().chain([reports]).flatten().min()
     }
 
@@ -409,9 +484,13 @@ impl State {
     }
 
     /// Decides how to write what is wanted; `Err` says why it is not written at all.
-    fn decide(&self, (node, what): &WriteKey, wanted: &Wanted) -> Result<Write, &'static str> {
+    fn decide(&self, (node, what): &WriteKey, wanted: &Wanted, now: Instant) -> Result<Write, &'static str> {
         let report = match wanted {
-            Wanted::Away { since } => return Ok(Write::Away { since: *since }),
+            Wanted::Away { since } => {
+                let held = self.elsewhere.get(node);
+                let stale = held.filter(|(_, first)| now.duration_since(*first) >= self.lease_duration);
+                return Ok(Write::Away { since: *since, stale: stale.map(|(version, _)| version.clone()) });
+            }
             Wanted::Again => return self.decide_again(node, what),
             Wanted::Report(reported) => reported.report(),
         };

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "standalone")]
 mod api;
+mod away;
+mod nodes;
 mod placement;
 mod state;
 mod status;

@@ -86,7 +86,7 @@ fn cluster_rules() -> Vec<Value> {
         rule("", &["pods"], &["create", "delete", "patch"]),
         rule("", &["pods/status"], &["patch"]),
         // The nodes themselves.
-        rule("", &["nodes"], &["get", "list", "create", "patch"]),
+        rule("", &["nodes"], &["get", "list", "watch", "create", "patch"]),
         rule("", &["nodes/status"], &["patch"]),
         rule("", &["events"], &["get", "create", "patch"]),
         // Tokens that pods mount. Each is bound to a pod on the node that asks.

@@ -93,7 +93,7 @@ impl State {
 
     /// Whether all that the node needs is known, but for what could not be read for so long that nobody waits for it.
     pub(in crate::edgecontroller) fn is_settled(&self, node: &NodeName) -> bool {
-        self.placement.is_settled(node)
+        self.placement.is_settled(node) && !self.nodes.is_unlisted(node)
     }
 }
 

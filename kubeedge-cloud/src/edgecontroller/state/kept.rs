@@ -99,8 +99,9 @@ impl State {
     /// Wants the state of a node that has a session told again, and that of its pods that changed. What waits to be
     /// told is newer and stays.
     pub(super) fn tell_again(&mut self, node: &NodeName, now: Instant) {
-        let Some(session) = self.sessions.get(node).filter(|session| session.online) else { return };
-        let of_node = session.taken.is_some().then_some(ReportKey::Node);
+        let Some(session) = self.sessions.get_mut(node).filter(|session| session.online) else { return };
+        let is_due = session.taken.is_some() && std::mem::take(&mut session.changed);
+        let of_node = is_due.then_some(ReportKey::Node);
         let changed = self.kept.changed.remove(node).unwrap_or_default();
         let of_pods = changed.into_iter().filter_map(|pod| {
             let uid = self.kept.pods.get(&pod)?.uid.clone();

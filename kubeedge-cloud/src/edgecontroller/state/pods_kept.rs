@@ -2,28 +2,13 @@
 
 use std::time::Instant;
 
-use kubeedge_core::{id::NodeName, message::ObjectRef};
+use kubeedge_core::message::ObjectRef;
 use serde_json::Value;
 
 use super::State;
-use crate::{
-    authorization::Graph as _,
-    controller::Outcome,
-    edgecontroller::autonomy::{self, Policy},
-};
+use crate::{authorization::Graph as _, controller::Outcome, edgecontroller::autonomy};
 
 impl State {
-    /// Takes the policy that a Node has.
-    pub(in crate::edgecontroller) fn handle_policy(&mut self, node: &NodeName, policy: Policy) {
-        let Some(session) = self.sessions.get_mut(node) else { return };
-        if session.policy.replace(policy) != Some(policy) {
-            let pods: Vec<_> = self.placement.roots_of(node).map(|pod| pod.reference.clone()).collect();
-            for pod in pods {
-                self.want_tolerations(&pod);
-            }
-        }
-    }
-
     /// Wants a pod's tolerations looked at, if the policy of its node is known.
     pub(super) fn want_tolerations(&mut self, reference: &ObjectRef) {
         if self.toleration(reference).is_some() {
@@ -33,7 +18,7 @@ impl State {
 
     fn toleration(&self, reference: &ObjectRef) -> Option<Value> {
         let (pod, node) = self.placement.root(reference)?;
-        let policy = self.sessions.get(node)?.policy?;
+        let policy = self.nodes.policy(node)?;
         autonomy::patch(&pod.json(), policy)
     }
 

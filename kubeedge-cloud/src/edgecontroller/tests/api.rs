@@ -35,6 +35,7 @@ fn quick() -> Config {
     Config {
         retry_first: Duration::from_millis(10),
         lease_interval: Duration::from_millis(50),
+        away_grace: Duration::from_millis(50),
         ..Config::default()
     }
 }
@@ -204,11 +205,12 @@ async fn an_object_that_the_api_withholds_for_ever_keeps_nothing_else_from_its_n
     for answer in [(403, forbidden), (400, "no"), (500, "decryption failed"), (200, "<html>")] {
         let cluster = Cluster::start().await;
         let (client, given) = cluster.client_without("/configmaps/withheld", answer);
-        let mut running = run(client, quick());
-        running.outside.snapshots.call(node("edge-1"), LONG).await.unwrap();
+        // They are listed before anything refers to them, and so have to be fetched.
         for name in ["plain", "withheld"] {
             cluster.create(CONFIG_MAPS, &map(name)).await;
         }
+        let mut running = run(client, quick());
+        running.outside.snapshots.call(node("edge-1"), LONG).await.unwrap();
         cluster.create(PODS, &pod("web", "edge-1", Some("withheld"))).await;
         cluster.create(PODS, &pod("other", "edge-1", Some("plain"))).await;
         // The pod that needs it is told without, in the end, and a node that connects is in sync without.

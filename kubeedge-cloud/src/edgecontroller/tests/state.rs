@@ -5,22 +5,21 @@ use kubeedge_core::{
     id::{NodeName, Uid},
     message::{
         Acked, Answer, ClockOffset, Delivered, Delivery, FromNode, NodeReport, Object, ObjectEvent,
-        ObjectRef, PodReport, PodState, Query, Report, ReportKey, SessionState, ToNode, TokenRequest,
-        UploadedEvent,
+        ObjectRef, PodReport, PodState, Query, Report, SessionState, ToNode, TokenRequest, UploadedEvent,
     },
 };
 use serde_json::{Value, json};
 
 use super::super::{
     Config,
-    state::{CONFIG_MAPS, Job, Output, PODS, Plan, Reported, State, WATCHED, Wanted, Write},
+    state::{CONFIG_MAPS, Job, Output, PODS, Plan, Reported, State, WATCHED, Wanted, Write, Written},
 };
 use crate::controller::{
     Change, Outcome,
     testing::{node, object},
 };
 
-fn pod(name: &str, uid: &str, on: &str, maps: &[&str]) -> Object {
+pub(super) fn pod(name: &str, uid: &str, on: &str, maps: &[&str]) -> Object {
     let env: Vec<Value> = maps.iter().map(|map| json!({ "configMapRef": { "name": map } })).collect();
     object(&json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -43,13 +42,13 @@ fn map(name: &str, uid: &str, value: &str) -> Object {
     }))
 }
 
-fn listed(objects: &[&Object]) -> State {
+pub(super) fn listed(objects: &[&Object]) -> State {
     let mut state = State::new(&Config::default());
     list(&mut state, objects);
     state
 }
 
-fn list(state: &mut State, objects: &[&Object]) {
+pub(super) fn list(state: &mut State, objects: &[&Object]) {
     for kind in WATCHED {
         state.handle_change(Change::Began(kind));
         for object in objects.iter().filter(|object| object.reference.kind() == kind.kind) {
@@ -208,7 +207,7 @@ fn the_secrets_that_storage_is_reached_with_go_with_it() {
 }
 
 /// What goes down, as `node +kind name uid` or `node -kind name uid`.
-fn told(state: &mut State) -> Vec<String> {
+pub(super) fn told(state: &mut State) -> Vec<String> {
     let mut told = Vec::new();
     while let Some(output) = state.poll_output() {
         let Output::Downstream(ToNode { node, message }) = output else { panic!("{output:?}") };
@@ -392,27 +391,27 @@ fn nothing_is_complete_before_all_kinds_were_listed() {
 
 // ------------------------------------------------------------------------------------------------- upstream
 
-fn delivered(number: u64, report: Report) -> Delivered<Report> {
+pub(super) fn delivered(number: u64, report: Report) -> Delivered<Report> {
     Delivered { delivery: Delivery { session: 1, number }, message: report }
 }
 
-fn from(name: &str, number: u64, report: Report) -> FromNode<Delivered<Report>> {
+pub(super) fn from(name: &str, number: u64, report: Report) -> FromNode<Delivered<Report>> {
     FromNode { node: node(name), message: delivered(number, report) }
 }
 
-fn pod_report(name: &str, uid: &str, state: PodState) -> Report {
+pub(super) fn pod_report(name: &str, uid: &str, state: PodState) -> Report {
     Report::Pod(PodReport { reference: ObjectRef::pod("default", name), uid: Uid::new(uid), state })
 }
 
-fn running() -> PodState {
+pub(super) fn running() -> PodState {
     PodState::Status(r#"{"phase":"Running"}"#.into())
 }
 
-fn node_report() -> Report {
+pub(super) fn node_report() -> Report {
     Report::Node(NodeReport { json: r#"{"metadata":{"name":"edge-1"}}"#.into() })
 }
 
-fn acked(state: &mut State) -> Vec<(NodeName, u64)> {
+pub(super) fn acked(state: &mut State) -> Vec<(NodeName, u64)> {
     let mut acked = Vec::new();
     while let Some(output) = state.poll_output() {
         if let Output::Acked(ToNode { node, message: Acked { delivery, .. } }) = output {
@@ -422,8 +421,8 @@ fn acked(state: &mut State) -> Vec<(NodeName, u64)> {
     acked
 }
 
-fn finish(state: &mut State, job: Job, outcome: Outcome, now: Instant) {
-    state.handle_written(job.key, job.wanted, outcome, now);
+pub(super) fn finish(state: &mut State, job: Job, outcome: Outcome, now: Instant) {
+    state.handle_written(job.key, job.wanted, Written::Tried(outcome), now);
 }
 
 #[test]
@@ -491,7 +490,7 @@ fn a_report_waits_until_it_is_known_which_pods_exist() {
     assert!(state.poll_write(now).is_some());
 }
 
-fn session(state: &mut State, message: SessionState, now: Instant) {
+pub(super) fn session(state: &mut State, message: SessionState, now: Instant) {
     state.handle_session(FromNode { node: node("edge-1"), message }, now, Timestamp::UNIX_EPOCH);
 }
 
@@ -512,85 +511,6 @@ fn the_lease_is_renewed_for_as_long_as_there_is_a_session() {
     state.handle_renewed(node("edge-1"), Outcome::Retry("503".to_owned()), now);
     now += Duration::from_secs(60);
     assert_eq!(state.poll_renewal(now), None, "not even a renewal that failed is tried again");
-}
-
-#[test]
-fn a_node_that_goes_is_set_unknown_and_its_pods_are_left_alone() {
-    let now = Instant::now();
-    let mut state = listed(&[&pod("web", "p1", "edge-1", &[])]);
-    told(&mut state);
-    session(&mut state, SessionState::Online, now);
-    session(&mut state, SessionState::Offline, now);
-    let job = state.poll_write(now).unwrap();
-    assert_eq!(job.write, Write::Away { since: Timestamp::UNIX_EPOCH });
-    finish(&mut state, job, Outcome::Done, now);
-    assert!(state.poll_write(now).is_none());
-    assert_eq!(told(&mut state), [""; 0]);
-}
-
-#[test]
-fn a_node_that_another_cloud_has_taken_is_written_no_more_and_not_called_away() {
-    let now = Instant::now();
-    let mut state = listed(&[&pod("web", "p1", "edge-1", &[])]);
-    told(&mut state);
-    session(&mut state, SessionState::Online, now);
-    state.handle_report(from("edge-1", 1, node_report()), now);
-    let begun = state.poll_write(now).unwrap();
-    state.handle_report(from("edge-1", 2, pod_report("web", "p1", running())), now);
-    assert_eq!(state.poll_renewal(now), Some(node("edge-1")));
-    state.handle_lost(&node("edge-1"));
-    assert!(state.poll_write(now).is_none(), "what waited is the other cloud's to write");
-    finish(&mut state, begun, Outcome::Retry("409".to_owned()), now);
-    state.handle_report(from("edge-1", 3, pod_report("web", "p1", running())), now);
-    session(&mut state, SessionState::Offline, now);
-    let later = now + Duration::from_secs(120);
-    assert!(state.poll_write(later).is_none());
-    assert_eq!(state.poll_renewal(later), None);
-    assert_eq!(told(&mut state), [""; 0], "nor is anything acknowledged");
-
-    session(&mut state, SessionState::Online, later);
-    assert_eq!(state.poll_renewal(later), Some(node("edge-1")), "it comes back with its next session");
-    state.handle_report(from("edge-1", 4, pod_report("web", "p1", running())), later);
-    assert!(state.poll_write(later).is_some());
-}
-
-#[test]
-fn a_node_that_comes_back_at_once_is_not_set_unknown_any_more() {
-    let now = Instant::now();
-    let mut state = listed(&[]);
-    session(&mut state, SessionState::Offline, now);
-    let job = state.poll_write(now).unwrap();
-    session(&mut state, SessionState::Online, now);
-    finish(&mut state, job, Outcome::Retry("409".to_owned()), now);
-    assert!(state.poll_write(now + Duration::from_secs(60)).is_none(), "the failed attempt is forgotten");
-
-    session(&mut state, SessionState::Offline, now);
-    session(&mut state, SessionState::Online, now);
-    assert!(state.poll_write(now).is_none(), "what was not begun is withdrawn");
-}
-
-#[test]
-fn a_node_report_that_arrives_after_its_session_ended_waits_for_the_next_session() {
-    let now = Instant::now();
-    let mut state = listed(&[]);
-    session(&mut state, SessionState::Offline, now);
-    state.handle_report(from("edge-1", 1, node_report()), now);
-    let job = state.poll_write(now).unwrap();
-    assert!(matches!(job.wanted, Wanted::Away { .. }), "{job:?}");
-    finish(&mut state, job, Outcome::Done, now);
-    assert!(state.poll_write(now).is_none());
-    session(&mut state, SessionState::Online, now);
-    assert!(matches!(state.poll_write(now).unwrap().write, Write::Node(..)));
-}
-
-#[test]
-fn edge_nodes_that_never_connected_since_the_start_are_away() {
-    let now = Instant::now();
-    let mut state = listed(&[]);
-    session(&mut state, SessionState::Online, now);
-    state.handle_edge_nodes(vec![node("edge-1"), node("edge-2")], Timestamp::UNIX_EPOCH, now);
-    assert_eq!(state.poll_write(now).unwrap().key, (node("edge-2"), ReportKey::Node));
-    assert!(state.poll_write(now).is_none());
 }
 
 #[test]
@@ -669,6 +589,17 @@ fn an_event_is_taken_only_about_the_node_itself_and_its_pods() {
     assert!(read("edge-1", "Secret", "web", "default").is_err());
 }
 
+/// The Node as the API has it at a version, if it is an edge's or not.
+pub(super) fn api_node(name: &str, version: u64, labels: &Value, annotations: &Value) -> Change {
+    Change::Applied(object(&json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {
+            "name": name, "uid": "n1", "resourceVersion": version.to_string(),
+            "labels": labels, "annotations": annotations,
+        },
+    })))
+}
+
 fn again(state: &mut State, now: Instant) -> Option<Job> {
     state.poll_renewal(now).expect("a renewal is due");
     state.handle_renewed(node("edge-1"), Outcome::Done, now);
@@ -676,7 +607,7 @@ fn again(state: &mut State, now: Instant) -> Option<Job> {
 }
 
 #[test]
-fn what_the_api_took_of_a_node_is_told_again_with_each_renewal_and_not_after_the_session() {
+fn what_the_api_took_of_a_node_is_told_again_when_the_node_has_changed_there_and_not_after_the_session() {
     let mut now = Instant::now();
     let mut state = listed(&[]);
     session(&mut state, SessionState::Online, now);
@@ -686,8 +617,18 @@ fn what_the_api_took_of_a_node_is_told_again_with_each_renewal_and_not_after_the
     finish(&mut state, job, Outcome::Done, now);
     assert_eq!(acked(&mut state), [(node("edge-1"), 1)]);
 
-    for outcome in [Outcome::Done, Outcome::Retry("the node does not exist".to_owned())] {
+    now += Duration::from_secs(10);
+    assert!(again(&mut state, now).is_none(), "nobody has changed it");
+    let gone = |change| match change {
+        Change::Applied(object) => Change::Deleted(object),
+        other => other,
+    };
+    let changed = || api_node("edge-1", 2, &json!({}), &json!({}));
+    for (change, outcome) in
+        [(changed(), Outcome::Done), (gone(changed()), Outcome::Retry("the node does not exist".to_owned()))]
+    {
         now += Duration::from_secs(10);
+        state.handle_node(change);
         state.poll_renewal(now).unwrap();
         state.handle_renewed(node("edge-1"), outcome, now);
         let job = state.poll_write(now).unwrap();
@@ -700,6 +641,7 @@ fn what_the_api_took_of_a_node_is_told_again_with_each_renewal_and_not_after_the
     state.poll_renewal(now).unwrap();
     session(&mut state, SessionState::Offline, now);
     state.handle_renewed(node("edge-1"), Outcome::Done, now);
+    now += Config::default().away_grace;
     let job = state.poll_write(now).unwrap();
     assert!(matches!(&job.write, Write::Away { .. }), "{job:?}");
     finish(&mut state, job, Outcome::Done, now);
@@ -721,6 +663,7 @@ fn a_newer_report_is_never_replaced_by_what_is_told_again() {
 
     state.handle_report(newer(2), now);
     let job = state.poll_write(now).unwrap();
+    state.handle_node(api_node("edge-1", 2, &json!({}), &json!({})));
     assert!(again(&mut state, now).is_none(), "one at a time");
     finish(&mut state, job, Outcome::Retry("503".to_owned()), now);
     now += Duration::from_secs(5);
@@ -733,6 +676,7 @@ fn a_newer_report_is_never_replaced_by_what_is_told_again() {
     finish(&mut state, job, Outcome::Done, now);
 
     now += Duration::from_secs(5);
+    state.handle_node(api_node("edge-1", 3, &json!({}), &json!({})));
     let job = again(&mut state, now).unwrap();
     let Write::Node(report, _) = &job.write else { panic!("{job:?}") };
     assert!(std::str::from_utf8(&report.json).unwrap().contains("newer"));
@@ -779,7 +723,7 @@ fn a_clock_that_is_wrong_is_told_once_a_second_of_it_changes_and_one_that_is_rig
     state.handle_report(FromNode { node: node("edge-1"), message }, now);
     let job = state.poll_write(now).unwrap();
     assert!(matches!(job.write, Write::Node(_, None)), "{job:?}");
-    state.handle_written(job.key, job.wanted, Outcome::Done, now);
+    finish(&mut state, job, Outcome::Done, now);
     for (ms, told) in [(3, true), (900, false), (20_000, true), (20_400, false), (21_400, true), (5, true)] {
         let clock = ClockOffset { ms };
         state.handle_clock(&FromNode { node: node("edge-1"), message: clock }, now);
@@ -787,7 +731,7 @@ fn a_clock_that_is_wrong_is_told_once_a_second_of_it_changes_and_one_that_is_rig
         assert_eq!(job.is_some(), told, "{ms}");
         if let Some(job) = job {
             assert!(matches!(job.write, Write::Node(_, Some(told)) if told == clock), "{job:?}");
-            state.handle_written(job.key, job.wanted, Outcome::Done, now);
+            finish(&mut state, job, Outcome::Done, now);
         }
     }
 }
