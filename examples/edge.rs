@@ -88,6 +88,8 @@ impl Edge {
         let (plugin_questions_tx, _) = pipe::calls("device_questions", 1);
         let (services_tx, services_rx) = pipe::calls("services", 16);
         let (cloud_messages_tx, cloud_messages_rx) = pipe::calls("cloud_messages", 16);
+        // Nobody serves the kubelet's interface in these stories.
+        let (tunnels_tx, _) = pipe::calls("tunnels", 1);
         let (uploaded_tx, uploaded_rx) = pipe::latest("uploaded", |id: &UploadId| *id);
         let (device_messages_tx, device_messages_rx) =
             pipe::weighed_events("device_messages", 1024, PIPE_BYTES_MAX, Publish::size);
@@ -108,6 +110,7 @@ impl Edge {
                 logs: logs_tx,
                 services: services_tx,
                 cloud_messages: cloud_messages_tx,
+                tunnels: tunnels_tx,
                 uploaded: uploaded_tx,
                 connectivity: connectivity_tx,
             },

@@ -17,6 +17,7 @@ use std::{
 use futures::{SinkExt, StreamExt};
 use kubeedge_core::{
     message::{Connectivity, Object, ObjectEvent},
+    pipe,
     runtime::containerd::{Config, Containerd},
 };
 use kubeedge_edge::edged::{
@@ -70,7 +71,9 @@ impl Node {
         let mut api_config = api::Config::new(config.node.clone(), &config.root);
         api_config.address.set_port(0);
         let api_outbox = api::Outbox { pods: outside.pods.clone(), logs: outside.logs.clone() };
-        let api = Api::bind(api_config, runtime.clone(), Some(runtime.clone()), api_outbox).await.unwrap();
+        let api_inbox = api::Inbox { tunnels: pipe::calls("tunnels", 1).1 };
+        let streaming = Some(runtime.clone() as _);
+        let api = Api::bind(api_config, runtime.clone(), streaming, api_inbox, api_outbox).await.unwrap();
         let token = fs::read_to_string(config.root.join("api-token")).unwrap();
         let address = api.address();
         tokio::spawn(Edged::new(config, runtime, inbox, outbox).run(stop.clone()));

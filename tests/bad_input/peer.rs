@@ -85,6 +85,7 @@ pub(crate) fn hello(node: &str) -> Hello {
         digest: [7; 32],
         objects: 0,
         software: "test".into(),
+        tunnels: false,
     }
 }
 

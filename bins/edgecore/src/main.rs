@@ -158,6 +158,7 @@ async fn run(file: &Path) -> Result<()> {
     let (plugin_questions_tx, plugin_questions_rx) = pipe::calls("device_questions", 256);
     let (services_tx, services_rx) = pipe::calls("services", 16);
     let (cloud_messages_tx, cloud_messages_rx) = pipe::calls("cloud_messages", 16);
+    let (tunnels_tx, tunnels_rx) = pipe::calls("tunnels", 32);
     let (uploaded_tx, uploaded_rx) = pipe::latest("uploaded", |id: &UploadId| *id);
     let (device_messages_tx, device_messages_rx) =
         pipe::weighed_events("device_messages", 1024, PIPE_BYTES_MAX, Publish::size);
@@ -192,6 +193,7 @@ async fn run(file: &Path) -> Result<()> {
                 logs: logs_tx,
                 services: services_tx,
                 cloud_messages: cloud_messages_tx,
+                tunnels: tunnels_tx,
                 uploaded: uploaded_tx,
                 connectivity: connectivity_tx,
             },
@@ -213,6 +215,7 @@ async fn run(file: &Path) -> Result<()> {
             logs_tx,
             services_tx,
             cloud_messages_tx,
+            tunnels_tx,
             uploaded_tx,
         ));
     }
@@ -283,7 +286,8 @@ async fn run(file: &Path) -> Result<()> {
             let outbox = api::Outbox { pods: pods_tx, logs: api_logs_tx };
             let config = api::Config { address, ..api::Config::new(config.node.clone(), &edged.root) };
             // Pods run on a node also if something else has the port.
-            match Api::bind(config, runtime.clone(), streaming, outbox).await {
+            let inbox = api::Inbox { tunnels: tunnels_rx };
+            match Api::bind(config, runtime.clone(), streaming, inbox, outbox).await {
                 Ok(api) => {
                     settings.api_port = Some(api.address().port());
                     group.spawn("edged-api", api.run(stop.child_token()));

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use crate::message::{
     Answer, DeviceReport, InventoryEntry, Lane, MirrorReport, NodeReport, ObjectEvent, PodReport, Query,
-    Report, Request, Response, Upload,
+    Report, Request, Response, TunnelStep, Upload,
 };
 
 /// The version of the protocol that this crate speaks.
@@ -137,6 +137,8 @@ pub struct Hello {
     pub objects: u32,
     /// The edge's software and its version, for people.
     pub software: String,
+    /// Whether the edge knows [`Request::Tunnel`]. To one that does not, such a request would be no frame.
+    pub tunnels: bool,
 }
 
 /// How the cloud takes a session.
@@ -221,6 +223,10 @@ impl Frame {
                 request.body.len() + request.path.len()
             }
             Self::Request { request: Request::Publish(publish), .. } => publish.size(),
+            Self::Request { request: Request::Tunnel(tunnel), .. } => match &tunnel.step {
+                TunnelStep::Push { data, .. } => data.len(),
+                TunnelStep::Open | TunnelStep::Pull { .. } | TunnelStep::Close => 0,
+            },
             Self::Hello(_)
             | Self::Welcome(_)
             | Self::Refusal { .. }

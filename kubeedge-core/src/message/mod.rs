@@ -9,6 +9,7 @@ mod delivery;
 mod object;
 mod question;
 mod report;
+mod tunnel;
 
 pub use delivery::{Acked, Delivered, Delivery, FromNode, ToNode};
 pub use object::{
@@ -22,6 +23,7 @@ pub use report::{
     ClockOffset, Connectivity, DeviceReport, MirrorReport, NodeReport, PodReport, PodState, Publish, Report,
     ReportKey, SessionState, TwinReport, TwinValue, Upload, UploadId, UploadedEvent, UploadedPublish,
 };
+pub use tunnel::{TunnelId, TunnelRequest, TunnelResponse, TunnelStep};
 
 /// How a message is carried: which lane it takes and so what it cannot hold up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -3,7 +3,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Object, ObjectRef, Publish};
+use super::{Object, ObjectRef, Publish, TunnelRequest, TunnelResponse};
 use crate::id::Uid;
 
 /// What the edge asks the cloud.
@@ -81,6 +81,8 @@ pub enum Request {
     Service(ServiceRequest),
     /// A message to be published on the node.
     Publish(Publish),
+    /// A step of a connection to the kubelet's interface of the node.
+    Tunnel(TunnelRequest),
 }
 
 /// What the edge answers.
@@ -92,9 +94,12 @@ pub enum Response {
     Service(ServiceResponse),
     /// The node's MQTT broker has the message.
     Published,
+    /// What became of the step of a tunnel.
+    Tunnel(TunnelResponse),
     /// It could not be done.
     Failed {
-        /// The HTTP status that says best what went wrong: 400, 403, 404, 500, 502, 503 or 504.
+        /// The HTTP status that says best what went wrong: 400, 403, 404, 409, 500, 501, 502, 503 or
+        /// 504.
         code: u16,
         /// Why, for people.
         message: String,

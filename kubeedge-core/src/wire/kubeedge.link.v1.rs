@@ -69,6 +69,9 @@ pub struct Hello {
     /// The edge's software and its version, for people.
     #[prost(string, tag = "6")]
     pub software: ::prost::alloc::string::String,
+    /// Whether the edge knows requests about tunnels. Without it the cloud sends none.
+    #[prost(bool, tag = "7")]
+    pub tunnels: bool,
 }
 /// The cloud takes the session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -408,7 +411,7 @@ pub struct Request {
     /// The answer is of no use later than this, in milliseconds from the request's arrival.
     #[prost(uint32, tag = "2")]
     pub deadline_ms: u32,
-    #[prost(oneof = "request::Request", tags = "3, 4, 10")]
+    #[prost(oneof = "request::Request", tags = "3, 4, 10, 11")]
     pub request: ::core::option::Option<request::Request>,
 }
 /// Nested message and enum types in `Request`.
@@ -421,6 +424,8 @@ pub mod request {
         Service(super::ServiceRequest),
         #[prost(message, tag = "10")]
         Publish(super::Publish),
+        #[prost(message, tag = "11")]
+        Tunnel(super::TunnelRequest),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -462,7 +467,7 @@ pub struct ServiceRequest {
 pub struct Response {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "response::Response", tags = "2, 3, 4, 10")]
+    #[prost(oneof = "response::Response", tags = "2, 3, 4, 10, 11")]
     pub response: ::core::option::Option<response::Response>,
 }
 /// Nested message and enum types in `Response`.
@@ -477,6 +482,8 @@ pub mod response {
         Failed(super::Failure),
         #[prost(message, tag = "10")]
         Published(super::Published),
+        #[prost(message, tag = "11")]
+        Tunnel(super::TunnelResponse),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -502,6 +509,81 @@ pub struct ServiceResponse {
 /// The node's MQTT broker has the message.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Published {}
+/// A step of a connection to the kubelet's interface of the node. Bytes are counted from the connection's beginning in
+/// each direction, so that a step may be repeated.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TunnelRequest {
+    /// Drawn at random by whoever opens the tunnel.
+    #[prost(fixed64, tag = "1")]
+    pub tunnel: u64,
+    #[prost(oneof = "tunnel_request::Step", tags = "2, 3, 4, 5")]
+    pub step: ::core::option::Option<tunnel_request::Step>,
+}
+/// Nested message and enum types in `TunnelRequest`.
+pub mod tunnel_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Step {
+        #[prost(message, tag = "2")]
+        Open(super::TunnelOpen),
+        #[prost(message, tag = "3")]
+        Push(super::TunnelPush),
+        #[prost(message, tag = "4")]
+        Pull(super::TunnelPull),
+        #[prost(message, tag = "5")]
+        Close(super::TunnelClose),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TunnelOpen {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TunnelPush {
+    /// How many bytes were said before these.
+    #[prost(uint64, tag = "1")]
+    pub offset: u64,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub data: ::prost::bytes::Bytes,
+    /// Nothing follows.
+    #[prost(bool, tag = "3")]
+    pub end: bool,
+    /// How long the node may wait for the bytes to be taken, in milliseconds.
+    #[prost(uint32, tag = "4")]
+    pub wait_ms: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TunnelPull {
+    /// How many bytes have arrived.
+    #[prost(uint64, tag = "1")]
+    pub offset: u64,
+    /// How long the node may wait for more, in milliseconds.
+    #[prost(uint32, tag = "2")]
+    pub wait_ms: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TunnelClose {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TunnelResponse {
+    #[prost(oneof = "tunnel_response::Outcome", tags = "1, 2")]
+    pub outcome: ::core::option::Option<tunnel_response::Outcome>,
+}
+/// Nested message and enum types in `TunnelResponse`.
+pub mod tunnel_response {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Outcome {
+        /// How many bytes have been taken since the beginning.
+        #[prost(uint64, tag = "1")]
+        Taken(u64),
+        #[prost(message, tag = "2")]
+        Piece(super::TunnelPiece),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TunnelPiece {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub data: ::prost::bytes::Bytes,
+    /// Nothing follows.
+    #[prost(bool, tag = "2")]
+    pub end: bool,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Failure {
     /// An HTTP status.

@@ -11,8 +11,8 @@ use crate::{
     message::{
         Answer, DeviceReport, Fingerprint, InventoryEntry, Lane, LogChunk, LogRequest, MirrorReport,
         NodeReport, Object, ObjectEvent, ObjectRef, PodReport, PodState, Publish, Query, Report, Request,
-        Response, ServiceRequest, ServiceResponse, Token, TokenRequest, TwinReport, TwinValue, Upload,
-        UploadId, UploadedEvent, UploadedPublish,
+        Response, ServiceRequest, ServiceResponse, Token, TokenRequest, TunnelId, TunnelRequest,
+        TunnelResponse, TunnelStep, TwinReport, TwinValue, Upload, UploadId, UploadedEvent, UploadedPublish,
     },
 };
 
@@ -143,7 +143,23 @@ fn request() -> impl Strategy<Value = Request> {
         });
     let service = (any::<u16>(), any::<String>(), any::<String>(), headers(), body())
         .prop_map(|(port, method, path, headers, body)| ServiceRequest { port, method, path, headers, body });
-    prop_oneof![logs.prop_map(Request::Logs), service.prop_map(Request::Service)]
+    let tunnel = (any::<u64>(), tunnel_step())
+        .prop_map(|(tunnel, step)| TunnelRequest { tunnel: TunnelId(tunnel), step });
+    prop_oneof![
+        logs.prop_map(Request::Logs),
+        service.prop_map(Request::Service),
+        tunnel.prop_map(Request::Tunnel),
+    ]
+}
+
+fn tunnel_step() -> impl Strategy<Value = TunnelStep> {
+    prop_oneof![
+        Just(TunnelStep::Open),
+        (any::<u64>(), body(), any::<bool>(), time())
+            .prop_map(|(offset, data, end, wait)| TunnelStep::Push { offset, data, end, wait }),
+        (any::<u64>(), time()).prop_map(|(offset, wait)| TunnelStep::Pull { offset, wait }),
+        Just(TunnelStep::Close),
+    ]
 }
 
 fn response() -> impl Strategy<Value = Response> {
@@ -162,6 +178,8 @@ fn response() -> impl Strategy<Value = Response> {
         logs.prop_map(Response::Logs),
         service.prop_map(Response::Service),
         Just(Response::Published),
+        any::<u64>().prop_map(|taken| Response::Tunnel(TunnelResponse::Taken(taken))),
+        (body(), any::<bool>()).prop_map(|(data, end)| Response::Tunnel(TunnelResponse::Piece { data, end })),
         (any::<u16>(), any::<String>()).prop_map(|(code, message)| Response::Failed { code, message }),
     ]
 }
@@ -184,8 +202,15 @@ fn ack() -> impl Strategy<Value = Ack> {
 }
 
 fn frame() -> impl Strategy<Value = Frame> {
-    let hello =
-        (any::<u32>(), any::<String>(), any::<u64>(), any::<[u8; 32]>(), any::<u32>(), any::<String>());
+    let hello = (
+        any::<u32>(),
+        any::<String>(),
+        any::<u64>(),
+        any::<[u8; 32]>(),
+        any::<u32>(),
+        any::<String>(),
+        any::<bool>(),
+    );
     let answer = prop_oneof![
         object().prop_map(Answer::Object),
         Just(Answer::NotFound),
@@ -202,8 +227,8 @@ fn frame() -> impl Strategy<Value = Frame> {
     let query = prop_oneof![reference().prop_map(Query::Get), token];
     let entries = proptest::collection::vec(entry(), 0..4);
     prop_oneof![
-        hello.prop_map(|(protocol, node, nonce, digest, objects, software)| {
-            Frame::Hello(Hello { protocol, node, nonce, digest, objects, software })
+        hello.prop_map(|(protocol, node, nonce, digest, objects, software, tunnels)| {
+            Frame::Hello(Hello { protocol, node, nonce, digest, objects, software, tunnels })
         }),
         (any::<u64>(), any::<u64>(), time())
             .prop_map(|(nonce, session, heartbeat)| Frame::Welcome(Welcome { nonce, session, heartbeat })),

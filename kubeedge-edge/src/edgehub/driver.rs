@@ -240,12 +240,13 @@ impl Driver {
 
     fn ask(&mut self, id: u64, deadline: Duration, request: Request) {
         let (logs, services) = (self.outbox.logs.clone(), self.outbox.services.clone());
-        let cloud_messages = self.outbox.cloud_messages.clone();
+        let (cloud_messages, tunnels) = (self.outbox.cloud_messages.clone(), self.outbox.tunnels.clone());
         self.asked.push(Box::pin(async move {
             let answered = match request {
                 Request::Logs(request) => logs.call(request, deadline).await,
                 Request::Service(request) => services.call(request, deadline).await,
                 Request::Publish(publish) => cloud_messages.call(publish, deadline).await,
+                Request::Tunnel(step) => tunnels.call(step, deadline).await,
             };
             let response = answered.unwrap_or_else(|error| Response::Failed {
                 code: if matches!(error, CallError::Late(..)) { 504 } else { 503 },

@@ -35,7 +35,7 @@ use kubeedge_core::{
     id::NodeName,
     message::{
         Acked, Answer, Connectivity, Delivered, Inventory, LogRequest, ObjectEvent, ObjectRef, Publish,
-        Query, Report, ReportKey, Response, ServiceRequest, Upload, UploadId,
+        Query, Report, ReportKey, Response, ServiceRequest, TunnelRequest, Upload, UploadId,
     },
     pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
     transport::{Transport, TransportError},
@@ -119,6 +119,8 @@ pub struct Outbox {
     pub services: Caller<ServiceRequest, Response>,
     /// Asks for messages to be published on the node, when the cloud does.
     pub cloud_messages: Caller<Publish, Response>,
+    /// Asks for steps of connections to the kubelet's interface, when the cloud does.
+    pub tunnels: Caller<TunnelRequest, Response>,
     /// Which of the `uploads` that have an id the cloud has: they need not be kept any longer.
     pub uploaded: LatestSender<UploadId, UploadId>,
     /// Whether there is a session.
@@ -146,6 +148,8 @@ pub struct Outside {
     pub services: Callee<ServiceRequest, Response>,
     /// Receives from [`Outbox::cloud_messages`].
     pub cloud_messages: Callee<Publish, Response>,
+    /// Receives from [`Outbox::tunnels`].
+    pub tunnels: Callee<TunnelRequest, Response>,
     /// Receives from [`Outbox::uploaded`].
     pub uploaded: LatestReceiver<UploadId, UploadId>,
     /// Receives from [`Outbox::connectivity`].
@@ -164,6 +168,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (logs_tx, logs_rx) = pipe::calls("logs", 32);
     let (services_tx, services_rx) = pipe::calls("services", 32);
     let (cloud_messages_tx, cloud_messages_rx) = pipe::calls("cloud_messages", 32);
+    let (tunnels_tx, tunnels_rx) = pipe::calls("tunnels", 32);
     let (uploaded_tx, uploaded_rx) = pipe::latest("uploaded", |id: &UploadId| *id);
     let (connectivity_tx, connectivity_rx) = watch::channel(Connectivity::Offline);
     (
@@ -174,6 +179,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
             logs: logs_tx,
             services: services_tx,
             cloud_messages: cloud_messages_tx,
+            tunnels: tunnels_tx,
             uploaded: uploaded_tx,
             connectivity: connectivity_tx,
         },
@@ -187,6 +193,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
             logs: logs_rx,
             services: services_rx,
             cloud_messages: cloud_messages_rx,
+            tunnels: tunnels_rx,
             uploaded: uploaded_rx,
             connectivity: connectivity_rx,
         },

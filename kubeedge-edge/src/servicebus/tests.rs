@@ -73,14 +73,18 @@ async fn server() -> u16 {
 fn service(answer: Response) -> ServiceResponse {
     match answer {
         Response::Service(response) => response,
-        other @ (Response::Failed { .. } | Response::Logs(_) | Response::Published) => panic!("{other:?}"),
+        other @ (Response::Failed { .. } | Response::Logs(_) | Response::Published | Response::Tunnel(_)) => {
+            panic!("{other:?}")
+        }
     }
 }
 
 fn failure(answer: Response) -> (u16, String) {
     match answer {
         Response::Failed { code, message } => (code, message),
-        other @ (Response::Service(_) | Response::Logs(_) | Response::Published) => panic!("{other:?}"),
+        other @ (Response::Service(_) | Response::Logs(_) | Response::Published | Response::Tunnel(_)) => {
+            panic!("{other:?}")
+        }
     }
 }
 

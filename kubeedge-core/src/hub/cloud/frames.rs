@@ -100,7 +100,13 @@ impl NodeLink {
             return self.handle_refuse(reason, self.config.refused_for);
         }
         let sync = Sync::Snapshot { wanted: Wanted::default() };
-        self.phase = Phase::Open { nonce: hello.nonce, digest: hello.digest, objects: hello.objects, sync };
+        self.phase = Phase::Open {
+            nonce: hello.nonce,
+            digest: hello.digest,
+            objects: hello.objects,
+            tunnels: hello.tunnels,
+            sync,
+        };
         self.saying.welcome = true;
         self.outputs.push_back(NodeOutput::NeedSnapshot);
     }

@@ -59,7 +59,7 @@ enum Phase {
     /// The edge says hello, at latest at `until`.
     Expecting { until: Instant },
     /// The session is open, and this far.
-    Open { nonce: u64, digest: [u8; 32], objects: u32, sync: Sync },
+    Open { nonce: u64, digest: [u8; 32], objects: u32, tunnels: bool, sync: Sync },
     /// Nothing: the session is over.
     Over,
 }
@@ -266,15 +266,22 @@ impl NodeLink {
 
     /// Asks the edge. Gives the number under which [`NodeOutput::Responded`] comes, which it always does.
     pub fn handle_request(&mut self, request: Request, deadline: Duration, now: Instant) -> u64 {
-        if matches!(self.phase, Phase::Open { .. })
-            && let Some(id) = self.requests.open((), deadline, now)
-        {
-            self.questions.push_back(Frame::Request { id, deadline, request });
-            return id;
-        }
+        let is_known = !matches!(request, Request::Tunnel(_));
+        let (code, message) = match &self.phase {
+            Phase::Open { tunnels, .. } if !(is_known || *tunnels) => {
+                (501, "the node's edgecore knows no tunnels: it is older than this cloud")
+            }
+            Phase::Open { .. } => match self.requests.open((), deadline, now) {
+                Some(id) => {
+                    self.questions.push_back(Frame::Request { id, deadline, request });
+                    return id;
+                }
+                None => (503, "the node works on too many requests already"),
+            },
+            Phase::Expecting { .. } | Phase::Over => (503, "the node has no session"),
+        };
         let id = self.requests.skip();
-        let message = "the node has no session, or works on too many requests already".to_owned();
-        let response = Response::Failed { code: 503, message };
+        let response = Response::Failed { code, message: message.to_owned() };
         self.outputs.push_back(NodeOutput::Responded { id, response });
         id
     }

@@ -200,6 +200,7 @@ impl EdgeLink {
             digest: inventory.digest(),
             objects: u32::try_from(inventory.len()).unwrap_or(u32::MAX),
             software: self.config.software.clone(),
+            tunnels: true,
         };
         let repeat = Repeat::new(self.config.flow.retry_after);
         self.phase = Phase::Greeting { since, until: now + self.config.hello_timeout, hello, repeat };

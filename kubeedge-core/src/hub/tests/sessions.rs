@@ -13,7 +13,7 @@ use crate::{
     id::Uid,
     message::{
         Answer, Connectivity, Inventory, Lane, LogRequest, Object, ObjectEvent, ObjectRef, Query, Request,
-        Response,
+        Response, TunnelId, TunnelRequest, TunnelStep,
     },
 };
 
@@ -390,6 +390,28 @@ fn every_query_is_answered_even_if_the_session_ends() {
 }
 
 #[test]
+fn a_node_that_knows_no_tunnels_is_not_asked_for_one_and_keeps_its_session() {
+    let now = Instant::now();
+    let mut link = NodeLink::new(NodeConfig::default(), node(), 1, now);
+    let asked = |link: &mut NodeLink, tunnels: bool| {
+        link.handle_frame(Frame::Hello(Hello { tunnels, ..hello("edge-1", 0) }), now);
+        let tunnel = TunnelRequest { tunnel: TunnelId(7), step: TunnelStep::Open };
+        link.handle_request(Request::Tunnel(tunnel), SECOND, now);
+        std::iter::from_fn(|| link.poll_output()).last()
+    };
+    let refused = asked(&mut link, false);
+    let Some(NodeOutput::Responded { response: Response::Failed { code: 501, message }, .. }) = refused
+    else {
+        panic!("{refused:?}");
+    };
+    assert!(message.contains("older than this cloud"), "{message}");
+    assert_eq!(link.poll_transmit(Lane::Bulk, now), None);
+    let mut link = NodeLink::new(NodeConfig::default(), node(), 1, now);
+    assert_eq!(asked(&mut link, true), Some(NodeOutput::NeedSnapshot), "nothing is refused");
+    assert!(matches!(link.poll_transmit(Lane::Bulk, now), Some(Frame::Request { .. })));
+}
+
+#[test]
 fn a_query_fails_at_its_deadline_and_an_answer_after_it_is_dropped() {
     let mut pair = synchronized();
     pair.edge.handle_query(query(), pair.now());
@@ -472,6 +494,7 @@ fn hello(name: &str, objects: u32) -> Hello {
         digest: [0; 32],
         objects,
         software: String::new(),
+        tunnels: false,
     }
 }
 

@@ -7,8 +7,8 @@ use crate::{
     message::{
         Answer, DeviceReport, Fingerprint, InventoryEntry, Lane, LogChunk, LogRequest, MirrorReport,
         NodeReport, Object, ObjectEvent, ObjectRef, PodReport, PodState, Publish, Query, Report, Request,
-        Response, ServiceRequest, ServiceResponse, Token, TokenRequest, TwinReport, TwinValue, Upload,
-        UploadId, UploadedEvent, UploadedPublish,
+        Response, ServiceRequest, ServiceResponse, Token, TokenRequest, TunnelId, TunnelRequest,
+        TunnelResponse, TunnelStep, TwinReport, TwinValue, Upload, UploadId, UploadedEvent, UploadedPublish,
     },
     wire::WireError,
 };
@@ -80,6 +80,7 @@ fn hello(hello: pb::Hello) -> Result<Hello, WireError> {
         digest,
         objects: hello.objects,
         software: hello.software,
+        tunnels: hello.tunnels,
     })
 }
 
@@ -254,6 +255,31 @@ fn request(request: Option<pb::request::Request>) -> Result<Request, WireError> 
         pb::request::Request::Publish(publish) => {
             Request::Publish(Publish { topic: publish.topic, payload: publish.payload })
         }
+        pb::request::Request::Tunnel(tunnel) => Request::Tunnel(tunnel_request(tunnel)?),
+    })
+}
+
+fn tunnel_request(request: pb::TunnelRequest) -> Result<TunnelRequest, WireError> {
+    use pb::tunnel_request::Step;
+    let step = request.step.ok_or(WireError::Unknown { frame: "request", field: "tunnel.step" })?;
+    let step = match step {
+        Step::Open(pb::TunnelOpen {}) => TunnelStep::Open,
+        Step::Push(pb::TunnelPush { offset, data, end, wait_ms }) => {
+            TunnelStep::Push { offset, data, end, wait: millis(wait_ms) }
+        }
+        Step::Pull(pb::TunnelPull { offset, wait_ms }) => TunnelStep::Pull { offset, wait: millis(wait_ms) },
+        Step::Close(pb::TunnelClose {}) => TunnelStep::Close,
+    };
+    Ok(TunnelRequest { tunnel: TunnelId(request.tunnel), step })
+}
+
+fn tunnel_response(response: pb::TunnelResponse) -> Result<TunnelResponse, WireError> {
+    use pb::tunnel_response::Outcome;
+    let outcome =
+        response.outcome.ok_or(WireError::Unknown { frame: "response", field: "tunnel.outcome" })?;
+    Ok(match outcome {
+        Outcome::Taken(taken) => TunnelResponse::Taken(taken),
+        Outcome::Piece(pb::TunnelPiece { data, end }) => TunnelResponse::Piece { data, end },
     })
 }
 
@@ -272,6 +298,7 @@ fn response(response: Option<pb::response::Response>) -> Result<Response, WireEr
             body: service.body,
         }),
         pb::response::Response::Published(pb::Published {}) => Response::Published,
+        pb::response::Response::Tunnel(tunnel) => Response::Tunnel(tunnel_response(tunnel)?),
         pb::response::Response::Failed(failure) => {
             Response::Failed { code: short("response", "code", failure.code)?, message: failure.message }
         }

@@ -5,7 +5,8 @@ use crate::{
     hub::{Frame, Payload},
     message::{
         Answer, DeviceReport, InventoryEntry, Lane, LogRequest, Object, ObjectEvent, ObjectRef, PodReport,
-        PodState, Query, Report, Request, Response, TwinReport, TwinValue, Upload, UploadedPublish,
+        PodState, Query, Report, Request, Response, TunnelRequest, TunnelResponse, TunnelStep, TwinReport,
+        TwinValue, Upload, UploadedPublish,
     },
 };
 
@@ -22,6 +23,7 @@ fn kind(frame: &Frame) -> Kind {
             digest: hello.digest.to_vec().into(),
             objects: hello.objects,
             software: hello.software.clone(),
+            tunnels: hello.tunnels,
         }),
         Frame::Welcome(welcome) => Kind::Welcome(pb::Welcome {
             nonce: welcome.nonce,
@@ -223,7 +225,37 @@ fn request(request: &Request) -> pb::request::Request {
             topic: publish.topic.clone(),
             payload: publish.payload.clone(),
         }),
+        Request::Tunnel(tunnel) => pb::request::Request::Tunnel(tunnel_request(tunnel)),
     }
+}
+
+fn tunnel_request(request: &TunnelRequest) -> pb::TunnelRequest {
+    use pb::tunnel_request::Step;
+    let step = match &request.step {
+        TunnelStep::Open => Step::Open(pb::TunnelOpen {}),
+        TunnelStep::Push { offset, data, end, wait } => Step::Push(pb::TunnelPush {
+            offset: *offset,
+            data: data.clone(),
+            end: *end,
+            wait_ms: millis(*wait),
+        }),
+        TunnelStep::Pull { offset, wait } => {
+            Step::Pull(pb::TunnelPull { offset: *offset, wait_ms: millis(*wait) })
+        }
+        TunnelStep::Close => Step::Close(pb::TunnelClose {}),
+    };
+    pb::TunnelRequest { tunnel: request.tunnel.0, step: Some(step) }
+}
+
+fn tunnel_response(response: &TunnelResponse) -> pb::TunnelResponse {
+    use pb::tunnel_response::Outcome;
+    let outcome = match response {
+        TunnelResponse::Taken(taken) => Outcome::Taken(*taken),
+        TunnelResponse::Piece { data, end } => {
+            Outcome::Piece(pb::TunnelPiece { data: data.clone(), end: *end })
+        }
+    };
+    pb::TunnelResponse { outcome: Some(outcome) }
 }
 
 fn log_request(logs: &LogRequest) -> pb::LogRequest {
@@ -254,6 +286,7 @@ fn response(response: &Response) -> pb::response::Response {
             body: service.body.clone(),
         }),
         Response::Published => pb::response::Response::Published(pb::Published {}),
+        Response::Tunnel(tunnel) => pb::response::Response::Tunnel(tunnel_response(tunnel)),
         Response::Failed { code, message } => {
             pb::response::Response::Failed(pb::Failure { code: (*code).into(), message: message.clone() })
         }

@@ -70,7 +70,7 @@ async fn piece(logs: &Caller<LogRequest, Response>, request: LogRequest) -> Resu
     match logs.call(request, PIECE).await {
         Ok(Response::Logs(chunk)) => Ok(chunk),
         Ok(Response::Failed { code, message }) => Err(Refused(code, message)),
-        Ok(Response::Service(_) | Response::Published) => {
+        Ok(Response::Service(_) | Response::Published | Response::Tunnel(_)) => {
             Err(Refused(500, "the answer is not a piece of a log".to_owned()))
         }
         Err(error) => Err(Refused(503, error.to_string())),

@@ -15,6 +15,9 @@
 //! are joined byte for byte with the runtime's own streaming server, so they speak what that speaks: SPDY/3.1, and
 //! WebSockets with `v4.channel.k8s.io`.
 //!
+//! The same is served to the cloud, which has proven by the link who it is and needs no token: it opens connections by
+//! the calls in [`Inbox::tunnels`], and a connection that it no longer asks about ends.
+//!
 //! Whoever may run commands in containers is as good as root, so the interface serves only the loopback address,
 //! and only those who send `Authorization: Bearer <token>`. The token is in a file that only the program's user can
 //! read, `api-token` in Edged's directory, and is another one after each start:
@@ -33,8 +36,10 @@
 //! let (_inbox, _outbox, outside) = edged::pipes();
 //! let mut config = api::Config::new("edge-1".parse().unwrap(), directory.path());
 //! config.address.set_port(0);
-//! let outbox = api::Outbox { pods: outside.pods, logs: outside.logs };
-//! let api = Api::bind(config, Arc::new(MemoryRuntime::new()), None, outbox).await.unwrap();
+//! // What EdgeHub brings from the cloud would come here.
+//! let (_, tunnels) = kubeedge_core::pipe::calls("tunnels", 32);
+//! let (inbox, outbox) = (api::Inbox { tunnels }, api::Outbox { pods: outside.pods, logs: outside.logs });
+//! let api = Api::bind(config, Arc::new(MemoryRuntime::new()), None, inbox, outbox).await.unwrap();
 //! println!("http://{} with the token in {}", api.address(), directory.path().join("api-token").display());
 //! # });
 //! ```
@@ -50,23 +55,25 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod token;
+mod tunnel;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use kubeedge_core::{
     id::NodeName,
-    message::{LogRequest, Response},
-    pipe::Caller,
+    message::{LogRequest, Response, TunnelRequest},
+    pipe::{Callee, Caller},
     runtime::{ContainerRuntime, Streaming},
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use self::{figures::Figures, serve::Server, token::Token};
+use self::{figures::Figures, serve::Server, token::Token, tunnel::Tunnels};
 use super::KnownPod;
 
 /// The name of the file with the token, in Edged's directory.
@@ -83,6 +90,12 @@ pub struct Config {
     pub root: PathBuf,
     /// How many connections there may be at once. 64: a few people with terminals, and whoever collects figures.
     pub connections_max: usize,
+    /// How many connections of the cloud there may be at once, besides. 10: for each of them two requests may be on their
+    /// way, and EdgeHub works on 32.
+    pub tunnels_max: usize,
+    /// A connection of the cloud ends if the cloud has not asked about it for so long. 60 s: twice what it may take a node
+    /// to answer the cloud.
+    pub tunnel_idle: Duration,
 }
 
 impl Config {
@@ -93,8 +106,17 @@ impl Config {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 10350)),
             root: root.to_owned(),
             connections_max: 64,
+            tunnels_max: 10,
+            tunnel_idle: Duration::from_secs(60),
         }
     }
+}
+
+/// What comes to it.
+#[derive(Debug)]
+pub struct Inbox {
+    /// Connections of the cloud.
+    pub tunnels: Callee<TunnelRequest, Response>,
 }
 
 /// Whom it asks.
@@ -137,6 +159,7 @@ pub struct Api {
     listener: TcpListener,
     address: SocketAddr,
     server: Server,
+    tunnels: Tunnels,
 }
 
 impl Api {
@@ -148,6 +171,7 @@ impl Api {
         config: Config,
         runtime: Arc<dyn ContainerRuntime>,
         streaming: Option<Arc<dyn Streaming>>,
+        inbox: Inbox,
         outbox: Outbox,
     ) -> Result<Self, Error> {
         if !config.address.ip().is_loopback() {
@@ -158,9 +182,11 @@ impl Api {
         let address = listener.local_addr().map_err(listen)?;
         let path = config.root.join(TOKEN_FILE);
         let token = Token::make(&path).map_err(|source| Error::Token { path, source })?;
+        let limits = tunnel::Limits { at_once: config.tunnels_max, idle: config.tunnel_idle };
         let figures = Figures::new(config.node, config.root, Arc::clone(&runtime));
         let server = Server::new(config.connections_max, token, runtime, streaming, outbox, figures);
-        Ok(Self { listener, address, server })
+        let tunnels = Tunnels::new(limits, server.clone(), inbox.tunnels);
+        Ok(Self { listener, address, server, tunnels })
     }
 
     /// Where it listens.
@@ -175,6 +201,7 @@ impl Api {
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
         tokio::select! {
             () = self.server.serve(self.listener) => {}
+            () = self.tunnels.serve() => {}
             () = stop.cancelled() => {}
         }
         Ok(())

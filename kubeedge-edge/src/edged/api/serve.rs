@@ -22,6 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use kubeedge_core::runtime::{ContainerRuntime, RuntimeError, Streaming};
 use serde_json::Value;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::JoinSet,
@@ -111,15 +112,19 @@ impl Server {
         };
         let server = self.clone();
         connections.spawn(async move {
-            server.connection(stream).await;
+            server.connection(stream, false).await;
             drop(permit);
         });
     }
 
-    async fn connection(&self, stream: TcpStream) {
+    /// Serves one connection to its end. Who is `known` needs no token.
+    pub(super) async fn connection<S>(&self, stream: S, known: bool)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let afterwards: Mutex<Option<Afterwards>> = Mutex::new(None);
         let service = service_fn(async |request| {
-            let (response, next) = self.respond(request).await;
+            let (response, next) = self.respond(request, known).await;
             *afterwards.lock().unwrap_or_else(PoisonError::into_inner) = next;
             Ok::<_, Infallible>(response)
         });
@@ -138,9 +143,9 @@ impl Server {
         }
     }
 
-    async fn respond(&self, request: Request<Incoming>) -> (Response<Body>, Option<Afterwards>) {
-        let known = request.headers().get(header::AUTHORIZATION);
-        if !known.is_some_and(|value| self.0.token.is_in(value.as_bytes())) {
+    async fn respond(&self, request: Request<Incoming>, known: bool) -> (Response<Body>, Option<Afterwards>) {
+        let shown = request.headers().get(header::AUTHORIZATION);
+        if !known && !shown.is_some_and(|value| self.0.token.is_in(value.as_bytes())) {
             let mut response = text(StatusCode::UNAUTHORIZED, "Unauthorized\n");
             response
                 .headers_mut()

@@ -2,8 +2,12 @@
 
 use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use kubeedge_core::{
-    message::{Connectivity, Object, ObjectEvent},
+    message::{
+        Connectivity, Object, ObjectEvent, Response, TunnelId, TunnelRequest, TunnelResponse, TunnelStep,
+    },
+    pipe::{self, Caller},
     runtime::{ContainerStats, CpuUsage, MemoryUsage, memory::MemoryRuntime},
 };
 use serde_json::{Value, json};
@@ -13,8 +17,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, Config, Error, Outbox};
+use super::{Api, Config, Error, Inbox, Outbox};
 use crate::edged::{self, Edged};
+
+/// Connections of the cloud at once, and how long they last without a word.
+const TUNNELS_MAX: usize = 2;
+const TUNNEL_IDLE: Duration = Duration::from_secs(2);
 
 /// Edged with a pod, and its interface.
 struct Node {
@@ -22,6 +30,7 @@ struct Node {
     directory: tempfile::TempDir,
     address: SocketAddr,
     outside: edged::Outside,
+    tunnels: Caller<TunnelRequest, Response>,
     stop: CancellationToken,
 }
 
@@ -38,12 +47,14 @@ impl Node {
         let stop = CancellationToken::new();
         let api = Config { connections_max, ..config_of(&directory.path().join("root")) };
         let api_outbox = Outbox { pods: outside.pods.clone(), logs: outside.logs.clone() };
-        let api = Api::bind(api, Arc::new(runtime.clone()), None, api_outbox).await.unwrap();
+        let (tunnels, tunnels_rx) = pipe::calls("tunnels", 8);
+        let api_inbox = Inbox { tunnels: tunnels_rx };
+        let api = Api::bind(api, Arc::new(runtime.clone()), None, api_inbox, api_outbox).await.unwrap();
         let address = api.address();
         tokio::spawn(Edged::new(config, Arc::new(runtime.clone()), inbox, outbox).run(stop.clone()));
         tokio::spawn(api.run(stop.clone()));
         outside.connectivity.send_replace(Connectivity::Online);
-        Self { runtime, directory, address, outside, stop }
+        Self { runtime, directory, address, outside, tunnels, stop }
     }
 
     async fn with_pod() -> Self {
@@ -91,6 +102,7 @@ impl Drop for Node {
 fn config_of(root: &Path) -> Config {
     let mut config = Config::new("edge-1".parse().unwrap(), root);
     config.address.set_port(0);
+    (config.tunnels_max, config.tunnel_idle) = (TUNNELS_MAX, TUNNEL_IDLE);
     config
 }
 
@@ -133,8 +145,53 @@ async fn an_address_that_others_can_reach_is_refused() {
     let (_inbox, _outbox, outside) = edged::pipes();
     let config = Config { address: "0.0.0.0:0".parse().unwrap(), ..config_of(directory.path()) };
     let outbox = Outbox { pods: outside.pods, logs: outside.logs };
-    let refused = Api::bind(config, Arc::new(MemoryRuntime::new()), None, outbox).await;
+    let inbox = Inbox { tunnels: pipe::calls("tunnels", 1).1 };
+    let refused = Api::bind(config, Arc::new(MemoryRuntime::new()), None, inbox, outbox).await;
     assert!(matches!(refused, Err(Error::NotLoopback(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn the_cloud_needs_no_token_and_its_connections_are_bounded() {
+    let node = Node::with_pod().await;
+    let step = async |id: u64, step| {
+        let request = TunnelRequest { tunnel: TunnelId(id), step };
+        node.tunnels.call(request, Duration::from_secs(10)).await.unwrap()
+    };
+    let code = async |id, it| {
+        let answer = step(id, it).await;
+        let Response::Failed { code, .. } = answer else { panic!("{answer:?}") };
+        code
+    };
+    let pull = |offset: usize| TunnelStep::Pull { offset: offset as u64, wait: Duration::from_secs(5) };
+    for id in 0..TUNNELS_MAX as u64 {
+        assert_eq!(step(id, TunnelStep::Open).await, Response::Tunnel(TunnelResponse::Taken(0)));
+    }
+    assert_eq!(code(99, TunnelStep::Open).await, 503);
+    assert_eq!(code(0, TunnelStep::Open).await, 409);
+    assert_eq!(code(99, pull(0)).await, 404);
+
+    let head = "GET /healthz HTTP/1.1\r\nHost: edge-1\r\nConnection: close\r\n\r\n";
+    let (data, wait) = (Bytes::from_static(head.as_bytes()), Duration::from_secs(5));
+    let push = TunnelStep::Push { offset: 0, data, end: false, wait };
+    assert_eq!(step(0, push).await, Response::Tunnel(TunnelResponse::Taken(head.len() as u64)));
+    let mut said = Vec::new();
+    loop {
+        let answer = step(0, pull(said.len())).await;
+        let Response::Tunnel(TunnelResponse::Piece { data, end }) = answer else { panic!("{answer:?}") };
+        said.extend_from_slice(&data);
+        if end {
+            break;
+        }
+    }
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.starts_with("HTTP/1.1 200 OK") && said.ends_with("ok"), "{said}");
+    assert_eq!(step(0, TunnelStep::Close).await, Response::Tunnel(TunnelResponse::Taken(0)));
+    assert_eq!(code(0, pull(0)).await, 404);
+    // One that has ended makes room, and so do those that nobody asks about.
+    assert_eq!(step(99, TunnelStep::Open).await, Response::Tunnel(TunnelResponse::Taken(0)));
+    tokio::time::sleep(TUNNEL_IDLE * 2).await;
+    assert_eq!(code(99, pull(0)).await, 404);
+    assert_eq!(step(98, TunnelStep::Open).await, Response::Tunnel(TunnelResponse::Taken(0)));
 }
 
 #[tokio::test]
