@@ -59,3 +59,6 @@ pub mod router;
 
 #[cfg(feature = "standalone")]
 pub mod standalone;
+
+#[cfg(any(feature = "cloudstream", feature = "standalone"))]
+mod tunnel;

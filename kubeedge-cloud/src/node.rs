@@ -41,6 +41,16 @@ impl Node {
         Self { nodes, name, timeout }
     }
 
+    /// Its name.
+    pub(crate) fn name(&self) -> &NodeName {
+        &self.name
+    }
+
+    /// How long each of its answers may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Asks the node.
     pub(crate) async fn ask(&self, request: Request) -> Result<Response, Failed> {
         let question = ToNode { node: self.name.clone(), message: request };
@@ -58,7 +68,9 @@ impl Node {
     async fn log(&self, request: LogRequest) -> Result<LogChunk, Failed> {
         match self.ask(Request::Logs(request)).await? {
             Response::Logs(chunk) => Ok(chunk),
-            Response::Service(_) | Response::Published | Response::Failed { .. } => Err(misanswered()),
+            Response::Service(_) | Response::Published | Response::Tunnel(_) | Response::Failed { .. } => {
+                Err(misanswered())
+            }
         }
     }
 

@@ -141,6 +141,7 @@ fn hello(node: &str) -> Frame {
         digest: [7; 32],
         objects: 0,
         software: "test".into(),
+        tunnels: true,
     })
 }
 

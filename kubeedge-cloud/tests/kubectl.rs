@@ -395,7 +395,7 @@ async fn logs_and_calls_to_a_node_go_through_the_pipe() {
                     let body = format!("{} {} {}", request.method, request.port, request.path).into();
                     Response::Service(ServiceResponse { status: 200, headers: vec![], body })
                 }
-                Request::Service(_) | Request::Publish(_) => {
+                Request::Service(_) | Request::Publish(_) | Request::Tunnel(_) => {
                     Response::Failed { code: 403, message: "port is not allowed".into() }
                 }
             };

@@ -134,6 +134,7 @@ const REAL: &[&str] = &[
     "end_to_end_pod_life",
     "end_to_end_pod_resources",
     "end_to_end_pod_troubles",
+    "end_to_end_streams",
 ];
 
 fn tests(filter: Option<&str>, real_parts: bool) -> Command {

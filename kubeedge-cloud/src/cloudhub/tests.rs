@@ -89,6 +89,7 @@ fn hello(name: &str, inventory: &Inventory) -> Frame {
         digest: inventory.digest(),
         objects: u32::try_from(inventory.len()).unwrap(),
         software: "test".to_owned(),
+        tunnels: true,
     })
 }
 

@@ -1,13 +1,19 @@
-//! CloudStream: `kubectl logs` for the pods of edge nodes, which no API server can dial.
+//! CloudStream: `kubectl logs`, `exec`, `attach` and `port-forward` for the pods of edge nodes, which no API server can
+//! dial.
 //!
-//! An API server looks for a pod's log at its node's kubelet: at the Node's address, and at the port in its
+//! An API server looks for a pod's log, and for streams into it, at its node's kubelet: at the Node's address, and at the port in its
 //! `status.daemonEndpoints`. For edge nodes that address leads to this part instead, which serves the kubelet's path and
 //! asks the node over its link:
 //!
 //! | Path | What is done |
 //! |---|---|
 //! | `/containerLogs/{namespace}/{pod}/{container}` | the log, also followed; all of the kubelet's parameters |
-//! | `/exec/...`, `/attach/...`, `/portForward/...`, `/run/...` | 501: the link carries no streams yet |
+//! | `/exec/{namespace}/{pod}/{container}`, `/attach/...` | the upgraded connection is joined with one to the node's own interface, byte for byte |
+//! | `/portForward/{namespace}/{pod}` | the same |
+//!
+//! A pod's UID may stand after its name. What is spoken over a stream is between client and container runtime: SPDY or
+//! WebSockets. It ends when either end ends it, and after [`Config::connection_lasts`]; a link that is lost for some seconds
+//! holds it up.
 //!
 //! In KubeEdge whoever reaches this port can read and run everything. Here a caller must show a certificate of an authority
 //! of its [`Listener`], in one of the names of [`Config::callers`]: the kubelet client of the API server.
@@ -42,13 +48,14 @@ use tokio_util::sync::CancellationToken;
 pub struct Config {
     /// The common names of certificates whose holders are answered. `kube-apiserver-kubelet-client`, as kubeadm names it.
     pub callers: Vec<String>,
-    /// Connections at once; further ones wait to be accepted. 64: as many people who look at logs.
+    /// Connections at once; further ones wait to be accepted. 64: as many people who look at logs
+    /// or into pods.
     pub connections_max: usize,
     /// How long a caller may take for a handshake, and for the head of a request.
     pub request_timeout: Duration,
     /// How long a node may take for each answer.
     pub node_timeout: Duration,
-    /// How long a connection lasts at most. 4 h: the kubelet's streamingConnectionIdleTimeout.
+    /// How long a connection lasts at most, and how long a stream. 4 h: the kubelet's streamingConnectionIdleTimeout.
     pub connection_lasts: Duration,
 }
 

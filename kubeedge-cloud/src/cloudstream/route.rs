@@ -2,6 +2,17 @@
 
 use kubeedge_core::message::LogRequest;
 
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Route {
+    Log(Question),
+    /// A stream into the pod, which the node has at the same path.
+    Stream {
+        namespace: String,
+        pod: String,
+    },
+}
+
 /// The log that is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Question {
@@ -22,38 +33,48 @@ impl Refusal {
     }
 }
 
-/// The kubelet's paths that need a stream in both directions.
-const STREAMS: [&str; 5] = ["exec", "attach", "portForward", "run", "cri"];
-
-impl Question {
+impl Route {
     /// Reads path and query; `now_ms` is since the Unix epoch.
     pub(super) fn read(path: &str, query: Option<&str>, now_ms: u64) -> Result<Self, Refusal> {
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-        let (namespace, pod, container) = match parts.as_slice() {
-            ["containerLogs", namespace, pod, container] => (namespace, pod, container),
-            [first, ..] if STREAMS.contains(first) => {
-                return Err(Refusal::new(
-                    501,
-                    format!("{first} does not reach edge nodes: the link to them carries no streams"),
-                ));
-            }
-            _ => {
-                return Err(Refusal::new(
-                    404,
-                    "of the kubelet's paths, only containerLogs reaches edge nodes",
-                ));
-            }
+        let (what, names) = parts.split_first().unwrap_or((&"", &[]));
+        // A pod's UID may stand after its name, as the API server puts it.
+        let is_path = match *what {
+            "containerLogs" => names.len() == 3,
+            "exec" | "attach" => matches!(names.len(), 3 | 4),
+            "portForward" => matches!(names.len(), 2 | 3),
+            _ => false,
         };
-        for name in [namespace, pod, container] {
-            if !is_name(name) {
-                return Err(Refusal::new(400, format!("{name:?} is no name")));
-            }
+        if !is_path {
+            let why = "of the kubelet's paths, containerLogs, exec, attach and portForward reach edge nodes";
+            return Err(Refusal::new(404, why));
         }
+        if let Some(odd) = names.iter().find(|name| !is_name(name)) {
+            return Err(Refusal::new(400, format!("{odd:?} is no name")));
+        }
+        match *names {
+            [namespace, pod, container] if *what == "containerLogs" => {
+                Question::read(namespace, pod, container, query, now_ms).map(Self::Log)
+            }
+            [namespace, pod, ..] => Ok(Self::Stream { namespace: namespace.to_owned(), pod: pod.to_owned() }),
+            _ => Err(Refusal::new(404, "there is no pod in this path")),
+        }
+    }
+}
+
+impl Question {
+    fn read(
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        query: Option<&str>,
+        now_ms: u64,
+    ) -> Result<Self, Refusal> {
         let mut question = Self {
             request: LogRequest {
-                namespace: (*namespace).to_owned(),
-                pod: (*pod).to_owned(),
-                container: (*container).to_owned(),
+                namespace: namespace.to_owned(),
+                pod: pod.to_owned(),
+                container: container.to_owned(),
                 tail_lines: None,
                 since_ms: None,
                 limit_bytes: None,

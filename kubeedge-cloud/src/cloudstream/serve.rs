@@ -2,12 +2,14 @@
 
 use std::{
     convert::Infallible,
+    sync::{Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use futures::{
     StreamExt,
+    future::BoxFuture,
     stream::{self, BoxStream},
 };
 use http::{Method, Request, Response, header};
@@ -23,12 +25,25 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     Config, Listener, Outbox,
-    route::{Question, Refusal},
+    route::{Question, Refusal, Route},
 };
-use crate::{accept::accept, node::Node};
+use crate::{
+    accept::accept,
+    node::{Failed, Node},
+    tunnel::{Spliced, splice},
+};
 
 type Pieces = BoxStream<'static, Result<Frame<Bytes>, Infallible>>;
 type Answer = Response<StreamBody<Pieces>>;
+
+/// An answer, and what goes on over its connection afterwards.
+type Answered = (Answer, Option<BoxFuture<'static, ()>>);
+
+impl From<Failed> for Refusal {
+    fn from(failed: Failed) -> Self {
+        Self::new(failed.code, failed.message)
+    }
+}
 
 /// Accepts connections and serves them, all in this one future.
 pub(super) async fn run(config: Config, listener: Listener, client: Client, outbox: Outbox) {
@@ -66,30 +81,52 @@ impl Server {
                 "a caller for a node's pods was refused: it is not among the callers"
             );
         }
-        let service = service_fn(|request| async move {
-            let answered = if known { self.answer(&request).await } else { Err(stranger()) };
-            Ok::<_, Infallible>(answered.unwrap_or_else(refuse))
+        let afterwards = Mutex::new(None);
+        let service = service_fn(|request| {
+            let afterwards = &afterwards;
+            async move {
+                let answered = if known { self.answer(request).await } else { Err(stranger()) };
+                let (answer, next) = answered.unwrap_or_else(|refusal| (refuse(refusal), None));
+                *afterwards.lock().unwrap_or_else(PoisonError::into_inner) = next;
+                Ok::<_, Infallible>(answer)
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(patience)
             .max_buf_size(64 << 10)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
         if let Ok(Err(error)) = timeout(self.config.connection_lasts, connection).await {
             tracing::debug!(%error, "a connection for a node's pods ended");
         }
+        let next = afterwards.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(next) = next {
+            next.await;
+        }
     }
 
-    async fn answer(&self, request: &Request<Incoming>) -> Result<Answer, Refusal> {
+    async fn answer(&self, request: Request<Incoming>) -> Result<Answered, Refusal> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        let question = Question::read(request.uri().path(), request.uri().query(), now)?;
-        if request.method() != Method::GET {
-            return Err(Refusal::new(405, "a log is read by GET"));
+        match Route::read(request.uri().path(), request.uri().query(), now)? {
+            Route::Log(_) if request.method() != Method::GET => {
+                Err(Refusal::new(405, "a log is read by GET"))
+            }
+            Route::Log(question) => Ok((self.log(question).await?, None)),
+            Route::Stream { namespace, pod } => {
+                let node = self.node_of(&namespace, &pod).await?;
+                let path = request.uri().path().to_owned();
+                let spliced = splice(request, &path, node, self.config.connection_lasts).await?;
+                let Spliced { response, afterwards } = spliced;
+                Ok((response.map(whole), afterwards))
+            }
         }
+    }
+
+    async fn log(&self, question: Question) -> Result<Answer, Refusal> {
         let node = self.node_of(&question.request.namespace, &question.request.pod).await?;
-        let logs = node.logs(question.request, question.follow).await;
-        let pieces = logs.map_err(|failed| Refusal::new(failed.code, failed.message))?;
+        let pieces = node.logs(question.request, question.follow).await?;
         let mut answer = Response::new(StreamBody::new(pieces.map(|piece| Ok(Frame::data(piece))).boxed()));
         answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain"));
         Ok(answer)
@@ -121,14 +158,18 @@ fn caller(stream: &TlsStream<TcpStream>) -> String {
     certificates.first().and_then(|certificate| tls::common_name(certificate).ok()).unwrap_or_default()
 }
 
+fn whole(bytes: Bytes) -> StreamBody<Pieces> {
+    let pieces = (!bytes.is_empty()).then_some(Ok(Frame::data(bytes)));
+    StreamBody::new(stream::iter(pieces).boxed())
+}
+
 fn stranger() -> Refusal {
     Refusal::new(403, "only the API server's kubelet client is answered here")
 }
 
 /// A refusal ends its connection, so that what is left of a body is not read either.
 fn refuse(refusal: Refusal) -> Answer {
-    let text = Bytes::from(refusal.message);
-    let mut answer = Response::new(StreamBody::new(stream::iter([Ok(Frame::data(text))]).boxed()));
+    let mut answer = Response::new(whole(Bytes::from(refusal.message)));
     *answer.status_mut() = refusal.code.try_into().unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     let headers = answer.headers_mut();
     headers.insert(header::CONNECTION, header::HeaderValue::from_static("close"));

@@ -132,7 +132,7 @@ fn answer_of(answered: Result<Response, CallError>) -> (Answer, Option<String>) 
             let status = StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_GATEWAY);
             (text(status, message.clone()), Some(message))
         }
-        Ok(other @ Response::Logs(_)) => {
+        Ok(other @ (Response::Logs(_) | Response::Tunnel(_))) => {
             let why = format!("the node answered something else: {other:?}");
             (text(StatusCode::BAD_GATEWAY, why.clone()), Some(why))
         }

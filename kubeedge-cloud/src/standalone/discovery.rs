@@ -98,8 +98,11 @@ fn subresources(resource: &Resource) -> Vec<(&'static str, &'static [&'static st
     let mut below: Vec<(&str, &[&str])> = Vec::new();
     match resource.kind {
         "Pod" => below.extend([
+            ("attach", &["create", "get"][..]),
             ("binding", &["create"][..]),
+            ("exec", &["create", "get"][..]),
             ("log", &["get"][..]),
+            ("portforward", &["create", "get"][..]),
             ("resize", &["get", "patch", "update"][..]),
         ]),
         "ServiceAccount" => below.push(("token", &["create"])),

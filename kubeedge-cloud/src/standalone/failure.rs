@@ -186,11 +186,6 @@ impl Failure {
         Self::new(500, "InternalError", format!("Internal error occurred: {}", message.into()))
     }
 
-    /// 501: Kubernetes does this, and this API does not.
-    pub(crate) fn not_implemented(what: &str) -> Self {
-        Self::new(501, "NotImplemented", format!("{what} is not supported by the standalone API"))
-    }
-
     /// 503 and others: a node did not do what it was asked.
     pub(crate) fn node(code: u16, message: impl Into<String>) -> Self {
         let reason = match code {

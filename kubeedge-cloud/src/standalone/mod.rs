@@ -8,7 +8,7 @@
 //! * [`ApiServer::client`] for code in the same process, such as controllers and tests;
 //! * [`ApiServer::serve`] adds TLS and a bearer token, for `kubectl`;
 //! * [`Standalone`] is the part that also does what a cluster's own controllers do: it gives pods a node,
-//!   asks nodes for logs, evicts pods from nodes that are not heard of unless they tolerate it, and removes expired
+//!   asks nodes for logs and streams into pods, evicts pods from nodes that are not heard of unless they tolerate it, and removes expired
 //!   events and pods of vanished nodes.
 //!
 //! ```
@@ -28,6 +28,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 use crate::node::Nodes;
 
@@ -53,6 +54,7 @@ mod selector;
 mod serve;
 mod service;
 mod store;
+mod streams;
 mod sweep;
 mod table;
 mod tokens;
@@ -92,6 +94,10 @@ pub struct Config {
     pub watch_timeout: Duration,
     /// How long a node has to answer.
     pub node_timeout: Duration,
+    /// How many streams into pods there may be at once: exec, attach and port-forward.
+    pub streams_max: usize,
+    /// How long such a stream lasts at most. 4 h: the kubelet's streamingConnectionIdleTimeout.
+    pub stream_timeout: Duration,
     /// How long an Event is kept. Kubernetes has one hour.
     pub event_ttl: Duration,
     /// How often expired events and pods of vanished nodes are looked for.
@@ -116,6 +122,8 @@ impl Default for Config {
             bookmark_interval: Duration::from_secs(60),
             watch_timeout: Duration::from_secs(45 * 60),
             node_timeout: Duration::from_secs(30),
+            streams_max: 64,
+            stream_timeout: Duration::from_secs(4 * 3600),
             event_ttl: Duration::from_secs(3600),
             sweep_interval: Duration::from_secs(60),
             node_interval: Duration::from_secs(5),
@@ -160,6 +168,7 @@ pub struct ApiServer {
 #[derive(Debug)]
 struct Inner {
     store: store::Store,
+    streams: Arc<Semaphore>,
     config: Config,
 }
 
@@ -179,7 +188,8 @@ impl ApiServer {
         let store = opened.map_err(|error| Error::Thread(std::io::Error::other(error)))??;
         let ensured = store.write(false, write::ensure_namespaces).await;
         ensured.map_err(|failure| Error::Namespaces(failure.message))?;
-        Ok(Self { inner: Arc::new(Inner { store, config }) })
+        let streams = Arc::new(Semaphore::new(config.streams_max.min(Semaphore::MAX_PERMITS)));
+        Ok(Self { inner: Arc::new(Inner { store, streams, config }) })
     }
 
     /// The API as a `tower::Service`, which may be called from inside the process without a socket. It does

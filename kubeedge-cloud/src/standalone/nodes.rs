@@ -1,4 +1,4 @@
-//! What only a node can answer: logs of its pods, and calls to HTTP servers on it.
+//! What only a node can answer: logs of its pods, streams into them, and calls to HTTP servers on it.
 
 use std::time::Duration;
 
@@ -49,6 +49,11 @@ impl Node {
         Ok(Self(node::Node::new(nodes.cloned().ok_or_else(unreachable)?, name, timeout)))
     }
 
+    /// The node, for what is not only the API's.
+    pub(crate) fn into_inner(self) -> node::Node {
+        self.0
+    }
+
     /// Calls an HTTP server on the node.
     pub(crate) async fn call(
         &self,
@@ -68,7 +73,10 @@ impl Node {
             ServiceRequest { port, method: parts.method.to_string(), path, headers: headers.collect(), body };
         let answer = match self.0.ask(Request::Service(request)).await? {
             NodeResponse::Service(answer) => answer,
-            NodeResponse::Logs(_) | NodeResponse::Published | NodeResponse::Failed { .. } => {
+            NodeResponse::Logs(_)
+            | NodeResponse::Published
+            | NodeResponse::Tunnel(_)
+            | NodeResponse::Failed { .. } => {
                 return Err(misanswered().into());
             }
         };
@@ -124,6 +132,15 @@ fn log_request(pod: &Value, query: &Query) -> Result<LogRequest, Failure> {
         previous: query.flag("previous"),
         cursor: None,
     })
+}
+
+/// The kubelet's path for a stream into a pod.
+pub(crate) fn stream_path(pod: &Value, what: &str, query: &Query) -> Result<String, Failure> {
+    let (namespace, name) = (text(pod, &["metadata", "namespace"]), text(pod, &["metadata", "name"]));
+    if what == "portforward" {
+        return Ok(format!("/portForward/{namespace}/{name}"));
+    }
+    Ok(format!("/{what}/{namespace}/{name}/{}", container(pod, query.get("container"))?))
 }
 
 /// The container that is meant: the one named, or the only one.

@@ -22,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
-use super::{ApiServer, ApiService, Body, failure::Failure, respond};
+use super::{ApiServer, ApiService, Body, failure::Failure, respond, streams::Afterwards};
 
 /// Paths that tell nothing but that the server is there, and which: probes have no token.
 const OPEN_PATHS: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
@@ -149,14 +149,25 @@ impl Connection {
         let _ = stream.set_nodelay(true);
         let Ok(Ok(stream)) = timeout(header_timeout, acceptor.accept(stream)).await else { return };
         let (service, token) = (self.service, self.token);
-        let service = service_fn(move |request| answer(service.clone(), token.clone(), request));
+        let afterwards = Afterwards::default();
+        let place = afterwards.clone();
+        let service = service_fn(move |mut request| {
+            request.extensions_mut().insert(place.clone());
+            answer(service.clone(), token.clone(), request)
+        });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(header_timeout).max_buf_size(64 << 10);
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
         tokio::pin!(connection);
         // A client that stops reading holds its connection until the lifetime ends, and no longer.
         tokio::select! {
-            ended = connection.as_mut() => return trace(ended),
+            ended = connection.as_mut() => {
+                trace(ended);
+                if let Some(next) = afterwards.take() {
+                    self.stop.run_until_cancelled(next).await;
+                }
+                return;
+            }
             () = self.stop.cancelled() => {}
             () = sleep(lifetime) => {}
         }

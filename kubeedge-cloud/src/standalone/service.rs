@@ -16,7 +16,7 @@ use super::{
     failure::Failure,
     json::at,
     list::{Page, Scope},
-    nodes::Node,
+    nodes::{Node, stream_path},
     patch::Patch,
     protobuf,
     query::Query,
@@ -24,7 +24,7 @@ use super::{
     resource::Resource,
     respond::{self, Form},
     route::{self, Route},
-    store, tokens,
+    store, streams, tokens,
     watch::Watch,
     write::{self, Target, Written},
 };
@@ -157,7 +157,7 @@ impl ApiService {
                         return Ok(respond::json(201, &given));
                     }
                     (Some(sub @ ("exec" | "attach" | "portforward")), "Pod") => {
-                        return Err(Failure::not_implemented(sub));
+                        return self.stream(&target, sub, &query, parts).await;
                     }
                     (Some(_), _) => return Err(Failure::no_such_path()),
                 }
@@ -167,6 +167,27 @@ impl ApiService {
     }
 
     async fn logs(&self, target: &Target, query: &Query) -> Result<Response<Body>, Failure> {
+        let (pod, node) = self.pod_and_node(target)?;
+        node.logs(&pod, query).await
+    }
+
+    /// As an API server does it: at the path that the pod's kubelet has for the same, with the client's own query.
+    async fn stream(
+        &self,
+        target: &Target,
+        what: &str,
+        query: &Query,
+        parts: Parts,
+    ) -> Result<Response<Body>, Failure> {
+        if ![Method::GET, Method::POST].contains(&parts.method) {
+            return Err(Failure::method_not_allowed());
+        }
+        let (pod, node) = self.pod_and_node(target)?;
+        let path = stream_path(&pod, what, query)?;
+        streams::stream(node.into_inner(), &path, parts, &self.inner.streams, &self.inner.config).await
+    }
+
+    fn pod_and_node(&self, target: &Target) -> Result<(Value, Node), Failure> {
         let pod = self.inner.store.read()?.get(target.resource, &target.namespace, &target.name)?;
         let pod = pod.ok_or_else(|| Failure::not_found(target.resource.plural, "", &target.name))?;
         let pod = store::decode(&pod)?;
@@ -174,7 +195,8 @@ impl ApiService {
         let node = node.ok_or_else(|| {
             Failure::bad_request(format!("pod {} does not have a host assigned", target.name))
         })?;
-        Node::new(self.nodes.as_ref(), node, self.inner.config.node_timeout)?.logs(&pod, query).await
+        let node = Node::new(self.nodes.as_ref(), node, self.inner.config.node_timeout)?;
+        Ok((pod, node))
     }
 
     async fn collection(

@@ -197,7 +197,7 @@ async fn a_node_that_does_not_answer_is_a_timeout_and_a_service_answers_for_itse
                     let answer = ServiceResponse { status: 201, headers, body: "made".into() };
                     call.answer(Response::Service(answer));
                 }
-                Request::Publish(_) | Request::Logs(_) => kept.push(call),
+                Request::Publish(_) | Request::Logs(_) | Request::Tunnel(_) => kept.push(call),
             }
         }
     });
