@@ -113,7 +113,7 @@ impl Config {
 
 /// Names what is switched on and is not there.
 fn warn_of_what_has_no_effect(root: &Node<'_>, warnings: &mut Vec<String>) -> Result<()> {
-    for key in ["metaManager.metaServer", "dbTest", "edgeStream", "taskManager"] {
+    for key in ["metaManager.metaServer", "dbTest", "taskManager"] {
         let node = root.at("modules").at(key).at("enable");
         if node.bool()? {
             warnings.push(format!("{}: not available in this edge; it has no effect", node.path()));

@@ -153,7 +153,7 @@ fn what_has_no_effect_or_is_not_known_is_named() {
             "1",
             "modules.edged.tailoredKubeletConfig.maxPod: unknown",
         ),
-        ("modules.edgeStream.enable", "true", "modules.edgeStream.enable: not available in this edge"),
+        ("modules.taskManager.enable", "true", "modules.taskManager.enable: not available in this edge"),
         (
             "modules.metaManager.metaServer.enable",
             "on",
