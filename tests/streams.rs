@@ -9,13 +9,18 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use kubeedge_tests::site::{Cloud, cluster, wait_for, wait_within};
+use containerd::{Containerd, IMAGE};
+use kubeedge_tests::{
+    binaries,
+    site::{Cloud, Edge, EdgeOptions, cluster, free_port, wait_for, wait_within},
+};
 use pod_site::{SOON, Site, ready, shell, tail, with};
 use serde_json::json;
 
@@ -43,6 +48,7 @@ fn kubectl_runs_commands_copies_files_and_forwards_ports_through_the_cloud() -> 
     a_client_is_attached(&site).with_context(told)?;
     what_is_wrong_is_told(&site).with_context(told)?;
     a_client_that_is_stopped_ends_its_process_on_the_node(&site).with_context(told)?;
+    a_stream_outlives_a_link_that_is_gone_for_seconds(&site).with_context(told)?;
     Ok(())
 }
 
@@ -136,6 +142,153 @@ fn a_client_that_is_stopped_ends_its_process_on_the_node(site: &Site) -> Result<
     ensure!(!site.mark("ended").exists());
     child.0.kill()?;
     wait_for("the process to end", || Ok(site.mark("ended").exists()))
+}
+
+fn a_stream_outlives_a_link_that_is_gone_for_seconds(site: &Site) -> Result<()> {
+    let mut child = Running(kubectl(&site.cloud, &["exec", "-i", "web", "-c", "main", "--", "cat"]).spawn()?);
+    let mut stdin = child.0.stdin.take().context("no input")?;
+    let mut lines = BufReader::new(child.0.stdout.take().context("no output")?).lines();
+    let mut echo = |word: &str| -> Result<()> {
+        writeln!(stdin, "{word}")?;
+        let heard = lines.next().context("the stream has ended")??;
+        ensure!(heard == word, "{heard} is not {word}");
+        Ok(())
+    };
+    echo("one")?;
+    let edge = site.edge.pid().context("edgecore does not run")?;
+    signal(edge, "STOP")?;
+    let over =
+        wait_for("the session to be over", || Ok(site.cloud.metric("kubeedge_cloudhub_sessions")? == 0));
+    signal(edge, "CONT")?;
+    over?;
+    echo("two")
+}
+
+fn signal(process: u32, name: &str) -> Result<()> {
+    let sent = Command::new("kill").args([format!("-{name}"), process.to_string()]).status()?;
+    ensure!(sent.success(), "kill -{name}: {sent}");
+    Ok(())
+}
+
+#[test]
+fn an_api_server_reaches_pods_also_at_a_cloud_that_has_not_the_nodes_session() -> Result<()> {
+    if cluster::admin().is_some() {
+        println!("left out on a cluster");
+        return Ok(());
+    }
+    let (folder, binaries, containerd) = (tempfile::tempdir()?, binaries(), Containerd::start());
+    let caller = Caller::new(folder.path())?;
+    let (port, replicas) = (free_port()?, || -> Result<String> {
+        let port = free_port()?;
+        Ok(format!(
+            "kubeedgeRs:\n  replicas: {{enable: true, address: 127.0.0.1, port: {port}, advertiseAddress: 127.0.0.1}}\n"
+        ))
+    });
+    let of_asked = format!(
+        "  cloudStream: {{enable: true, streamPort: {port}, tlsStreamCAFile: {}}}\n{}",
+        caller.file("ca.crt"),
+        replicas()?
+    );
+    let asked = Cloud::start_with_modules(&binaries, &folder.path().join("asked"), 1, &of_asked)?;
+    let account = fs::read_to_string(asked.account())?;
+    let owner = asked.another_with_modules(&folder.path().join("owner"), &account, &replicas()?)?;
+    let options = EdgeOptions { containerd: Some(containerd.socket()), ..EdgeOptions::new("edge-1") };
+    let edge = Edge::start(&binaries, &folder.path().join("edge"), &owner, &options)?;
+    let logs = || format!("{}\n{}\n{}", tail(&asked.log()), tail(&owner.log()), tail(&edge.log()));
+    let main = json!({
+        "name": "main", "image": IMAGE, "imagePullPolicy": "Never", "command": ["sleep", "100000"],
+    });
+    let spec = json!({ "nodeName": "edge-1", "terminationGracePeriodSeconds": 1, "containers": [main] });
+    let metadata = json!({ "name": "web", "namespace": "default" });
+    asked.apply(
+        &json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec }).to_string(),
+    )?;
+    asked
+        .kubectl(&["wait", "--for=condition=Ready", "pod/web", "--timeout=60s"])
+        .with_context(|| tail(&edge.log()))?;
+
+    let passed_on = || asked.metric("kubeedge_relay_passed_on_total");
+    let before = passed_on()?;
+    let input = vec![b'x'; 300_000];
+    let ran = run(&asked, &["exec", "-i", "web", "--", "cat"], &input).with_context(logs)?;
+    ensure!(
+        ran.status.success() && ran.stdout == input,
+        "{}{}",
+        String::from_utf8_lossy(&ran.stderr),
+        logs()
+    );
+    ensure!(passed_on()? > before, "the stream has gone by way of the other cloud");
+
+    let path = "/exec/default/web/main?command=sh&command=-c&command=echo+hello%3B+exit+3&output=1&error=1";
+    let said = caller.ask(port, path, true, "ExitCode").with_context(logs)?;
+    ensure!(said.starts_with("HTTP/1.1 101 ") && said.contains("hello\n"), "{said}{}", logs());
+    ensure!(said.contains("\"message\":\"3\""), "{said}");
+    let said = caller.ask(port, "/exec/default/web/absent?command=sh&output=1", true, "absent")?;
+    ensure!(said.starts_with("HTTP/1.1 404 "), "{said}");
+    // Whoever comes without a certificate gets no word.
+    let said = caller.ask(port, path, false, "HTTP/1.1")?;
+    ensure!(!said.contains("HTTP/1.1"), "{said}");
+    Ok(())
+}
+
+/// An API server's kubelet client, with a certificate of an authority of its own.
+struct Caller {
+    folder: PathBuf,
+}
+
+impl Caller {
+    fn new(folder: &Path) -> Result<Self> {
+        let caller = Self { folder: folder.to_owned() };
+        let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
+        let make = |name: &str, subject: &str, more: &[&str]| -> Result<()> {
+            let (certificate, secret) =
+                (caller.file(&format!("{name}.crt")), caller.file(&format!("{name}.key")));
+            let made = Command::new("openssl")
+                .args(["req", "-x509", "-subj", subject, "-out", &certificate, "-keyout", &secret])
+                .args(key)
+                .args(more)
+                .output()
+                .context("openssl is not installed (Debian package openssl)")?;
+            ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+            Ok(())
+        };
+        make("ca", "/CN=authority", &[])?;
+        let (ca, key) = (caller.file("ca.crt"), caller.file("ca.key"));
+        let by = ["-CA", &ca, "-CAkey", &key, "-addext", "basicConstraints=critical,CA:FALSE"];
+        make("caller", "/CN=kube-apiserver-kubelet-client", &by)?;
+        Ok(caller)
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.folder.join(name).to_string_lossy().into_owned()
+    }
+
+    /// Asks for a WebSocket, with the certificate or without: what is said until `last` comes, or the connection ends.
+    fn ask(&self, port: u16, path: &str, with_certificate: bool, last: &str) -> Result<String> {
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-quiet", "-connect", &format!("127.0.0.1:{port}")]);
+        if with_certificate {
+            command.args(["-cert", &self.file("caller.crt"), "-key", &self.file("caller.key")]);
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = Running(command.spawn()?);
+        let mut stdin = child.0.stdin.take().context("no input")?;
+        write!(
+            stdin,
+            "GET {path} HTTP/1.1\r\nHost: edge-1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Sec-WebSocket-Protocol: v4.channel.k8s.io\r\n\r\n"
+        )?;
+        let mut stdout = child.0.stdout.take().context("no output")?;
+        let (mut said, mut buffer) = (String::new(), [0; 4096]);
+        while !said.contains(last) {
+            match stdout.read(&mut buffer)? {
+                0 => break,
+                count => said += &String::from_utf8_lossy(&buffer[..count]),
+            }
+        }
+        Ok(said)
+    }
 }
 
 /// A kubectl that ends with the test.

@@ -282,19 +282,23 @@ async fn run(file: &Path) -> Result<()> {
     }
     if let (Some(edged), Some((runtime, streaming))) = (&config.edged, runtime) {
         let mut settings = edged_config(&config, edged);
-        if let Some(address) = edged.api {
-            let outbox = api::Outbox { pods: pods_tx, logs: api_logs_tx };
-            let config = api::Config { address, ..api::Config::new(config.node.clone(), &edged.root) };
+        let mut rules = api::Config::new(config.node.clone(), &edged.root);
+        rules.address = edged.api.unwrap_or(rules.address);
+        let mut api = Api::new(
+            rules,
+            runtime.clone(),
+            streaming,
+            api::Inbox { tunnels: tunnels_rx },
+            api::Outbox { pods: pods_tx, logs: api_logs_tx },
+        );
+        if edged.api.is_some() {
             // Pods run on a node also if something else has the port.
-            let inbox = api::Inbox { tunnels: tunnels_rx };
-            match Api::bind(config, runtime.clone(), streaming, inbox, outbox).await {
-                Ok(api) => {
-                    settings.api_port = Some(api.address().port());
-                    group.spawn("edged-api", api.run(stop.child_token()));
-                }
+            match api.listen().await {
+                Ok(address) => settings.api_port = Some(address.port()),
                 Err(error) => tracing::warn!("pods run, and nobody can look at them from this node: {error}"),
             }
         }
+        group.spawn("edged-api", api.run(stop.child_token()));
         let plugins = Devices::new(
             devices::Config::new(&edged.device_plugins),
             store.clone(),

@@ -153,20 +153,56 @@ pub enum Error {
     },
 }
 
-/// Serves the kubelet's HTTP interface.
+/// Serves the kubelet's HTTP interface: to the cloud, and on a socket if it listens.
 #[derive(Debug)]
 pub struct Api {
-    listener: TcpListener,
     address: SocketAddr,
+    root: PathBuf,
+    listener: Option<TcpListener>,
     server: Server,
     tunnels: Tunnels,
 }
 
 impl Api {
-    /// Makes a token and listens. Without `streaming` there is no exec, attach and port-forward.
+    /// Creates the interface, which is the cloud's alone until [`Api::listen`] is called. Without `streaming` there is no exec,
+    /// attach and port-forward.
+    pub fn new(
+        config: Config,
+        runtime: Arc<dyn ContainerRuntime>,
+        streaming: Option<Arc<dyn Streaming>>,
+        inbox: Inbox,
+        outbox: Outbox,
+    ) -> Self {
+        let Config { node, address, root, connections_max, tunnels_max, tunnel_idle } = config;
+        let limits = tunnel::Limits { at_once: tunnels_max, idle: tunnel_idle };
+        let figures = Figures::new(node, root.clone(), Arc::clone(&runtime));
+        let server = Server::new(connections_max, runtime, streaming, outbox, figures);
+        let tunnels = Tunnels::new(limits, server.clone(), inbox.tunnels);
+        Self { address, root, listener: None, server, tunnels }
+    }
+
+    /// Makes a token and listens. Gives the address, whose port the system may have chosen.
     ///
     /// # Errors
     /// If the address is not a loopback one or cannot be used, or the token cannot be written.
+    pub async fn listen(&mut self) -> Result<SocketAddr, Error> {
+        if !self.address.ip().is_loopback() {
+            return Err(Error::NotLoopback(self.address));
+        }
+        let listen = |source| Error::Listen { address: self.address, source };
+        let listener = TcpListener::bind(self.address).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let path = self.root.join(TOKEN_FILE);
+        let token = Token::make(&path).map_err(|source| Error::Token { path, source })?;
+        self.server.admit(token);
+        (self.listener, self.address) = (Some(listener), address);
+        Ok(address)
+    }
+
+    /// [`Api::new`] and [`Api::listen`] in one.
+    ///
+    /// # Errors
+    /// As [`Api::listen`].
     pub async fn bind(
         config: Config,
         runtime: Arc<dyn ContainerRuntime>,
@@ -174,22 +210,12 @@ impl Api {
         inbox: Inbox,
         outbox: Outbox,
     ) -> Result<Self, Error> {
-        if !config.address.ip().is_loopback() {
-            return Err(Error::NotLoopback(config.address));
-        }
-        let listen = |source| Error::Listen { address: config.address, source };
-        let listener = TcpListener::bind(config.address).await.map_err(listen)?;
-        let address = listener.local_addr().map_err(listen)?;
-        let path = config.root.join(TOKEN_FILE);
-        let token = Token::make(&path).map_err(|source| Error::Token { path, source })?;
-        let limits = tunnel::Limits { at_once: config.tunnels_max, idle: config.tunnel_idle };
-        let figures = Figures::new(config.node, config.root, Arc::clone(&runtime));
-        let server = Server::new(config.connections_max, token, runtime, streaming, outbox, figures);
-        let tunnels = Tunnels::new(limits, server.clone(), inbox.tunnels);
-        Ok(Self { listener, address, server, tunnels })
+        let mut api = Self::new(config, runtime, streaming, inbox, outbox);
+        api.listen().await?;
+        Ok(api)
     }
 
-    /// Where it listens.
+    /// Where it listens, or would.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -199,9 +225,16 @@ impl Api {
     /// # Errors
     /// None so far: a connection that fails is that client's matter.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+        let Self { listener, server, tunnels, .. } = self;
+        let on_socket = async {
+            match listener {
+                Some(listener) => server.serve(listener).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            () = self.server.serve(self.listener) => {}
-            () = self.tunnels.serve() => {}
+            () = on_socket => {}
+            () = tunnels.serve() => {}
             () = stop.cancelled() => {}
         }
         Ok(())

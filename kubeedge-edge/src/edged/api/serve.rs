@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     fmt, io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -59,7 +59,8 @@ pub(super) struct Server(Arc<Shared>);
 
 struct Shared {
     connections: Arc<Semaphore>,
-    token: Token,
+    /// Without one, only the cloud is served.
+    token: OnceLock<Token>,
     runtime: Arc<dyn ContainerRuntime>,
     streaming: Option<Arc<dyn Streaming>>,
     outbox: Outbox,
@@ -75,14 +76,19 @@ impl fmt::Debug for Server {
 impl Server {
     pub(super) fn new(
         connections_max: usize,
-        token: Token,
         runtime: Arc<dyn ContainerRuntime>,
         streaming: Option<Arc<dyn Streaming>>,
         outbox: Outbox,
         figures: Figures,
     ) -> Self {
         let connections = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
+        let token = OnceLock::new();
         Self(Arc::new(Shared { connections, token, runtime, streaming, outbox, figures }))
+    }
+
+    /// Serves those who have this token. An earlier one stays.
+    pub(super) fn admit(&self, token: Token) {
+        let _ = self.0.token.set(token);
     }
 
     /// Serves for ever. What it has begun ends when it is dropped.
@@ -145,7 +151,9 @@ impl Server {
 
     async fn respond(&self, request: Request<Incoming>, known: bool) -> (Response<Body>, Option<Afterwards>) {
         let shown = request.headers().get(header::AUTHORIZATION);
-        if !known && !shown.is_some_and(|value| self.0.token.is_in(value.as_bytes())) {
+        let token = self.0.token.get();
+        let has_token = token.zip(shown).is_some_and(|(token, shown)| token.is_in(shown.as_bytes()));
+        if !known && !has_token {
             let mut response = text(StatusCode::UNAUTHORIZED, "Unauthorized\n");
             response
                 .headers_mut()

@@ -195,6 +195,24 @@ async fn the_cloud_needs_no_token_and_its_connections_are_bounded() {
 }
 
 #[tokio::test]
+async fn without_a_socket_and_a_token_the_cloud_is_served_all_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_inbox, _outbox, outside) = edged::pipes();
+    let (tunnels, tunnels_rx) = pipe::calls("tunnels", 8);
+    let inbox = Inbox { tunnels: tunnels_rx };
+    let outbox = Outbox { pods: outside.pods, logs: outside.logs };
+    let api = Api::new(config_of(directory.path()), Arc::new(MemoryRuntime::new()), None, inbox, outbox);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(api.run(stop.clone()));
+    let open = TunnelRequest { tunnel: TunnelId(1), step: TunnelStep::Open };
+    let opened = tunnels.call(open, Duration::from_secs(10)).await;
+    assert_eq!(opened, Ok(Response::Tunnel(TunnelResponse::Taken(0))));
+    assert!(!directory.path().join("api-token").exists());
+    stop.cancel();
+    assert!(running.await.unwrap().is_ok());
+}
+
+#[tokio::test]
 async fn pods_have_the_status_of_this_node() {
     let node = Node::with_pod().await;
     let pods = node.until("/pods", |_| true).await;
