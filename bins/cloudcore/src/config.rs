@@ -88,6 +88,8 @@ pub(crate) struct CloudStream {
 pub(crate) struct Enrollment {
     /// For how long after its end a certificate can be renewed.
     pub(crate) renew_expired_within: Duration,
+    /// Whether a token is good for a node that exists and is not Ready.
+    pub(crate) rejoin: bool,
     /// Requests that are answered in a second.
     pub(crate) requests_per_second: u32,
     /// And at once.
@@ -211,6 +213,7 @@ fn replicas(node: &Node<'_>) -> Result<Option<Replicas>> {
 fn enrollment(node: &Node<'_>) -> Result<Enrollment> {
     Ok(Enrollment {
         renew_expired_within: node.at("renewExpiredWithin").duration()?,
+        rejoin: node.at("rejoin").bool()?,
         requests_per_second: node.at("requestsPerSecond").number(1, 100_000)?,
         requests_burst: node.at("requestsBurst").number(1, 1_000_000)?,
     })

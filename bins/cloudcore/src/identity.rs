@@ -14,7 +14,7 @@ use kube::Client;
 use kubeedge_cloud::{
     admission, cloudstream,
     enrollment::{self, ServerCertificate, Trusted},
-    pki::Authority,
+    pki::{self, Authority},
     relay, standalone,
 };
 use kubeedge_core::{
@@ -49,20 +49,20 @@ pub(crate) fn authority(standalone: Option<&Path>, hub: &Hub) -> Result<Option<A
     Ok(given.then(|| Authority::load(ca, ca_key)).transpose()?)
 }
 
-/// The authority that all replicas share: the one from files, or else the one that the API has or gets.
+/// The authority that all replicas share: the one that the API has, which begins with the one from files if there are any.
 pub(crate) async fn shared(client: &Client, files: Option<Authority>) -> Result<Trusted> {
-    let shared = match files {
+    let opened = match files {
         Some(authority) => enrollment::publish_authority(client, NAMESPACE, authority).await,
         None => enrollment::open_authority(client, NAMESPACE).await,
     };
-    shared.context("the certificate authority of the cloud")
+    opened.context("the certificate authority of the cloud")
 }
 
 /// How nodes join.
-pub(crate) fn enrollment(config: &Config, standalone: bool) -> enrollment::Config {
+pub(crate) fn enrollment(config: &Config, standalone: Option<&Path>) -> enrollment::Config {
     let (hub, ours) = (&config.hub, &config.enrollment);
     let files = &hub.tls;
-    let server = if !standalone && files.certificate.exists() && files.key.exists() {
+    let server = if standalone.is_none() && files.certificate.exists() && files.key.exists() {
         ServerCertificate::Files { certificate: files.certificate.clone(), key: files.key.clone() }
     } else {
         ServerCertificate::Issued { names: names(hub) }
@@ -72,7 +72,13 @@ pub(crate) fn enrollment(config: &Config, standalone: bool) -> enrollment::Confi
         server,
         node_certificate_lasts: hub.certificate_validity,
         token_refresh: hub.token_refresh,
+        // The folder of a standalone cloud is its own; other files are the operator's.
+        authority_files: standalone.map(|folder| enrollment::AuthorityFiles {
+            certificate: folder.join(pki::CERTIFICATE_FILE),
+            key: folder.join(pki::KEY_FILE),
+        }),
         renew_expired_within: ours.renew_expired_within,
+        rejoin: ours.rejoin,
         limits: enrollment::Limits {
             requests_per_second: ours.requests_per_second,
             requests_burst: ours.requests_burst,

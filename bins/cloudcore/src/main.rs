@@ -143,12 +143,13 @@ async fn run(serve: &Serve) -> Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), standalone = serve.standalone, "cloudcore starts");
 
     // The world outside: the Kubernetes API, and the links to nodes.
-    let authority = identity::authority(serve.data_dir.as_deref().filter(|_| serve.standalone), &config.hub)?;
+    let own_folder = serve.data_dir.as_deref().filter(|_| serve.standalone);
+    let authority = identity::authority(own_folder, &config.hub)?;
     let (requests_tx, requests_rx) = pipe::calls("requests", 64);
     let stop = CancellationToken::new();
     let mut group = Group::new(stop.clone());
-    let client = match (&serve.data_dir, &authority) {
-        (Some(folder), Some(authority)) if serve.standalone => {
+    let client = match (own_folder, &authority) {
+        (Some(folder), Some(authority)) => {
             let api = ApiServer::open(Some(&folder.join("api.redb")), standalone::Config::default()).await?;
             let socket = TcpListener::bind(serve.api_address)
                 .await
@@ -176,7 +177,7 @@ async fn run(serve: &Serve) -> Result<()> {
     let link_tls = Live::empty();
     let name = identity::of_process()?;
     let mut enrollment = Enrollment::open(
-        identity::enrollment(&config, serve.standalone),
+        identity::enrollment(&config, own_folder),
         trusted,
         client.clone(),
         link_tls.clone(),

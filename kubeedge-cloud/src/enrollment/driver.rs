@@ -12,17 +12,21 @@ use kubeedge_core::{
     id::NodeName,
     tls::{Identity, Lifetime, Live},
 };
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Config, Counts, Error, Refused, ServerCertificate, Trusted,
-    policy::{self, Claim, Known},
+    AuthorityFiles, Config, Counts, Error, Refused, ServerCertificate, Trusted,
+    policy::{self, Claim, Known, Terms},
     secrets, token,
 };
 
 /// How long the API may take to answer. 10 s: who waits for it here is a node that tries again.
 const API_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What tells the nodes at the edge from the machines of the cluster.
+const EDGE_LABEL: &str = "node-role.kubernetes.io/edge";
 
 /// What the server and the upkeep share.
 #[derive(Clone)]
@@ -78,6 +82,7 @@ impl Driver {
             trusted: Arc::new(RwLock::new(trusted)),
             replica: None,
         };
+        driver.keep_files()?;
         driver.refresh_token().await?;
         Ok(driver)
     }
@@ -128,6 +133,7 @@ impl Driver {
         if let Some(found) = secrets::read(&secrets).await? {
             self.adopt(found)?;
         }
+        self.keep_files()?;
         self.renew_server()?;
         self.renew_replica()?;
         self.refresh_token().await
@@ -150,6 +156,18 @@ impl Driver {
             if let Some(replica) = &self.replica {
                 replica.show(&self.config, &found)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Brings the cloud's own files to the authority that signs.
+    fn keep_files(&self) -> Result<(), Error> {
+        let Some(AuthorityFiles { certificate, key }) = &self.config.authority_files else { return Ok(()) };
+        let trusted = self.trusted();
+        let kept = std::fs::read(certificate).ok().and_then(|pem| CertificateDer::from_pem_slice(&pem).ok());
+        if kept != Some(trusted.authority().certificate_der()?) {
+            trusted.authority().save(certificate, key)?;
+            tracing::info!(file = %certificate.display(), "the authority that signs is kept here");
         }
         Ok(())
     }
@@ -202,7 +220,8 @@ impl Driver {
             return Ok(());
         }
         let known = self.known(node).await?;
-        policy::judge(claim, known, since_1970(), self.config.renew_expired_within)
+        let Config { renew_expired_within, rejoin, .. } = *self.config;
+        policy::judge(claim, known, since_1970(), Terms { renew_expired_within, rejoin })
     }
 
     /// The Node as the API has it.
@@ -238,7 +257,8 @@ fn known(node: &Node) -> Known {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
     let ready =
         conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"));
-    Known { created: Duration::from_secs(u64::try_from(created).unwrap_or(0)), ready }
+    let edge = node.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(EDGE_LABEL));
+    Known { created: Duration::from_secs(u64::try_from(created).unwrap_or(0)), ready, edge }
 }
 
 fn server_identity(config: &Config, trusted: &Trusted) -> Result<Identity, Error> {

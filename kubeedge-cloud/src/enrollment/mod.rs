@@ -28,8 +28,15 @@
 //! headers, bodies, times and rates are bounded by [`Limits`].
 //!
 //! # The token
-//! It has KubeEdge's form and lets any node join until it ends. What a thief could do with it beyond that is refused:
-//! a token that is older than a Node lets nobody be that node again, and nobody can become a node that is connected.
+//! It has KubeEdge's form. Whoever has it can, until it ends ([`Config::token_refresh`] times two after it was made):
+//!
+//! * join as any number of nodes under names that no Node has;
+//! * join as a Node at the edge that is not Ready and is older than the token, as people do whose machine lost its disk: so
+//!   it can take the place of a node that is away. [`Config::rejoin`] forbids that; then the Node has to be deleted first.
+//!
+//! It cannot become a Node that is Ready, a Node that was made after it, or one without the label
+//! `node-role.kubernetes.io/edge`: a machine of the cluster, whatever its state. Whether a Node is Ready is known to the API
+//! only some time after a machine was switched off or on.
 
 mod counts;
 mod driver;
@@ -76,6 +83,10 @@ pub struct Config {
     /// For how long after its certificate has ended a node may renew it with the key that it had. 30 days. Whoever has
     /// an old disk of a node can do so too, for as long as the Node is in the API; zero forbids it.
     pub renew_expired_within: Duration,
+    /// Whether a token is good for a Node at the edge that exists and is not Ready. True, as in KubeEdge.
+    pub rejoin: bool,
+    /// Where the authority that signs is kept besides, if it is: files of this cloud's own, which follow a rotation.
+    pub authority_files: Option<AuthorityFiles>,
     /// How often the Secrets and files are looked at. 60 s.
     pub check_interval: Duration,
     /// What bounds the server.
@@ -92,10 +103,21 @@ impl Default for Config {
             server_certificate_lasts: 365 * DAY,
             token_refresh: DAY / 2,
             renew_expired_within: 30 * DAY,
+            rejoin: true,
+            authority_files: None,
             check_interval: Duration::from_secs(60),
             limits: Limits::default(),
         }
     }
+}
+
+/// Where an authority is kept, as PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthorityFiles {
+    /// The certificate.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
 }
 
 /// What the cloud shows to nodes.
@@ -154,10 +176,11 @@ pub async fn open_authority(client: &Client, namespace: &str) -> Result<Trusted,
     secrets::open(client, namespace).await
 }
 
-/// Puts an authority that is kept in files into the API, where `keadm` and other replicas look for it.
+/// Opens the authority that the API has, or begins there with one that is kept in files. Where the API has one, it leads:
+/// files do not follow a rotation.
 ///
 /// # Errors
-/// If the API cannot be asked.
+/// As [`open_authority`]; and [`Error::AnotherAuthority`] if the API has one, and has never had the one of the files.
 pub async fn publish_authority(
     client: &Client,
     namespace: &str,
@@ -248,6 +271,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The authority in the files is not known to the API, which has another one. Neither is taken silently: with one all
+    /// nodes would be locked out, and the other was put there by somebody.
+    #[error(
+        "the certificate authority in the files is not that of Secret casecret, and was not before it either: remove the \
+         files to go on with the Secret's, which the nodes trust; or delete the Secret to begin again with that of the \
+         files, and let all nodes join again"
+    )]
+    AnotherAuthority,
     /// A step of a rotation does not follow from where it stands.
     #[error("{0}")]
     Step(&'static str),

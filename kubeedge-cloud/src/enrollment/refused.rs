@@ -32,6 +32,15 @@ pub enum Refused {
     /// The node is connected, so whoever asks is somebody else.
     #[error("a node of this name is Ready; a second one cannot join under it")]
     NodeConnected,
+    /// The Node is there, and the operator wants it to be deleted first.
+    #[error("there is a Node of this name, which has to be deleted before it joins again with a token")]
+    NodeExists,
+    /// The Node is none of the edge: it does not have the label `node-role.kubernetes.io/edge`.
+    #[error(
+        "there is a Node of this name without the label node-role.kubernetes.io/edge: a machine of the cluster; join \
+         under another name"
+    )]
+    NodeOfCluster,
     /// The certificate that was shown is not accepted.
     #[error("failed to verify the certificate: {0}")]
     Certificate(Refusal),
@@ -89,6 +98,8 @@ impl Refused {
             Self::TokenExpired => "TokenExpired",
             Self::TokenUsed => "TokenUsed",
             Self::NodeConnected => "NodeConnected",
+            Self::NodeExists => "NodeExists",
+            Self::NodeOfCluster => "NodeOfCluster",
             Self::Certificate(refusal) => refusal.as_str(),
             Self::AnotherNode => "CertificateOfAnotherNode",
             Self::ExpiredTooLong => "CertificateExpiredTooLong",
@@ -122,7 +133,9 @@ impl Refused {
             | Self::AnotherNode
             | Self::ExpiredTooLong
             | Self::NodeDeleted => StatusCode::UNAUTHORIZED,
-            Self::TokenUsed | Self::NodeConnected | Self::Usage => StatusCode::FORBIDDEN,
+            Self::TokenUsed | Self::NodeConnected | Self::NodeExists | Self::NodeOfCluster | Self::Usage => {
+                StatusCode::FORBIDDEN
+            }
             Self::NodeName | Self::Request(_) | Self::Garbled => StatusCode::BAD_REQUEST,
             Self::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,

@@ -12,7 +12,7 @@ use kube::{
 };
 use kubeedge_core::join::JoinToken;
 
-use super::{Error, Trusted};
+use super::{Error, Trusted, trusted};
 use crate::pki::Authority;
 
 const AUTHORITY: &str = "casecret";
@@ -26,6 +26,9 @@ const BUNDLE_KEY: &str = "bundle.pem";
 /// Ours: the authority that is to sign next.
 const NEXT_CERTIFICATE_KEY: &str = "nextcadata";
 const NEXT_PRIVATE_KEY_KEY: &str = "nextcakeydata";
+
+/// Ours: authorities that were retired, as PEM: so that one in files is known for what it is.
+const FORMER_KEY: &str = "former.pem";
 
 /// How often a creation that others made in vain is looked at again.
 const ATTEMPTS: usize = 5;
@@ -73,27 +76,47 @@ fn text(bytes: &ByteString) -> String {
     String::from_utf8_lossy(&bytes.0).into_owned()
 }
 
-/// Puts an authority from files into the API. What it has otherwise stays trusted only if the files say so.
-pub(super) async fn publish(
-    client: &Client,
-    namespace: &str,
-    authority: Authority,
-) -> Result<Trusted, Error> {
-    ensure_namespace(client, namespace).await?;
+/// Opens the authority, or begins with the one that files have.
+pub(super) async fn publish(client: &Client, namespace: &str, files: Authority) -> Result<Trusted, Error> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let data = data_of(&authority)?;
     for _ in 0..ATTEMPTS {
-        let known = secrets.get_opt(AUTHORITY).await.map_err(|error| api("get", AUTHORITY, error))?;
-        let same = known
-            .as_ref()
-            .and_then(|secret| secret.data.as_ref())
-            .is_some_and(|known| data.iter().all(|(key, value)| known.get(key) == Some(value)));
-        // Another replica has the same files, or others; then the last one's stay.
-        if same || put(&secrets, AUTHORITY, known, data.clone()).await? {
-            return Ok(Trusted::new(authority, ""));
+        let found = secrets.get_opt(AUTHORITY).await.map_err(|error| api("get", AUTHORITY, error))?;
+        if let Some(found) = found {
+            return choose(&files, &found.data.unwrap_or_default());
+        }
+        ensure_namespace(client, namespace).await?;
+        let made = secrets.create(&PostParams::default(), &secret(AUTHORITY, data_of(&files)?)).await;
+        match made {
+            Ok(_) => return Ok(Trusted::new(files, "")),
+            // Another replica was faster, with the same files or with others.
+            Err(error) if is(&error, 409) => {}
+            Err(error) => return Err(api("create", AUTHORITY, error)),
         }
     }
     Err(changing(AUTHORITY))
+}
+
+/// Files do not follow a rotation, so the Secret leads wherever it has met their authority. One that it never met was put
+/// there by somebody, who has to say what it is meant for.
+fn choose(files: &Authority, data: &BTreeMap<String, ByteString>) -> Result<Trusted, Error> {
+    let trusted = parse(data)?;
+    if files.is_among(trusted.authority().certificate_pem()) {
+        return Ok(trusted);
+    }
+    if files.is_among(trusted.bundle_pem()) {
+        tracing::info!(
+            "the certificate authority in the files is trusted, and another one signs: that of Secret casecret"
+        );
+        return Ok(trusted);
+    }
+    if data.get(FORMER_KEY).is_some_and(|former| files.is_among(&text(former))) {
+        tracing::warn!(
+            "the certificate authority in the files was retired, and that of Secret casecret signs; remove the files, or put \
+             the Secret's into their place"
+        );
+        return Ok(trusted);
+    }
+    Err(Error::AnotherAuthority)
 }
 
 /// The token for joining as the API has it, or `None` if it has none.
@@ -208,7 +231,12 @@ fn take(step: Step, data: &mut BTreeMap<String, ByteString>) -> Result<(), Error
             return Err(Error::Step("the next authority does not sign yet; `switch` comes before `retire`"));
         }
         Step::Retire => {
-            data.remove(BUNDLE_KEY);
+            let bundle = data.remove(BUNDLE_KEY).map_or_else(String::new, |bundle| text(&bundle));
+            let known = data.get(FORMER_KEY).map_or_else(String::new, text);
+            let former = trusted::once_each(&(known + &bundle), Some(current.authority().certificate_pem()));
+            if !former.is_empty() {
+                data.insert(FORMER_KEY.into(), ByteString(former.into_bytes()));
+            }
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! The server over real sockets with the standalone API behind it, asked by a client that knows TLS and HTTP/1.1 only.
 #![cfg(feature = "standalone")]
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::{Api, api::PostParams};
@@ -24,7 +24,7 @@ use super::{
     open_authority, publish_authority, rotate, token,
 };
 use crate::{
-    pki::{Authority, Issued},
+    pki::{self, Authority, Issued},
     standalone::{self, ApiServer},
 };
 
@@ -102,7 +102,9 @@ impl Cloud {
     async fn add_node(&self, name: &str, created: Option<&str>, ready: &str) {
         let nodes: Api<Node> = Api::all(self.api.client());
         let node = serde_json::from_value(json!({
-            "metadata": { "name": name, "creationTimestamp": created },
+            "metadata": {
+                "name": name, "creationTimestamp": created, "labels": { "node-role.kubernetes.io/edge": "" },
+            },
             "status": { "conditions": [{ "type": "Ready", "status": ready }] },
         }));
         nodes.create(&PostParams::default(), &node.unwrap()).await.unwrap();
@@ -256,6 +258,25 @@ async fn tokens_that_are_ended_foreign_or_replayed_are_refused_by_name() {
     assert_eq!((answer.status, answer.reason()), (403, "nodeconnected"));
     let refused = cloud.counts.refused();
     assert_eq!((refused["TokenUsed"], refused["TokenExpired"], refused["TokenForeign"]), (1, 1, 1));
+}
+
+#[tokio::test]
+async fn a_token_that_is_younger_than_a_node_brings_back_nodes_of_the_edge_alone() {
+    let cloud = Cloud::start(Config::default()).await;
+    let nodes: Api<Node> = Api::all(cloud.api.client());
+    cloud.add_node("edge-1", None, "False").await;
+    let worker = json!({
+        "metadata": { "name": "worker-7", "labels": { "node-role.kubernetes.io/worker": "" } },
+        "status": { "conditions": [{ "type": "Ready", "status": "Unknown" }] },
+    });
+    nodes.create(&PostParams::default(), &serde_json::from_value(worker).unwrap()).await.unwrap();
+    let trusted = cloud.trusted().await;
+    let token = token::issue(trusted.authority(), since_1970() + Duration::from_secs(5), DAY).unwrap();
+    let key = KeyPair::generate().unwrap();
+    assert_eq!(cloud.join("edge-1", &token, &request("edge-1", &key)).await.status, 200);
+    let answer = cloud.join("worker-7", &token, &request("worker-7", &key)).await;
+    assert_eq!((answer.status, answer.reason()), (403, "nodeofcluster"));
+    assert_eq!(cloud.counts.joined(), 1);
 }
 
 #[tokio::test]
@@ -413,6 +434,57 @@ async fn one_authority_follows_another_and_nodes_of_both_are_served_meanwhile() 
     tokio::time::sleep(check_interval * 10).await;
     assert_eq!(cloud.renew("edge-1", &old).await.reason(), "unknownauthority");
     assert_eq!(cloud.renew("edge-2", &new).await.status, 200);
+}
+
+/// A cloud whose authority is in a folder of its own, started and stopped again.
+async fn start_in(folder: &Path, api: &ApiServer) -> Result<Trusted, super::Error> {
+    let files = Authority::open_or_create(folder).unwrap();
+    let trusted = publish_authority(&api.client(), "kubeedge", files).await?;
+    let authority_files = Some(super::AuthorityFiles {
+        certificate: folder.join(pki::CERTIFICATE_FILE),
+        key: folder.join(pki::KEY_FILE),
+    });
+    let config = Config { authority_files, ..Config::default() };
+    drop(Enrollment::open(config, trusted.clone(), api.client(), Live::empty(), None).await?);
+    Ok(trusted)
+}
+
+#[tokio::test]
+async fn a_rotation_stands_where_it_stood_after_a_restart_whatever_the_files_say() {
+    let api = ApiServer::open(None, standalone::Config::default()).await.unwrap();
+    let (own, operators) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let first = start_in(own.path(), &api).await.unwrap();
+    // The operator's copy of the authority does not follow.
+    let (certificate, key) = (operators.path().join("ca.crt"), operators.path().join("ca.key"));
+    first.authority().save(&certificate, &key).unwrap();
+    for (step, trusted, follows) in
+        [(Step::Introduce, 2, false), (Step::Switch, 2, true), (Step::Retire, 1, true)]
+    {
+        rotate(&api.client(), "kubeedge", step).await.unwrap();
+        let expected = open_authority(&api.client(), "kubeedge").await.unwrap();
+        assert_eq!(expected.authority().certificate_pem() != first.authority().certificate_pem(), follows);
+        for _ in 0..2 {
+            let restarted = start_in(own.path(), &api).await.unwrap();
+            assert_eq!(restarted.bundle_pem(), expected.bundle_pem(), "after {step:?}");
+            assert_eq!(restarted.bundle_pem().matches("BEGIN").count(), trusted);
+            let kept = Authority::open_or_create(own.path()).unwrap();
+            assert_eq!(kept.certificate_der().unwrap(), expected.authority().certificate_der().unwrap());
+
+            let files = Authority::load(&certificate, &key).unwrap();
+            let restarted = publish_authority(&api.client(), "kubeedge", files).await.unwrap();
+            assert_eq!(restarted.bundle_pem(), expected.bundle_pem(), "after {step:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_authority_in_files_that_was_never_the_apis_is_refused_and_the_secret_stays() {
+    let api = ApiServer::open(None, standalone::Config::default()).await.unwrap();
+    let before = open_authority(&api.client(), "kubeedge").await.unwrap();
+    let stranger = tempfile::tempdir().unwrap();
+    let error = start_in(stranger.path(), &api).await.unwrap_err().to_string();
+    assert!(error.contains("remove the files") && error.contains("delete the Secret"), "{error}");
+    assert_eq!(open_authority(&api.client(), "kubeedge").await.unwrap().bundle_pem(), before.bundle_pem());
 }
 
 #[tokio::test]

@@ -17,12 +17,8 @@ pub struct Trusted {
 impl Trusted {
     /// An authority, with `others` (PEM) that are trusted too.
     pub fn new(authority: Authority, others: &str) -> Self {
-        let own = authority.certificate_pem().trim();
-        let mut bundle = format!("{own}\n");
-        for other in certificates(others).filter(|other| *other != own) {
-            bundle += &format!("{other}\n");
-        }
-        Self { authority: Arc::new(authority), bundle }
+        let own = format!("{}\n", authority.certificate_pem());
+        Self { bundle: once_each(&(own + others), None), authority: Arc::new(authority) }
     }
 
     /// The authority that signs.
@@ -40,8 +36,21 @@ impl Trusted {
     }
 }
 
-/// The certificates in PEM text, one after the other.
-fn certificates(pem: &str) -> impl Iterator<Item = &str> {
+/// PEM text with each of its certificates once, and with one of them left out.
+pub(super) fn once_each(pem: &str, but: Option<&str>) -> String {
+    let but = but.and_then(|pem| certificates(pem).next());
+    let mut all: Vec<String> = Vec::new();
+    for certificate in certificates(pem) {
+        if but.as_ref() != Some(&certificate) && !all.contains(&certificate) {
+            all.push(certificate);
+        }
+    }
+    all.concat()
+}
+
+/// The certificates in PEM text, one after the other, with the ends of lines that are ours.
+fn certificates(pem: &str) -> impl Iterator<Item = String> {
     const END: &str = "-----END CERTIFICATE-----";
-    pem.split_inclusive(END).map(str::trim).filter(|part| part.ends_with(END))
+    let parts = pem.split_inclusive(END).map(str::trim).filter(|part| part.ends_with(END));
+    parts.map(|part| part.lines().map(|line| format!("{}\n", line.trim())).collect())
 }

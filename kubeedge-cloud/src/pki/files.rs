@@ -13,6 +13,12 @@ pub(super) fn read(file: &Path) -> Result<String, Error> {
     fs::read_to_string(file).map_err(|source| Error::File { action: "read", file: file.to_owned(), source })
 }
 
+/// Removes a file, for good when this returns.
+pub(super) fn remove(file: &Path) -> Result<(), Error> {
+    let removed = fs::remove_file(file).and_then(|()| File::open(directory_of(file))?.sync_all());
+    removed.map_err(|source| Error::File { action: "remove", file: file.to_owned(), source })
+}
+
 /// Writes a file that everybody may read.
 pub(super) fn write_public(file: &Path, text: &str) -> Result<(), Error> {
     write(file, text, 0o644)
@@ -29,7 +35,7 @@ fn write(file: &Path, text: &str, mode: u32) -> Result<(), Error> {
 
 /// Writes beside the file and renames: a reader, and a restart after power loss, sees the old file or the new one.
 fn replace(file: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = directory_of(file);
     fs::create_dir_all(directory)?;
     let draft = draft_of(file);
     // Left by a crash, perhaps with another mode; it was never in use.
@@ -40,6 +46,10 @@ fn replace(file: &Path, text: &str, mode: u32) -> io::Result<()> {
     open.sync_all()?;
     fs::rename(&draft, file)?;
     File::open(directory)?.sync_all()
+}
+
+fn directory_of(file: &Path) -> &Path {
+    file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn draft_of(file: &Path) -> PathBuf {

@@ -155,11 +155,24 @@ impl Authority {
         Ok(Self { issuer, certificate_pem: certificate.to_owned() })
     }
 
-    /// Writes the authority to PEM files, each whole or not at all; the key can be read by its owner only.
+    /// Whether one of the certificates in PEM text has this authority's key. A certificate that was signed again is
+    /// another one, and what was issued under the first is good under the second.
+    pub fn is_among(&self, pem: &str) -> bool {
+        let key = self.issuer.key().der_bytes();
+        let mut certificates = CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok);
+        certificates.any(|der| der.windows(key.len()).any(|bytes| bytes == key))
+    }
+
+    /// Writes the authority to PEM files, each whole or not at all; the key can be read by its owner only. After a crash on
+    /// the way [`Authority::open_or_create`] opens this authority or the one before.
     ///
     /// # Errors
     /// If a file cannot be written; the error names it.
     pub fn save(&self, certificate: &Path, key: &Path) -> Result<(), Error> {
+        if certificate.exists() && !self.is_among(&files::read(certificate)?) {
+            // A key beside another's certificate cannot be opened; a key alone can.
+            files::remove(certificate)?;
+        }
         // The key first: a certificate is of use to others, who may then ask for what only the key can give.
         files::write_private(key, &self.issuer.key().serialize_pem())?;
         files::write_public(certificate, &self.certificate_pem)
@@ -295,7 +308,7 @@ pub enum Error {
     /// A file cannot be read or written.
     #[error("cannot {} {}", action, file.display())]
     File {
-        /// What was tried: "read" or "write".
+        /// What was tried: "read", "write" or "remove".
         action: &'static str,
         /// The file.
         file: PathBuf,

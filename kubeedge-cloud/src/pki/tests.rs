@@ -135,6 +135,22 @@ async fn a_key_that_a_crash_left_alone_goes_on_with_a_certificate_for_it() {
 }
 
 #[test]
+fn an_authority_takes_the_place_of_another_and_a_crash_between_the_files_leaves_one_of_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |file| directory.path().join(file);
+    let before = Authority::open_or_create(directory.path()).unwrap();
+    let after = Authority::create().unwrap();
+    assert!(before.is_among(before.certificate_pem()) && !after.is_among(before.certificate_pem()));
+    after.save(&at(CERTIFICATE_FILE), &at(KEY_FILE)).unwrap();
+    let opened = Authority::open_or_create(directory.path()).unwrap();
+    assert_eq!(opened.certificate_pem(), after.certificate_pem());
+    // The power is cut after the key: its certificate is not there yet, nor that of the key before.
+    fs::remove_file(at(CERTIFICATE_FILE)).unwrap();
+    let resumed = Authority::open_or_create(directory.path()).unwrap();
+    assert!(after.is_among(resumed.certificate_pem()));
+}
+
+#[test]
 fn a_certificate_without_its_key_is_an_error_that_names_the_key() {
     let directory = tempfile::tempdir().unwrap();
     Authority::open_or_create(directory.path()).unwrap();
