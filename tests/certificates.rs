@@ -13,7 +13,7 @@ use kube::api::PostParams;
 use kubeedge_cloud::enrollment::{self, Counts, Enrollment, ServerCertificate, Step, Trusted};
 use kubeedge_core::{
     join::JoinToken,
-    tls::{Identity, Live},
+    tls::{self, Identity, Live},
     transport::{
         Listener, Transport,
         quic::{QuicConfig, QuicListener, QuicListenerConfig, QuicTransport},
@@ -199,6 +199,23 @@ async fn nodes_follow_from_one_authority_to_the_next() -> Result<()> {
     let transport = QuicTransport::new(dialled)?;
     let (accepted, connected) = tokio::join!(listener.accept(), transport.connect());
     drop((accepted?, connected?));
+
+    // Its certificate is good for a year, and it renews it all the same: once.
+    let of_next = async || -> Result<bool> {
+        let (trusted, held) = (cloud.trusted().await?, edge.tls.identity().context("an identity")?);
+        let signs = trusted.authority().certificate_pem().as_bytes().to_vec();
+        Ok(tls::is_issued_by_first(held.certificate(), &signs)?)
+    };
+    until("the node to renew", || cloud.counts.renewed() == 1).await?;
+    let started = Instant::now();
+    while !of_next().await? {
+        ensure!(started.elapsed() < Duration::from_secs(10), "it shows what it got");
+        sleep(Duration::from_millis(20)).await;
+    }
+    enrollment::rotate(&client, "kubeedge", Step::Retire).await?;
+    until("the node to trust the next alone", || edge.tls.roots().len() == 1).await?;
+    sleep(edge.config.bundle_interval * 2).await;
+    ensure!(cloud.counts.renewed() == 1, "once is enough");
     Ok(())
 }
 

@@ -204,6 +204,21 @@ pub fn web_server_config(identity: &Identity) -> Result<ServerConfig, Error> {
         .with_single_cert(identity.chain.clone(), identity.key.clone_key())?)
 }
 
+/// Whether a node's certificate was issued by the first of the authorities in PEM text; its dates do not matter.
+///
+/// # Errors
+/// If there is no certificate in the text that can be an authority's, or the node's cannot be read.
+pub fn is_issued_by_first(certificate: &CertificateDer<'_>, authorities: &[u8]) -> Result<bool, Error> {
+    let source = Source("the trusted certificates".into());
+    let first = certificates(authorities, &source)?.swap_remove(0);
+    let mut roots = RootCertStore::empty();
+    roots.add(first).map_err(|error| source.invalid(error))?;
+    let live = Live::empty();
+    live.trust(roots)?;
+    let began = Lifetime::of(certificate)?.not_before;
+    Ok(live.judge(std::slice::from_ref(certificate), began) != Err(Refusal::UnknownAuthority))
+}
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
@@ -387,6 +402,17 @@ mod tests {
         for name in ["system:node:host-1", "system:node:system.kubeedge.cloud", "system:kubeedge:cloud:"] {
             assert!(cloud_of(&certificate(name)).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn who_has_issued_a_certificate_is_told_apart_although_all_authorities_have_one_name() {
+        let (old, new) = (Pki::new(), Pki::new());
+        let (chain, key) = old.node_pem("system:node:edge-1");
+        let identity = Identity::from_pem(chain.as_bytes(), key.as_bytes()).unwrap();
+        let is_first = |pem: String| is_issued_by_first(identity.certificate(), pem.as_bytes()).unwrap();
+        assert!(is_first(old.ca_pem() + &new.ca_pem()));
+        assert!(!is_first(new.ca_pem() + &old.ca_pem()));
+        is_issued_by_first(identity.certificate(), b"").unwrap_err();
     }
 
     fn chain_of_ca() -> String {

@@ -112,8 +112,9 @@ impl Driver {
 
     async fn bundle(&mut self) {
         let asked = ask::bundle(&self.config.cloud, self.tls.roots(), self.config.timeout).await;
-        match asked.and_then(|bundle| bundle.map_or(Ok(()), |pem| self.adopt(&pem))) {
-            Ok(()) => self.state.handle_bundle(since_1970()),
+        // KubeEdge's cloud does not say who signs; then the certificate is as good as it is.
+        match asked.and_then(|bundle| bundle.map_or(Ok(true), |pem| self.adopt(&pem))) {
+            Ok(is_of_signer) => self.state.handle_bundle(is_of_signer, since_1970()),
             Err(error) => {
                 tracing::debug!(%error, "the cloud does not say which authorities are trusted; trying again");
                 self.state.handle_failure(false, since_1970());
@@ -121,16 +122,23 @@ impl Driver {
         }
     }
 
-    /// Trusts the authorities that an authority which is trusted vouches for.
-    fn adopt(&self, pem: &str) -> Result<(), Error> {
+    /// Trusts the authorities that an authority which is trusted vouches for. Says whether this node's certificate is of the
+    /// one that signs, which comes first.
+    fn adopt(&self, pem: &str) -> Result<bool, Error> {
         let roots = tls::roots_from_pem(pem.as_bytes())?;
-        if roots.roots == self.tls.roots().roots {
-            return Ok(());
+        if roots.roots != self.tls.roots().roots {
+            files::store(&self.config.files.ca, pem)?;
+            self.tls.trust(roots)?;
+            tracing::info!("the trusted authorities have changed");
         }
-        files::store(&self.config.files.ca, pem)?;
-        self.tls.trust(roots)?;
-        tracing::info!("the trusted authorities have changed");
-        Ok(())
+        let Some(held) = self.tls.identity() else { return Ok(true) };
+        let is_of_signer = tls::is_issued_by_first(held.certificate(), pem.as_bytes())?;
+        if !is_of_signer {
+            tracing::info!(
+                "another authority signs from here on; the node's certificate is renewed within hours"
+            );
+        }
+        Ok(is_of_signer)
     }
 }
 

@@ -10,6 +10,9 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// The longest pause: a cloud that comes back finds its nodes within minutes.
 const PAUSE_MAX: Duration = Duration::from_secs(300);
 
+/// Into so many parts a time is divided over which nodes are spread.
+const SPREAD: u32 = 10_000;
+
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Todo {
@@ -34,7 +37,9 @@ pub(super) struct State {
     retry_at: Duration,
     /// The cloud does not renew what is there.
     refused: bool,
-    /// From 0 to 99: spreads the nodes that have joined together.
+    /// When a certificate is renewed because its authority does not sign any more.
+    follow_at: Option<Duration>,
+    /// Below [`SPREAD`]: spreads the nodes that have joined together.
     spread: u32,
 }
 
@@ -55,7 +60,8 @@ impl State {
             failures: 0,
             retry_at: Duration::ZERO,
             refused: false,
-            spread: u32::try_from(seed % 100).unwrap_or(0),
+            follow_at: None,
+            spread: u32::try_from(seed % u64::from(SPREAD)).unwrap_or(0),
         }
     }
 
@@ -80,19 +86,34 @@ impl State {
         Todo::Wait(Some(renewal.min(self.bundle_due.max(self.retry_at))))
     }
 
-    /// When a third of the life is left, or up to a thirtieth of the life before.
+    /// When a third of the life is left, or up to a thirtieth of the life before; sooner if another authority signs.
     fn due(&self, lifetime: Lifetime) -> Duration {
         let life = lifetime.not_after.saturating_sub(lifetime.not_before);
-        lifetime.renewal().saturating_sub(life / 30 * self.spread / 100)
+        let aged = lifetime.renewal().saturating_sub(self.part_of(life / 30));
+        self.follow_at.map_or(aged, |follow| follow.min(aged))
+    }
+
+    /// This node's place in a time over which all nodes are spread.
+    fn part_of(&self, time: Duration) -> Duration {
+        time * self.spread / SPREAD
     }
 
     pub(super) fn handle_certificate(&mut self, lifetime: Lifetime) {
         self.lifetime = Some(lifetime);
         (self.failures, self.retry_at, self.refused) = (0, Duration::ZERO, false);
+        self.follow_at = None;
     }
 
-    pub(super) fn handle_bundle(&mut self, now: Duration) {
+    /// The cloud has said which authorities are trusted. If the one that signs has not signed this node's certificate, the
+    /// node renews it within a quarter of the time until it asks again. It does so once per answer: what another replica
+    /// signs meanwhile may be of the one before.
+    pub(super) fn handle_bundle(&mut self, is_of_signer: bool, now: Duration) {
         self.bundle_due = now + self.bundle_interval;
+        if is_of_signer {
+            self.follow_at = None;
+        } else {
+            self.follow_at.get_or_insert(now + self.part_of(self.bundle_interval / 4));
+        }
     }
 
     pub(super) fn handle_failure(&mut self, is_refusal: bool, now: Duration) {
@@ -100,7 +121,7 @@ impl State {
         self.refused = is_refusal && !self.refused;
         let pause = (PAUSE * 2u32.saturating_pow(self.failures)).min(PAUSE_MAX);
         self.failures = self.failures.saturating_add(1).min(16);
-        self.retry_at = now + pause / 2 + pause / 2 * self.spread / 100;
+        self.retry_at = now + pause / 2 + self.part_of(pause / 2);
     }
 }
 
@@ -123,7 +144,7 @@ mod tests {
     fn settled(has_token: bool) -> State {
         let mut state = state(Some(lifetime()), has_token);
         assert_eq!(state.todo(1000 * DAY), Todo::Bundle);
-        state.handle_bundle(1000 * DAY);
+        state.handle_bundle(true, 1000 * DAY);
         state
     }
 
@@ -189,6 +210,35 @@ mod tests {
     fn nodes_that_have_joined_together_do_not_renew_together() {
         let due = |seed| State::new(Some(lifetime()), false, true, NEVER, seed).due(lifetime());
         assert_eq!(due(0), 1200 * DAY);
-        assert!(due(50) < due(10) && due(99) > 1189 * DAY);
+        assert!(due(5000) < due(1000) && due(9999) > 1189 * DAY);
+    }
+
+    #[test]
+    fn when_another_authority_signs_all_nodes_renew_within_hours_and_not_at_once() {
+        let renewal = |seed| {
+            let mut state = State::new(Some(lifetime()), false, true, DAY, seed);
+            let now = 1100 * DAY;
+            assert_eq!(state.todo(now), Todo::Bundle);
+            state.handle_bundle(false, now);
+            let Todo::Wait(Some(at)) = state.todo(now) else { return now };
+            assert_eq!(state.todo(at), Todo::Renew);
+            // The same news again does not put it off.
+            state.handle_bundle(false, at);
+            assert_eq!(state.todo(at), Todo::Renew);
+            // What came of it counts as followed, also where a replica still signs with the one before.
+            state.handle_certificate(Lifetime { not_before: at, not_after: at + 300 * DAY });
+            assert_eq!(state.todo(at), Todo::Wait(Some(at + DAY)));
+            at
+        };
+        let times: std::collections::BTreeSet<_> = (0..1000).map(|seed| renewal(seed * 7919)).collect();
+        assert!(times.len() > 900, "{} moments for 1000 nodes", times.len());
+        assert!(times.iter().all(|at| *at < 1100 * DAY + DAY / 4));
+    }
+
+    #[test]
+    fn a_node_that_is_not_to_renew_does_not_follow_either() {
+        let mut state = State::new(Some(lifetime()), false, false, DAY, 0);
+        state.handle_bundle(false, 1100 * DAY);
+        assert_eq!(state.todo(1100 * DAY), Todo::Wait(Some(1101 * DAY)));
     }
 }
