@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use kube::{
     Client,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use kubeedge_cloud::enrollment::{self, Step};
+use kubeedge_cloud::enrollment::{self, Rotation, Step};
 
 /// Where KubeEdge keeps its Secrets.
 const NAMESPACE: &str = "kubeedge";
@@ -50,13 +50,16 @@ impl GetToken {
 }
 
 /// Lets one certificate authority follow another. Wait a day after `introduce`, so that all nodes have heard of the
-/// next one, and until all nodes have renewed after `switch`.
+/// next one, and until all nodes have renewed after `switch`: those that are connected do so within 30 hours.
 #[derive(Debug, Args)]
 pub(crate) struct RotateCa {
-    /// The step.
+    /// The step, or `status`.
     step: Next,
     #[command(flatten)]
     api: Api,
+    /// Retire the authority although nodes have certificates of it, which have to join again then.
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -67,21 +70,72 @@ enum Next {
     Switch,
     /// Ends the trust in the one before.
     Retire,
+    /// Says which authority signs, and which nodes have not renewed since. Changes nothing.
+    Status,
 }
+
+/// So many names are shown.
+const SHOWN: usize = 10;
 
 impl RotateCa {
     pub(crate) async fn run(&self) -> Result<()> {
+        let client = self.api.client().await?;
         let (step, done) = match self.step {
             Next::Introduce => {
                 (Step::Introduce, "the next authority is trusted; `keadm rotate-ca switch` in a day or later")
             }
-            Next::Switch => {
-                (Step::Switch, "it signs from here on; `keadm rotate-ca retire` when all nodes have renewed")
+            Next::Switch => (
+                Step::Switch,
+                "it signs from here on; `keadm rotate-ca retire` when `status` says that all have renewed",
+            ),
+            Next::Retire => {
+                let standing = enrollment::rotation(&client, NAMESPACE).await?;
+                ensure!(
+                    self.force || standing.is_introduced || standing.behind.is_empty(),
+                    "{}; these would have to join again: wait for them, delete the Nodes that are gone, or use --force",
+                    behind(&standing.behind)
+                );
+                (Step::Retire, "the one before is not trusted any more")
             }
-            Next::Retire => (Step::Retire, "the one before is not trusted any more"),
+            Next::Status => {
+                say_standing(&enrollment::rotation(&client, NAMESPACE).await?);
+                return Ok(());
+            }
         };
-        enrollment::rotate(&self.api.client().await?, NAMESPACE, step).await?;
+        enrollment::rotate(&client, NAMESPACE, step).await?;
         crate::say(done);
         Ok(())
+    }
+}
+
+fn say_standing(standing: &Rotation) {
+    crate::say(format_args!("the authority {:.16} signs, {} are trusted", standing.signer, standing.trusted));
+    crate::say(match (standing.is_introduced, standing.trusted) {
+        (true, _) => "the next one is introduced; `keadm rotate-ca switch` lets it sign",
+        (false, 1) => "no rotation is under way; `keadm rotate-ca introduce` begins one",
+        (false, _) => "`keadm rotate-ca retire` ends the trust in those before",
+    });
+    crate::say(behind(&standing.behind));
+}
+
+fn behind(nodes: &[String]) -> String {
+    let shown = nodes.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    match nodes.len() {
+        0 => "all nodes have certificates of the authority that signs".to_owned(),
+        all if all > SHOWN => format!("{all} nodes are not known to have renewed: {shown} and others"),
+        all => format!("{all} nodes are not known to have renewed: {shown}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_nodes_are_named_as_people_read() {
+        let nodes: Vec<_> = (0..1000).map(|at| format!("edge-{at}")).collect();
+        assert!(behind(&[]).starts_with("all nodes"));
+        assert_eq!(behind(&nodes[..2]), "2 nodes are not known to have renewed: edge-0, edge-1");
+        assert!(behind(&nodes).starts_with("1000 nodes") && behind(&nodes).len() < 200);
     }
 }

@@ -18,15 +18,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     AuthorityFiles, Config, Counts, Error, Refused, ServerCertificate, Trusted,
-    policy::{self, Claim, Known, Terms},
-    secrets, token,
+    policy::{self, Claim, EDGE_LABEL, Known, Terms},
+    rotation, secrets, token,
 };
 
 /// How long the API may take to answer. 10 s: who waits for it here is a node that tries again.
 const API_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What tells the nodes at the edge from the machines of the cluster.
-const EDGE_LABEL: &str = "node-role.kubernetes.io/edge";
 
 /// What the server and the upkeep share.
 #[derive(Clone)]
@@ -238,11 +235,19 @@ impl Driver {
         Ok(found.map(|node| known(&node)))
     }
 
-    /// Signs a request of a node.
-    pub(super) fn grant(&self, request: &[u8], node: &NodeName) -> Result<Vec<u8>, Refused> {
+    /// Signs a request of a node, and notes at its Node who has signed.
+    pub(super) async fn grant(&self, request: &[u8], node: &NodeName) -> Result<Vec<u8>, Refused> {
         let trusted = self.trusted();
         match trusted.authority().grant(request, node, self.config.node_certificate_lasts) {
-            Ok(certificate) => Ok(certificate.to_vec()),
+            Ok(certificate) => {
+                let noted =
+                    timeout(API_TIMEOUT, rotation::note(&self.client, node, trusted.authority())).await;
+                // A node that is not counted as renewed is counted at the next time.
+                if !matches!(noted, Ok(Ok(()))) {
+                    tracing::warn!(%node, ?noted, "who has signed a node's certificate could not be noted at its Node");
+                }
+                Ok(certificate.to_vec())
+            }
             Err(crate::pki::Error::Request(invalid)) => Err(Refused::Request(invalid)),
             Err(error) => {
                 tracing::error!(%node, %error, "a certificate could not be signed");

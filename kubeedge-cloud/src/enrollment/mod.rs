@@ -43,6 +43,7 @@ mod driver;
 mod policy;
 mod rate;
 mod refused;
+mod rotation;
 mod secrets;
 mod serve;
 #[cfg(test)]
@@ -61,7 +62,8 @@ use self::driver::Driver;
 pub use self::{
     counts::Counts,
     refused::{REASON_HEADER, Refused},
-    secrets::{Step, join_token, rotate},
+    rotation::{Rotation, Step, rotate, rotation},
+    secrets::join_token,
     token::issue as issue_token,
     trusted::Trusted,
 };

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use super::Refused;
 
+/// What tells the nodes at the edge from the machines of the cluster.
+pub(super) const EDGE_LABEL: &str = "node-role.kubernetes.io/edge";
+
 /// How whoever asks has proven that they may, with times since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Claim {

@@ -12,23 +12,19 @@ use kube::{
 };
 use kubeedge_core::join::JoinToken;
 
-use super::{Error, Trusted, trusted};
+use super::{Error, Trusted};
 use crate::pki::Authority;
 
-const AUTHORITY: &str = "casecret";
+pub(super) const AUTHORITY: &str = "casecret";
 const TOKEN: &str = "tokensecret";
 
-const CERTIFICATE_KEY: &str = "cadata";
-const PRIVATE_KEY_KEY: &str = "cakeydata";
+pub(super) const CERTIFICATE_KEY: &str = "cadata";
+pub(super) const PRIVATE_KEY_KEY: &str = "cakeydata";
 const TOKEN_KEY: &str = "tokendata";
 /// Ours: authorities that are trusted beside the one that signs, as PEM. KubeEdge passes over it.
-const BUNDLE_KEY: &str = "bundle.pem";
-/// Ours: the authority that is to sign next.
-const NEXT_CERTIFICATE_KEY: &str = "nextcadata";
-const NEXT_PRIVATE_KEY_KEY: &str = "nextcakeydata";
-
+pub(super) const BUNDLE_KEY: &str = "bundle.pem";
 /// Ours: authorities that were retired, as PEM: so that one in files is known for what it is.
-const FORMER_KEY: &str = "former.pem";
+pub(super) const FORMER_KEY: &str = "former.pem";
 
 /// How often a creation that others made in vain is looked at again.
 const ATTEMPTS: usize = 5;
@@ -62,7 +58,7 @@ pub(super) async fn read(secrets: &Api<Secret>) -> Result<Option<Trusted>, Error
     found.map(|secret| parse(&secret.data.unwrap_or_default())).transpose()
 }
 
-fn parse(data: &BTreeMap<String, ByteString>) -> Result<Trusted, Error> {
+pub(super) fn parse(data: &BTreeMap<String, ByteString>) -> Result<Trusted, Error> {
     let invalid = |reason: String| Error::Secret { name: AUTHORITY.into(), reason };
     let member = |key: &str| data.get(key).ok_or_else(|| invalid(format!("{key} is missing")));
     let (certificate, key) = (member(CERTIFICATE_KEY)?, member(PRIVATE_KEY_KEY)?);
@@ -72,7 +68,7 @@ fn parse(data: &BTreeMap<String, ByteString>) -> Result<Trusted, Error> {
     Ok(Trusted::new(authority, &bundle))
 }
 
-fn text(bytes: &ByteString) -> String {
+pub(super) fn text(bytes: &ByteString) -> String {
     String::from_utf8_lossy(&bytes.0).into_owned()
 }
 
@@ -174,74 +170,6 @@ pub(super) async fn refresh_token(
     Err(changing(TOKEN))
 }
 
-/// The steps by which one authority follows another without a node that loses its trust.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// Makes the next authority, and lets everybody trust it. Nodes learn of it within a day.
-    Introduce,
-    /// Lets it sign, from here on. Certificates of the one before stay good until they are renewed.
-    Switch,
-    /// Ends the trust in the one before. Nodes that have not renewed since have to join again.
-    Retire,
-}
-
-/// Takes a step of changing the authority.
-///
-/// # Errors
-/// [`Error::Step`] if the step before has not been taken; [`Error::Api`] with a conflict if somebody else takes
-/// one at the same time.
-pub async fn rotate(client: &Client, namespace: &str, step: Step) -> Result<(), Error> {
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let mut found = secrets.get(AUTHORITY).await.map_err(|error| api("get", AUTHORITY, error))?;
-    let mut data = found.data.take().unwrap_or_default();
-    take(step, &mut data)?;
-    found.data = Some(data);
-    secrets
-        .replace(AUTHORITY, &PostParams::default(), &found)
-        .await
-        .map_err(|error| api("replace", AUTHORITY, error))?;
-    Ok(())
-}
-
-fn take(step: Step, data: &mut BTreeMap<String, ByteString>) -> Result<(), Error> {
-    let current = parse(data)?;
-    let is_introduced = data.contains_key(NEXT_CERTIFICATE_KEY);
-    match step {
-        Step::Introduce if is_introduced => {
-            return Err(Error::Step("the next authority is introduced already; `switch` is the next step"));
-        }
-        Step::Introduce => {
-            let next = Authority::create()?;
-            let bundle = Trusted::new(next, current.bundle_pem());
-            data.insert(BUNDLE_KEY.into(), ByteString(bundle.bundle_pem().as_bytes().to_vec()));
-            let next = bundle.authority();
-            data.insert(NEXT_CERTIFICATE_KEY.into(), ByteString(next.certificate_der()?.to_vec()));
-            data.insert(NEXT_PRIVATE_KEY_KEY.into(), ByteString(next.key_sec1_der()?));
-        }
-        Step::Switch => {
-            let next = (data.remove(NEXT_CERTIFICATE_KEY), data.remove(NEXT_PRIVATE_KEY_KEY));
-            let (Some(certificate), Some(key)) = next else {
-                return Err(Error::Step("no authority is introduced; `introduce` is the first step"));
-            };
-            // The bundle has both already.
-            data.insert(CERTIFICATE_KEY.into(), certificate);
-            data.insert(PRIVATE_KEY_KEY.into(), key);
-        }
-        Step::Retire if is_introduced => {
-            return Err(Error::Step("the next authority does not sign yet; `switch` comes before `retire`"));
-        }
-        Step::Retire => {
-            let bundle = data.remove(BUNDLE_KEY).map_or_else(String::new, |bundle| text(&bundle));
-            let known = data.get(FORMER_KEY).map_or_else(String::new, text);
-            let former = trusted::once_each(&(known + &bundle), Some(current.authority().certificate_pem()));
-            if !former.is_empty() {
-                data.insert(FORMER_KEY.into(), ByteString(former.into_bytes()));
-            }
-        }
-    }
-    Ok(())
-}
-
 fn data_of(authority: &Authority) -> Result<BTreeMap<String, ByteString>, Error> {
     Ok([
         (CERTIFICATE_KEY.to_owned(), ByteString(authority.certificate_der()?.to_vec())),
@@ -296,7 +224,7 @@ async fn ensure_namespace(client: &Client, name: &str) -> Result<(), Error> {
     }
 }
 
-fn api(action: &'static str, name: &str, source: kube::Error) -> Error {
+pub(super) fn api(action: &'static str, name: &str, source: kube::Error) -> Error {
     Error::Api { action, name: name.to_owned(), source: Box::new(source) }
 }
 

@@ -215,7 +215,7 @@ impl Server {
         let body = body.collect().await.map_err(|error| {
             if error.is::<LengthLimitError>() { Refused::BodyTooLarge } else { Refused::Garbled }
         })?;
-        let certificate = self.driver.grant(&body.to_bytes(), &node)?;
+        let certificate = self.driver.grant(&body.to_bytes(), &node).await?;
         self.driver.counts().grant(claim.is_renewal());
         tracing::info!(%node, renewal = claim.is_renewal(), "a node's certificate was issued");
         Ok(binary(certificate))

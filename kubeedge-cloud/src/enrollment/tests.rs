@@ -21,7 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Config, Counts, Enrollment, Limits, ServerCertificate, Step, Trusted, driver::since_1970, join_token,
-    open_authority, publish_authority, rotate, token,
+    open_authority, publish_authority, rotate, rotation, token,
 };
 use crate::{
     pki::{self, Authority, Issued},
@@ -413,6 +413,7 @@ async fn one_authority_follows_another_and_nodes_of_both_are_served_meanwhile() 
 
     let before = cloud.trusted().await;
     let old = before.authority().issue_node(&node("edge-1"), DAY).unwrap();
+    cloud.add_node("edge-1", None, "True").await;
     step(Step::Introduce).await.unwrap();
     step(Step::Introduce).await.unwrap_err();
     step(Step::Retire).await.unwrap_err();
@@ -421,13 +422,21 @@ async fn one_authority_follows_another_and_nodes_of_both_are_served_meanwhile() 
     assert_eq!(String::from_utf8(bundle.body).unwrap().matches("BEGIN CERTIFICATE").count(), 2);
     assert!(cloud.token().await.is_of(&before.authority().certificate_der().unwrap()));
 
+    let standing = rotation(&client, "kubeedge").await.unwrap();
+    assert!(standing.is_introduced && standing.trusted == 2 && standing.behind.is_empty(), "{standing:?}");
+
     step(Step::Switch).await.unwrap();
-    tokio::time::sleep(check_interval * 10).await;
+    // The API knows the age of a Node to a second.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    cloud.add_node("edge-2", None, "True").await;
     let after = cloud.trusted().await;
     assert!(cloud.token().await.is_of(&after.authority().certificate_der().unwrap()));
     assert_ne!(before.authority().certificate_pem(), after.authority().certificate_pem());
     let new = after.authority().issue_node(&node("edge-2"), DAY).unwrap();
+    let behind = async || rotation(&client, "kubeedge").await.unwrap().behind;
+    assert_eq!(behind().await, ["edge-1"], "edge-2 came later");
     assert_eq!(cloud.renew("edge-1", &old).await.status, 200);
+    assert!(behind().await.is_empty());
     assert_eq!(cloud.renew("edge-2", &new).await.status, 200);
 
     step(Step::Retire).await.unwrap();
