@@ -13,15 +13,13 @@ use clap::Args;
 use kube::Client;
 use kubeedge_cloud::{
     admission, cloudstream,
-    enrollment::{self, ServerCertificate, Trusted},
+    enrollment::{self, Server, ServerCertificate, Trusted},
     pki::{self, Authority},
     relay, standalone,
 };
-use kubeedge_core::{
-    id::NodeName,
-    tls::{self, Identity, Live},
-};
-use tokio::net::TcpListener;
+use kubeedge_core::{id::NodeName, tls::Live};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{
     CloudStream, Config, Replicas,
@@ -33,9 +31,6 @@ const NAMESPACE: &str = "kubeedge";
 
 /// 365 days: KubeEdge's edgeCertSigningDuration.
 const NODE_CERTIFICATE_LASTS: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// The certificates of the standalone API and of the admission webhook are issued at each start, so they only have to outlast the process: 10 years.
-const API_CERTIFICATE_LASTS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// The cloud's authority as files have it: in the folder of a standalone cloud, where it is created if there is none,
 /// or else where the configuration says, if something is there.
@@ -95,13 +90,12 @@ fn names(hub: &Hub) -> Vec<String> {
     own.into_iter().chain(addresses).chain(hub.dns_names.iter().cloned()).collect()
 }
 
-/// Serves the standalone API on `socket`, and writes the kubeconfig that reaches it into `folder`.
+/// The standalone API on `socket`, and what it shows; `kubeconfig` says how it is reached.
 pub(crate) fn api_listener(
-    authority: &Authority,
     hub: &Hub,
     socket: TcpListener,
     folder: &Path,
-) -> Result<standalone::Listener> {
+) -> Result<(standalone::Listener, Server, Kubeconfig)> {
     let token = token(&folder.join("token"))?;
     let mut address = socket.local_addr()?;
     let mut names = names(hub);
@@ -111,14 +105,47 @@ pub(crate) fn api_listener(
     } else {
         names.push(address.ip().to_string());
     }
-    let issued = authority.issue_server(&names, API_CERTIFICATE_LASTS)?;
-    let server = Identity::from_pem(issued.certificate_pem.as_bytes(), issued.key_pem.as_bytes())?;
-    let url = format!("https://{address}");
-    let kubeconfig = standalone::kubeconfig(&url, authority.certificate_pem(), &token);
-    write_private(&folder.join("kubeconfig"), &kubeconfig)?;
-    tracing::info!(kubeconfig = %folder.join("kubeconfig").display(), url, "standalone API");
-    let tls = Arc::new(tls::web_server_config(&server)?);
-    Ok(standalone::Listener { socket, tls, token: standalone::Token::new(&token) })
+    let server = issued(names);
+    let tls = Arc::new(server.tls.web_server_config()?);
+    let listener = standalone::Listener { socket, tls, token: standalone::Token::new(&token) };
+    let kubeconfig = Kubeconfig { file: folder.join("kubeconfig"), url: format!("https://{address}"), token };
+    Ok((listener, server, kubeconfig))
+}
+
+/// The file by which the standalone API is reached.
+pub(crate) struct Kubeconfig {
+    file: PathBuf,
+    url: String,
+    token: String,
+}
+
+impl Kubeconfig {
+    /// Writes it for whoever is to believe these authorities, PEM.
+    pub(crate) fn write(&self, authorities: &str) -> Result<()> {
+        write_private(&self.file, &standalone::kubeconfig(&self.url, authorities, &self.token))?;
+        tracing::info!(kubeconfig = %self.file.display(), url = self.url, "standalone API");
+        Ok(())
+    }
+
+    /// Writes it again whenever the authorities change.
+    pub(crate) async fn follow(
+        self,
+        mut authorities: watch::Receiver<String>,
+        stop: CancellationToken,
+    ) -> Result<(), std::convert::Infallible> {
+        while let Some(Ok(())) = stop.run_until_cancelled(authorities.changed()).await {
+            let pem = authorities.borrow_and_update().clone();
+            if let Err(error) = self.write(&pem) {
+                tracing::warn!(error = %format_args!("{error:#}"), "kubectl may not believe the API any more");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A server with a certificate of the cloud's own authority, whose clients are known by other means.
+fn issued(names: Vec<String>) -> Server {
+    Server { certificate: ServerCertificate::Issued { names }, callers: None, tls: Live::empty() }
 }
 
 /// What this process is called among those that serve the same API: the host, and what tells it from an earlier one there.
@@ -158,42 +185,31 @@ pub(crate) fn hosts(address: &str) -> Vec<String> {
     host.into_iter().collect()
 }
 
-/// Serves the admission webhook; and the authority by which the API server believes it.
-pub(crate) async fn webhook(
-    authority: &Authority,
-    hub: &Hub,
-    listen: SocketAddr,
-) -> Result<(admission::Listener, String)> {
+/// The admission webhook, and what it shows.
+pub(crate) async fn webhook(hub: &Hub, listen: SocketAddr) -> Result<(admission::Listener, Server)> {
     let socket =
         TcpListener::bind(listen).await.with_context(|| format!("kubeedgeRs.admission: {listen}"))?;
     let mut names = names(hub);
     // The Service by which KubeEdge's admission is reached.
     names.push("kubeedge-admission-service.kubeedge.svc".to_owned());
-    let issued = authority.issue_server(&names, API_CERTIFICATE_LASTS)?;
-    let server = Identity::from_pem(issued.certificate_pem.as_bytes(), issued.key_pem.as_bytes())?;
-    let tls = Arc::new(tls::web_server_config(&server)?);
-    Ok((admission::Listener { socket, tls }, authority.certificate_pem().to_owned()))
+    let server = issued(names);
+    let tls = Arc::new(server.tls.web_server_config()?);
+    Ok((admission::Listener { socket, tls }, server))
 }
 
-/// Where API servers ask for what only nodes have.
-pub(crate) async fn stream(
-    authority: &Authority,
-    hub: &Hub,
-    stream: &CloudStream,
-) -> Result<cloudstream::Listener> {
+/// Where API servers ask for what only nodes have, and what they are shown.
+pub(crate) async fn stream(hub: &Hub, stream: &CloudStream) -> Result<(cloudstream::Listener, Server)> {
     let socket = TcpListener::bind(stream.listen)
         .await
         .with_context(|| format!("modules.cloudStream.streamPort: {}", stream.listen))?;
-    let callers = tls::roots_from_file(&stream.ca).context("modules.cloudStream.tlsStreamCAFile")?;
-    let identity = if stream.certificate.exists() {
-        Identity::from_files(&stream.certificate, &stream.key)
-            .context("modules.cloudStream.tlsStreamCertFile")?
+    let certificate = if stream.certificate.exists() {
+        ServerCertificate::Files { certificate: stream.certificate.clone(), key: stream.key.clone() }
     } else {
-        let issued = authority.issue_server(&names(hub), API_CERTIFICATE_LASTS)?;
-        Identity::from_pem(issued.certificate_pem.as_bytes(), issued.key_pem.as_bytes())?
+        ServerCertificate::Issued { names: names(hub) }
     };
-    let tls = Arc::new(tls::server_config(&identity, callers)?);
-    Ok(cloudstream::Listener { socket, tls })
+    let server = Server { certificate, callers: Some(stream.ca.clone()), tls: Live::empty() };
+    let tls = Arc::new(server.tls.server_config()?);
+    Ok((cloudstream::Listener { socket, tls }, server))
 }
 
 /// The token of the standalone API: drawn once, then kept.

@@ -148,32 +148,18 @@ async fn run(serve: &Serve) -> Result<()> {
     let (requests_tx, requests_rx) = pipe::calls("requests", 64);
     let stop = CancellationToken::new();
     let mut group = Group::new(stop.clone());
-    let client = match (own_folder, &authority) {
-        (Some(folder), Some(authority)) => {
+    let (client, own_api) = match own_folder {
+        Some(folder) => {
             let api = ApiServer::open(Some(&folder.join("api.redb")), standalone::Config::default()).await?;
             let socket = TcpListener::bind(serve.api_address)
                 .await
                 .with_context(|| format!("--api-address {}", serve.api_address))?;
-            let listener = identity::api_listener(authority, &config.hub, socket, folder)?;
-            let client = api.client();
-            let outbox = standalone::Outbox { requests: requests_tx.clone() };
-            group.spawn("standalone", Standalone::new(api, Some(listener), outbox).run(stop.child_token()));
-            client
+            (api.client(), Some((api, identity::api_listener(&config.hub, socket, folder)?)))
         }
-        _ => cluster(&config.api).await?,
+        None => (cluster(&config.api).await?, None),
     };
     let trusted = identity::shared(&client, authority).await?;
     let reset_secret = ResetSecret::new(trusted.authority().derive_secret("quic reset"));
-    let webhook = match &config.admission {
-        Some(webhook) => {
-            Some((webhook, identity::webhook(trusted.authority(), &config.hub, webhook.listen).await?))
-        }
-        None => None,
-    };
-    let stream = match &config.cloud_stream {
-        Some(stream) => Some((stream, identity::stream(trusted.authority(), &config.hub, stream).await?)),
-        None => None,
-    };
     let link_tls = Live::empty();
     let name = identity::of_process()?;
     let mut enrollment = Enrollment::open(
@@ -189,6 +175,26 @@ async fn run(serve: &Serve) -> Result<()> {
         let (found, address) = identity::peers(replicas).await?;
         enrollment = enrollment.with_replica(&name, identity::hosts(&address), found.tls.clone())?;
         peers = Some((replicas, found, address));
+    }
+    let mut webhook = None;
+    if let Some(rules) = &config.admission {
+        let (listener, server) = identity::webhook(&config.hub, rules.listen).await?;
+        enrollment = enrollment.with_server(server).context("kubeedgeRs.admission")?;
+        webhook = Some((rules, listener));
+    }
+    let mut stream = None;
+    if let Some(rules) = &config.cloud_stream {
+        let (listener, server) = identity::stream(&config.hub, rules).await?;
+        enrollment = enrollment.with_server(server).context("modules.cloudStream: tlsStream")?;
+        stream = Some((rules, listener));
+    }
+    let authorities = enrollment.authorities();
+    if let Some((api, (listener, server, kubeconfig))) = own_api {
+        enrollment = enrollment.with_server(server).context("--api-address")?;
+        kubeconfig.write(&authorities.borrow())?;
+        group.spawn("kubeconfig", kubeconfig.follow(authorities.clone(), stop.child_token()));
+        let outbox = standalone::Outbox { requests: requests_tx.clone() };
+        group.spawn("standalone", Standalone::new(api, Some(listener), outbox).run(stop.child_token()));
     }
     let listeners = listeners(&config, &link_tls, reset_secret)?;
 
@@ -269,14 +275,16 @@ async fn run(serve: &Serve) -> Result<()> {
         watched.metrics.push(figures::of_devicecontroller(devicecontroller.counts()));
         group.spawn("devicecontroller", devicecontroller.run(stop.child_token()));
     }
-    if let Some((webhook, (listener, ca_pem))) = webhook {
+    if let Some((webhook, listener)) = webhook {
+        let ca_pem = authorities.borrow().clone();
         let address = admission::Address { url: webhook.url.clone(), ca_pem };
         let rules = admission::Config {
             register: webhook.register.then_some(address),
             ..admission::Config::default()
         };
         tracing::info!(address = %webhook.listen, "the admission webhook is served");
-        group.spawn("admission", Admission::new(rules, listener, client.clone()).run(stop.child_token()));
+        let admission = Admission::new(rules, listener, client.clone()).following(authorities);
+        group.spawn("admission", admission.run(stop.child_token()));
     }
     if let Some((stream, listener)) = stream {
         let rules = cloudstream::Config { callers: stream.callers.clone(), ..cloudstream::Config::default() };

@@ -31,7 +31,7 @@ mod tests;
 use std::{fmt, sync::Arc, time::Duration};
 
 use kube::Client;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 pub use register::{Address, configurations};
@@ -82,12 +82,19 @@ pub struct Admission {
     config: Config,
     listener: Listener,
     client: Client,
+    authorities: Option<watch::Receiver<String>>,
 }
 
 impl Admission {
     /// Creates the part. `client` reads RuleEndpoints and Rules, and writes the webhooks' configurations if it is to.
     pub fn new(config: Config, listener: Listener, client: Client) -> Self {
-        Self { config, listener, client }
+        Self { config, listener, client, authorities: None }
+    }
+
+    /// Tells the API server again when other authorities have to be believed: they take the place of [`Address::ca_pem`].
+    #[must_use]
+    pub fn following(self, authorities: watch::Receiver<String>) -> Self {
+        Self { authorities: Some(authorities), ..self }
     }
 
     /// Runs until `stop`.
@@ -95,9 +102,9 @@ impl Admission {
     /// # Errors
     /// None for now; see [`Error`].
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
-        let Self { config, listener, client } = self;
+        let Self { config, listener, client, authorities } = self;
         let config = Arc::new(config);
-        let registering = register::run(client.clone(), config.register.clone());
+        let registering = register::run(client.clone(), config.register.clone(), authorities);
         tokio::select! {
             () = stop.cancelled() => {}
             () = serve::run(config, listener, client) => {}

@@ -11,6 +11,7 @@ use kube::{
     },
 };
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 /// Where the API server reaches the webhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub struct Address {
     /// `https://host:port`, for a webhook outside the cluster; otherwise the Service `kubeedge-admission-service` in the
     /// namespace `kubeedge`.
     pub url: Option<String>,
-    /// The authority of the serving certificate, PEM.
+    /// The authorities that may have signed the serving certificate, PEM.
     pub ca_pem: String,
 }
 
@@ -90,21 +91,35 @@ fn hook(
     })
 }
 
-/// Tells the API server, and never ends; without an address there is nothing to tell.
-pub(super) async fn run(client: Client, address: Option<Address>) {
-    let mut left = address.as_ref().map(configurations).unwrap_or_default();
-    while let Some(configuration) = left.last() {
-        match apply(&client, configuration).await {
-            Ok(()) => {
-                left.pop();
-            }
-            Err(error) => {
-                tracing::warn!(%error, retry_in = ?AGAIN, "the API server cannot be told of the admission webhook");
-                tokio::time::sleep(AGAIN).await;
-            }
+/// Tells the API server, again whenever the authorities change, and never ends; without an address there is nothing to tell.
+pub(super) async fn run(
+    client: Client,
+    address: Option<Address>,
+    mut authorities: Option<watch::Receiver<String>>,
+) {
+    let Some(mut address) = address else { return std::future::pending().await };
+    loop {
+        if let Some(authorities) = &mut authorities {
+            address.ca_pem.clone_from(&authorities.borrow_and_update());
+        }
+        if let Err(error) = apply_all(&client, &address).await {
+            tracing::warn!(%error, retry_in = ?AGAIN, "the API server cannot be told of the admission webhook");
+            tokio::time::sleep(AGAIN).await;
+            continue;
+        }
+        let Some(followed) = &mut authorities else { return std::future::pending().await };
+        if followed.changed().await.is_err() {
+            // They do not change any more when nobody is there to change them.
+            authorities = None;
         }
     }
-    std::future::pending().await
+}
+
+async fn apply_all(client: &Client, address: &Address) -> Result<(), kube::Error> {
+    for configuration in configurations(address) {
+        apply(client, &configuration).await?;
+    }
+    Ok(())
 }
 
 async fn apply(client: &Client, configuration: &Value) -> Result<(), kube::Error> {

@@ -209,3 +209,30 @@ async fn cve_2022_31076_null_in_place_of_anything_is_answered_like_other_nonsens
     }
     assert_eq!(running.post("/other", 0, b"").await.0, 404);
 }
+
+#[tokio::test]
+async fn the_api_server_is_told_of_each_authority_that_it_has_to_believe() {
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let api = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+        let told = told.clone();
+        async move {
+            let body = http_body_util::BodyExt::collect(request.into_body()).await.unwrap().to_bytes();
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            let bundle = body["webhooks"][0]["clientConfig"]["caBundle"].clone();
+            let bundle: ByteString = serde_json::from_value(bundle).unwrap();
+            told.send(String::from_utf8(bundle.0).unwrap()).unwrap();
+            Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::from(b"{}".to_vec())))
+        }
+    });
+    let (authorities, followed) = tokio::sync::watch::channel("old".to_owned());
+    let address = Address { url: None, ca_pem: String::new() };
+    let client = kube::Client::new(api, "default");
+    tokio::spawn(super::register::run(client, Some(address), Some(followed)));
+    for bundle in ["old", "old and new", "new"] {
+        authorities.send_replace(bundle.to_owned());
+        for _ in 0..3 {
+            let told = tokio::time::timeout(Duration::from_secs(10), heard.recv()).await.unwrap();
+            assert_eq!(told.unwrap(), bundle);
+        }
+    }
+}

@@ -8,18 +8,20 @@ use std::{
 
 use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::{Api, Client};
-use kubeedge_core::{
-    id::NodeName,
-    tls::{Identity, Lifetime, Live},
-};
+use kubeedge_core::{id::NodeName, tls::Live};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AuthorityFiles, Config, Counts, Error, Refused, ServerCertificate, Trusted,
+    AuthorityFiles, Config, Counts, Error, Refused, Trusted,
     policy::{self, Claim, EDGE_LABEL, Known, Terms},
-    rotation, secrets, token,
+    rotation, secrets,
+    shown::{Believed, Certificate, Shown},
+    token,
 };
 
 /// How long the API may take to answer. 10 s: who waits for it here is a node that tries again.
@@ -33,23 +35,8 @@ pub(super) struct Driver {
     client: Client,
     counts: Arc<Counts>,
     trusted: Arc<RwLock<Trusted>>,
-    replica: Option<Arc<Replica>>,
-}
-
-/// What this cloud shows to the others that serve the same API.
-struct Replica {
-    name: String,
-    addresses: Vec<String>,
-    tls: Live,
-}
-
-impl Replica {
-    fn show(&self, config: &Config, trusted: &Trusted) -> Result<(), Error> {
-        let lasts = config.server_certificate_lasts;
-        let issued = trusted.authority().issue_cloud(&self.name, &self.addresses, lasts)?;
-        let identity = Identity::from_pem(issued.certificate_pem.as_bytes(), issued.key_pem.as_bytes())?;
-        Ok(self.tls.show(identity)?)
-    }
+    authorities: Arc<watch::Sender<String>>,
+    shown: Vec<Arc<Shown>>,
 }
 
 impl fmt::Debug for Driver {
@@ -69,32 +56,33 @@ impl Driver {
         client: Client,
         tls: Live,
     ) -> Result<Self, Error> {
-        tls.trust(trusted.roots()?)?;
-        tls.show(server_identity(&config, &trusted)?)?;
+        let certificate = Certificate::Server(config.server.clone());
+        let to_nodes = Shown { certificate, believed: Believed::Own, tls: tls.clone() };
         let driver = Self {
             config: Arc::new(config),
             tls,
             client,
             counts: Arc::default(),
+            authorities: Arc::new(watch::Sender::new(trusted.bundle_pem().to_owned())),
             trusted: Arc::new(RwLock::new(trusted)),
-            replica: None,
+            shown: Vec::new(),
         };
+        let driver = driver.with(to_nodes)?;
         driver.keep_files()?;
         driver.refresh_token().await?;
         Ok(driver)
     }
 
-    pub(super) fn with_replica(
-        mut self,
-        name: String,
-        addresses: Vec<String>,
-        tls: Live,
-    ) -> Result<Self, Error> {
-        let (replica, trusted) = (Replica { name, addresses, tls }, self.trusted());
-        replica.tls.trust(trusted.roots()?)?;
-        replica.show(&self.config, &trusted)?;
-        self.replica = Some(Arc::new(replica));
+    /// Shows something else besides.
+    pub(super) fn with(mut self, shown: Shown) -> Result<Self, Error> {
+        shown.open(&self.trusted(), self.config.server_certificate_lasts)?;
+        self.shown.push(Arc::new(shown));
         Ok(self)
+    }
+
+    /// The authorities that are trusted, as PEM.
+    pub(super) fn authorities(&self) -> watch::Receiver<String> {
+        self.authorities.subscribe()
     }
 
     pub(super) fn counts(&self) -> Arc<Counts> {
@@ -115,7 +103,7 @@ impl Driver {
                 () = stop.cancelled() => return,
                 _ = checks.tick() => {}
             }
-            if let Err(error) = self.check().await {
+            for error in self.check().await {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "the certificates could not be looked after; trying again"
@@ -124,16 +112,24 @@ impl Driver {
         }
     }
 
-    async fn check(&self) -> Result<(), Error> {
+    /// Looks after everything; what fails holds up nothing else.
+    async fn check(&self) -> Vec<Error> {
+        let mut failed = Vec::from_iter(self.follow().await.err());
+        failed.extend(self.keep_files().err());
+        let (trusted, lasts) = (self.trusted(), self.config.server_certificate_lasts);
+        failed.extend(self.shown.iter().filter_map(|one| one.refresh(&trusted, lasts, since_1970()).err()));
+        failed.extend(self.refresh_token().await.err());
+        failed
+    }
+
+    /// Takes the authorities that the API has.
+    async fn follow(&self) -> Result<(), Error> {
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.config.namespace);
         // A Secret that was deleted does not end the trust of all nodes.
-        if let Some(found) = secrets::read(&secrets).await? {
-            self.adopt(found)?;
+        match secrets::read(&secrets).await? {
+            Some(found) => self.adopt(found),
+            None => Ok(()),
         }
-        self.keep_files()?;
-        self.renew_server()?;
-        self.renew_replica()?;
-        self.refresh_token().await
     }
 
     fn adopt(&self, found: Trusted) -> Result<(), Error> {
@@ -141,19 +137,13 @@ impl Driver {
         if found.bundle_pem() == known.bundle_pem() {
             return Ok(());
         }
-        self.tls.trust(found.roots()?)?;
-        if let Some(replica) = &self.replica {
-            replica.tls.trust(found.roots()?)?;
-        }
         let follows = found.authority().certificate_pem() != known.authority().certificate_pem();
-        tracing::info!(follows, "the trusted authorities have changed");
-        *self.trusted.write().unwrap_or_else(PoisonError::into_inner) = found.clone();
-        if follows {
-            self.tls.show(server_identity(&self.config, &found)?)?;
-            if let Some(replica) = &self.replica {
-                replica.show(&self.config, &found)?;
-            }
+        for one in &self.shown {
+            one.adopt(&found, follows, self.config.server_certificate_lasts)?;
         }
+        tracing::info!(follows, "the trusted authorities have changed");
+        self.authorities.send_replace(found.bundle_pem().to_owned());
+        *self.trusted.write().unwrap_or_else(PoisonError::into_inner) = found;
         Ok(())
     }
 
@@ -165,32 +155,6 @@ impl Driver {
         if kept != Some(trusted.authority().certificate_der()?) {
             trusted.authority().save(certificate, key)?;
             tracing::info!(file = %certificate.display(), "the authority that signs is kept here");
-        }
-        Ok(())
-    }
-
-    fn renew_replica(&self) -> Result<(), Error> {
-        let Some(replica) = &self.replica else { return Ok(()) };
-        let Some(shown) = replica.tls.identity() else { return Ok(()) };
-        if since_1970() >= Lifetime::of(shown.certificate())?.renewal() {
-            replica.show(&self.config, &self.trusted())?;
-        }
-        Ok(())
-    }
-
-    fn renew_server(&self) -> Result<(), Error> {
-        let Some(shown) = self.tls.identity() else { return Ok(()) };
-        let due = match &self.config.server {
-            ServerCertificate::Issued { .. } => since_1970() >= Lifetime::of(shown.certificate())?.renewal(),
-            ServerCertificate::Files { .. } => true,
-        };
-        if !due {
-            return Ok(());
-        }
-        let next = server_identity(&self.config, &self.trusted())?;
-        if next.certificate() != shown.certificate() {
-            self.tls.show(next)?;
-            tracing::info!("the cloud shows another certificate from here on");
         }
         Ok(())
     }
@@ -264,14 +228,4 @@ fn known(node: &Node) -> Known {
         conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"));
     let edge = node.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(EDGE_LABEL));
     Known { created: Duration::from_secs(u64::try_from(created).unwrap_or(0)), ready, edge }
-}
-
-fn server_identity(config: &Config, trusted: &Trusted) -> Result<Identity, Error> {
-    match &config.server {
-        ServerCertificate::Files { certificate, key } => Ok(Identity::from_files(certificate, key)?),
-        ServerCertificate::Issued { names } => {
-            let issued = trusted.authority().issue_server(names, config.server_certificate_lasts)?;
-            Ok(Identity::from_pem(issued.certificate_pem.as_bytes(), issued.key_pem.as_bytes())?)
-        }
-    }
 }

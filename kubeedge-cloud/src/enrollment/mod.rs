@@ -46,6 +46,7 @@ mod refused;
 mod rotation;
 mod secrets;
 mod serve;
+mod shown;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -55,10 +56,9 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use kube::Client;
 use kubeedge_core::tls::{self, Live};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use self::driver::Driver;
 pub use self::{
     counts::Counts,
     refused::{REASON_HEADER, Refused},
@@ -66,6 +66,10 @@ pub use self::{
     secrets::join_token,
     token::issue as issue_token,
     trusted::Trusted,
+};
+use self::{
+    driver::Driver,
+    shown::{Believed, Certificate, Shown},
 };
 use crate::pki::{self, Authority};
 
@@ -137,6 +141,18 @@ pub enum ServerCertificate {
         /// The private key.
         key: PathBuf,
     },
+}
+
+/// Another server of the cloud, which shows what is in `tls`.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Its certificate.
+    pub certificate: ServerCertificate,
+    /// The authorities of certificates that its callers have to show, as a PEM file that is read again when it changes;
+    /// `None` if they are known by other means.
+    pub callers: Option<PathBuf>,
+    /// What it listens with: [`Live::server_config`] with `callers`, and [`Live::web_server_config`] without.
+    pub tls: Live,
 }
 
 /// What bounds the server.
@@ -225,8 +241,26 @@ impl Enrollment {
         addresses: Vec<String>,
         tls: Live,
     ) -> Result<Self, Error> {
-        let driver = self.driver.with_replica(name.into(), addresses, tls)?;
+        let certificate = Certificate::Cloud { name: name.into(), addresses };
+        let driver = self.driver.with(Shown { certificate, believed: Believed::Own, tls })?;
         Ok(Self { driver, listener: self.listener })
+    }
+
+    /// Also keeps fresh what another server of this cloud shows, such as the one that API servers ask.
+    ///
+    /// # Errors
+    /// If the certificate cannot be had, or the authorities of its callers cannot be read.
+    pub fn with_server(self, server: Server) -> Result<Self, Error> {
+        let Server { certificate, callers, tls } = server;
+        let certificate = Certificate::Server(certificate);
+        let believed = callers.map_or(Believed::Nobody, Believed::File);
+        let driver = self.driver.with(Shown { certificate, believed, tls })?;
+        Ok(Self { driver, listener: self.listener })
+    }
+
+    /// All authorities that are trusted, as PEM, for those who are told whom to believe; the one that signs comes first.
+    pub fn authorities(&self) -> watch::Receiver<String> {
+        self.driver.authorities()
     }
 
     /// What has been granted and refused, also while the part runs.

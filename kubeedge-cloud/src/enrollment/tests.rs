@@ -20,8 +20,8 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Config, Counts, Enrollment, Limits, ServerCertificate, Step, Trusted, driver::since_1970, join_token,
-    open_authority, publish_authority, rotate, rotation, token,
+    Config, Counts, Enrollment, Limits, Server, ServerCertificate, Step, Trusted, driver::since_1970,
+    join_token, open_authority, publish_authority, rotate, rotation, token,
 };
 use crate::{
     pki::{self, Authority, Issued},
@@ -510,6 +510,99 @@ async fn the_clouds_own_certificate_is_renewed_while_it_runs() {
     let second = cloud.tls.identity().unwrap();
     assert_ne!(first.certificate(), second.certificate());
     assert_eq!(cloud.ask(None, "GET /ca.crt HTTP/1.1\r\n", b"").await.status, 200);
+}
+
+/// The certificate that is shown.
+fn shown(tls: &Live) -> Vec<u8> {
+    tls.identity().unwrap().certificate().to_vec()
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = std::time::Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < Duration::from_secs(10), "waited for {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_the_cloud_shows_to_others_is_renewed_and_follows_the_authority_too() {
+    let check_interval = Duration::from_millis(20);
+    let api = ApiServer::open(None, standalone::Config::default()).await.unwrap();
+    let trusted = open_authority(&api.client(), "kubeedge").await.unwrap();
+    let (cloud, web, stop) = (Live::empty(), Live::empty(), CancellationToken::new());
+    let _stop = stop.clone().drop_guard();
+    // It begins an hour early, so that a third of its life is over at once.
+    let server_certificate_lasts = Duration::from_secs(60);
+    let config = Config { check_interval, server_certificate_lasts, ..Config::default() };
+    let names = vec!["localhost".to_owned()];
+    let server = Server {
+        certificate: ServerCertificate::Issued { names: names.clone() },
+        callers: None,
+        tls: web.clone(),
+    };
+    let enrollment =
+        Enrollment::open(config, trusted.clone(), api.client(), Live::empty(), None).await.unwrap();
+    let enrollment =
+        enrollment.with_replica("one", names, cloud.clone()).unwrap().with_server(server).unwrap();
+    let mut authorities = enrollment.authorities();
+    assert_eq!(*authorities.borrow_and_update(), trusted.bundle_pem());
+    let first = (shown(&cloud), shown(&web));
+    tokio::spawn(enrollment.run(stop));
+    until("the next certificates", || shown(&cloud) != first.0 && shown(&web) != first.1).await;
+    assert_eq!(tls::cloud_of(cloud.identity().unwrap().certificate()).unwrap(), "one");
+
+    rotate(&api.client(), "kubeedge", Step::Introduce).await.unwrap();
+    until("both to be trusted by clouds", || cloud.roots().len() == 2).await;
+    authorities.changed().await.unwrap();
+    assert_eq!(authorities.borrow_and_update().matches("BEGIN").count(), 2);
+    rotate(&api.client(), "kubeedge", Step::Switch).await.unwrap();
+    authorities.changed().await.unwrap();
+    let next = authorities.borrow_and_update().clone();
+    // A server's certificate is no node's; what is told apart is who has signed it.
+    let is_of_next = |tls: &Live| tls::is_issued_by_first(&shown(tls).into(), next.as_bytes()).unwrap();
+    until("certificates of the next", || is_of_next(&cloud) && is_of_next(&web)).await;
+    rotate(&api.client(), "kubeedge", Step::Retire).await.unwrap();
+    until("the one before not to be trusted", || cloud.roots().len() == 1).await;
+}
+
+#[tokio::test]
+async fn files_of_another_server_are_read_again_and_broken_ones_hold_up_nothing_else() {
+    let check_interval = Duration::from_millis(20);
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let write = |authority: &Authority| {
+        let issued = authority.issue_server(&["localhost".into()], DAY).unwrap();
+        issued.write(&at("stream.crt"), &at("stream.key")).unwrap();
+        std::fs::write(at("callers.crt"), authority.certificate_pem()).unwrap();
+        Identity::from_files(&at("stream.crt"), &at("stream.key")).unwrap().certificate().to_vec()
+    };
+    let api = ApiServer::open(None, standalone::Config::default()).await.unwrap();
+    let trusted = open_authority(&api.client(), "kubeedge").await.unwrap();
+    let (one, two) = (Authority::create().unwrap(), Authority::create().unwrap());
+    let (of_one, tls, to_nodes) = (write(&one), Live::empty(), Live::empty());
+    let certificate = ServerCertificate::Files { certificate: at("stream.crt"), key: at("stream.key") };
+    let server = Server { certificate, callers: Some(at("callers.crt")), tls: tls.clone() };
+    let config =
+        Config { check_interval, server_certificate_lasts: Duration::from_secs(60), ..Config::default() };
+    let enrollment = Enrollment::open(config, trusted, api.client(), to_nodes.clone(), None).await.unwrap();
+    let enrollment = enrollment.with_server(server).unwrap();
+    assert_eq!(shown(&tls), of_one);
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    tokio::spawn(enrollment.run(stop));
+    let of_two = write(&two);
+    until("the other files", || shown(&tls) == of_two).await;
+    until("the other callers", || tls.roots().roots == roots_of(&two).roots).await;
+
+    std::fs::write(at("callers.crt"), "").unwrap();
+    let before = shown(&to_nodes);
+    until("what nodes see to be renewed", || shown(&to_nodes) != before).await;
+    assert!(shown(&tls) == of_two && tls.roots().len() == 1, "what was good stays");
+}
+
+fn roots_of(authority: &Authority) -> tls::RootCertStore {
+    tls::roots_from_pem(authority.certificate_pem().as_bytes()).unwrap()
 }
 
 #[tokio::test]

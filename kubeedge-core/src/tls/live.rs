@@ -162,6 +162,18 @@ impl Live {
         self.listening(Arc::new(Asking))
     }
 
+    /// Builds what an HTTPS server listens with that knows its clients by other means, as
+    /// [`web_server_config`](super::web_server_config) does.
+    ///
+    /// # Errors
+    /// If the protocol versions are not available.
+    pub fn web_server_config(&self) -> Result<ServerConfig, Error> {
+        Ok(ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(self.clone())))
+    }
+
     fn listening(&self, verifier: Arc<dyn ClientCertVerifier>) -> Result<ServerConfig, Error> {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
