@@ -6,6 +6,7 @@ mod tests;
 // Reading files is the same in both programs, so they share the file that does it.
 #[path = "../../edgecore/src/config/tree.rs"]
 pub(crate) mod tree;
+mod unused;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -39,8 +40,8 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     /// How this one is one of several that serve the same API; `None` if it is the only one.
     pub(crate) replicas: Option<Replicas>,
-    /// Whether pods and their configuration go to nodes; the value is how often a node's state may be written.
-    pub(crate) edge_controller: Option<Duration>,
+    /// Whether pods and their configuration go to nodes.
+    pub(crate) edge_controller: bool,
     /// Whether devices go to nodes, and how often their statuses are written.
     pub(crate) device_controller: Option<devicecontroller::Config>,
     /// How nodes join and renew their certificates.
@@ -152,11 +153,12 @@ impl Config {
 
     /// Reads a text, as [`Config::load`] does.
     pub(crate) fn parse(text: &str) -> Result<(Self, Vec<String>)> {
-        let mut values = tree::parse(DEFAULT_YAML).context("the defaults")?;
+        let defaults = tree::parse(DEFAULT_YAML).context("the defaults")?;
+        let mut values = defaults.clone();
         let mut warnings = tree::overlay(&mut values, tree::parse(text)?, &|_, _| false)?;
         let root = Node::root(&values);
         check_what_is_not_used(&root)?;
-        warn_of_what_has_no_effect(&root, &mut warnings)?;
+        unused::warn(&root, &Node::root(&defaults), &mut warnings)?;
         Ok((Self::from_tree(&root)?, warnings))
     }
 
@@ -178,14 +180,13 @@ impl Config {
             !refused,
             controller.at("enable").wrong("cloudHub needs it: without it nodes would lose their pods")
         );
-        let frequency = controller.at("nodeUpdateFrequency").seconds()?;
         Ok(Self {
             monitor: root.at("commonConfig.monitorServer.bindAddress").parsed()?,
             api: api(&root.at("kubeAPIConfig"))?,
             hub: hub::read(&root.at("modules.cloudHub"))?,
             limits: limits(&root.at("kubeedgeRs.cloudHub"))?,
             replicas: replicas(&root.at("kubeedgeRs.replicas"))?,
-            edge_controller: controller.at("enable").bool()?.then_some(frequency),
+            edge_controller: controller.at("enable").bool()?,
             device_controller: device_controller(root)?,
             enrollment: enrollment(&root.at("kubeedgeRs.enrollment"))?,
             admission: admission(root)?,
@@ -295,27 +296,9 @@ fn api(node: &Node<'_>) -> Result<Api> {
 fn check_what_is_not_used(root: &Node<'_>) -> Result<()> {
     let modules = root.at("modules");
     modules.at("cloudStream.tunnelPort").port()?;
+    modules.at("edgeController.nodeUpdateFrequency").seconds()?;
     let mode = modules.at("iptablesManager.mode");
     let known = ["internal", "external"].contains(&mode.text()?);
     ensure!(known, mode.wrong(format!("{:?} is neither internal nor external", mode.text()?)));
-    Ok(())
-}
-
-/// Names what is switched on and is not there.
-fn warn_of_what_has_no_effect(root: &Node<'_>, warnings: &mut Vec<String>) -> Result<()> {
-    for key in ["taskManager", "dynamicController", "cloudHub.authorization"] {
-        let node = root.at("modules").at(key).at("enable");
-        if node.bool()? {
-            warnings.push(format!("{}: not available in this cloudcore; it has no effect", node.path()));
-        }
-    }
-    let kind = root.at("kind");
-    if kind.text()? != "CloudCore" {
-        warnings.push(format!(
-            "{}: {:?} is not CloudCore; is this the right file?",
-            kind.path(),
-            kind.text()?
-        ));
-    }
     Ok(())
 }

@@ -223,7 +223,7 @@ async fn run(serve: &Serve) -> Result<()> {
     watched.metrics.push(figures::of_joining(enrollment.counts(), link_tls));
     group.spawn("enrollment", enrollment.run(stop.child_token()));
     let mut denials = Vec::new();
-    if config.edge_controller.is_some() {
+    if config.edge_controller {
         snapshots.push(edge_snapshots_tx);
         let mut edgecontroller = EdgeController::new(
             edgecontroller::Config {

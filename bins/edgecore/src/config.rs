@@ -8,6 +8,7 @@ pub(crate) mod modules;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tree;
+mod unused;
 pub(crate) mod upkeep;
 
 use std::path::{Path, PathBuf};
@@ -66,11 +67,12 @@ impl Config {
 
     /// Reads a text, as [`Config::load`] does.
     pub(crate) fn parse(text: &str, hostname: &str) -> Result<(Self, Vec<String>)> {
-        let mut values = tree::parse(DEFAULT_YAML).context("the defaults")?;
+        let defaults = tree::parse(DEFAULT_YAML).context("the defaults")?;
+        let mut values = defaults.clone();
         let mut warnings = tree::overlay(&mut values, tree::parse(text)?, &kubelet::is_key)?;
         let root = Node::root(&values);
         let config = Self::from_tree(&root, hostname, &mut warnings)?;
-        warn_of_what_has_no_effect(&root, &mut warnings)?;
+        unused::warn(&root, &Node::root(&defaults), &mut warnings)?;
         Ok((config, warnings))
     }
 
@@ -109,23 +111,4 @@ impl Config {
             devices: devices::read(root)?,
         })
     }
-}
-
-/// Names what is switched on and is not there.
-fn warn_of_what_has_no_effect(root: &Node<'_>, warnings: &mut Vec<String>) -> Result<()> {
-    for key in ["metaManager.metaServer", "dbTest", "taskManager"] {
-        let node = root.at("modules").at(key).at("enable");
-        if node.bool()? {
-            warnings.push(format!("{}: not available in this edge; it has no effect", node.path()));
-        }
-    }
-    let kind = root.at("kind");
-    if kind.text()? != "EdgeCore" {
-        warnings.push(format!(
-            "{}: {:?} is not EdgeCore; is this the right file?",
-            kind.path(),
-            kind.text()?
-        ));
-    }
-    Ok(())
 }

@@ -31,8 +31,6 @@ pub(crate) struct Hub {
     pub(crate) node_limit: usize,
     /// How long a node may be silent.
     pub(crate) keepalive_interval: Duration,
-    /// How long a write to a node may take.
-    pub(crate) write_timeout: Duration,
     /// How long a node's certificate is valid.
     pub(crate) certificate_validity: Duration,
     /// How often the token for joining changes.
@@ -56,6 +54,7 @@ pub(super) fn read(node: &Node<'_>) -> Result<Hub> {
     let socket = node.at("unixsocket.address");
     ensure!(socket.text()?.starts_with("unix://"), socket.wrong("it must begin with unix://"));
     node.at("quic.maxIncomingStreams").number(1, i32::MAX)?;
+    node.at("writeTimeout").seconds()?;
     let hub = Hub {
         enable: node.at("enable").bool()?,
         websocket: node.at("websocket").listener()?,
@@ -76,7 +75,6 @@ pub(super) fn read(node: &Node<'_>) -> Result<Hub> {
         dns_names: names(&node.at("dnsNames"))?,
         node_limit: usize::try_from(node.at("nodeLimit").number(1u32, 1_000_000)?)?,
         keepalive_interval: node.at("keepaliveInterval").seconds()?,
-        write_timeout: node.at("writeTimeout").seconds()?,
         certificate_validity: node.at("edgeCertSigningDuration").units(Duration::from_secs(24 * 3600))?,
         token_refresh: node.at("tokenRefreshDuration").units(Duration::from_secs(3600))?,
     };

@@ -37,7 +37,7 @@ fn defaults_are_those_of_kubeedge_with_quic_besides() {
     assert_eq!(config.hub.token_refresh, Duration::from_secs(12 * 3600));
     assert_eq!(config.hub.node_limit, 500);
     assert_eq!(config.monitor, "127.0.0.1:9091".parse().unwrap());
-    assert_eq!(config.edge_controller, Some(Duration::from_secs(10)));
+    assert!(config.edge_controller);
     assert_eq!(config.api, Api { master: None, kubeconfig: None });
 }
 
@@ -82,6 +82,37 @@ fn what_has_no_effect_or_is_not_known_is_named() {
             "modules.cloudHub.authorization.enable: not available",
         ),
         ("kind", "EdgeCore", "kind: \"EdgeCore\" is not CloudCore"),
+        ("kubeAPIConfig.qps", "100", "kubeAPIConfig.qps: it has no effect"),
+        ("kubeAPIConfig.contentType", "application/json", "kubeAPIConfig.contentType: it has no effect"),
+        ("modules.cloudHub.writeTimeout", "10", "modules.cloudHub.writeTimeout: it has no effect"),
+        ("modules.cloudHub.quic.maxIncomingStreams", "5", "modules.cloudHub.quic.maxIncomingStreams: it has"),
+        (
+            "modules.edgeController.nodeUpdateFrequency",
+            "1",
+            "modules.edgeController.nodeUpdateFrequency: it has",
+        ),
+        (
+            "modules.edgeController.load",
+            "{CreatePodWorks: 8}",
+            "modules.edgeController.load: CreatePodWorks without",
+        ),
+        (
+            "modules.deviceController.buffer",
+            "{deviceEvent: 8}",
+            "modules.deviceController.buffer: deviceEvent with",
+        ),
+        ("modules.syncController.enable", "false", "modules.syncController: it has no effect"),
+        (
+            "commonConfig.monitorServer.enableProfiling",
+            "true",
+            "commonConfig.monitorServer.enableProfiling: it has",
+        ),
+        ("featureGates", "{moduleRestart: true}", "featureGates: it has no effect"),
+        (
+            "modules.cloudStream",
+            "{enable: true, tunnelPort: 1}",
+            "modules.cloudStream.tunnelPort: it has no effect",
+        ),
     ] {
         let warnings = Config::parse(&at(path, value)).unwrap().1;
         assert!(warnings.len() == 1 && warnings[0].starts_with(expected), "{path}: {warnings:?}");

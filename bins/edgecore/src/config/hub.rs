@@ -32,12 +32,6 @@ pub(crate) struct Hub {
 pub(crate) struct Link {
     /// CloudHub's address.
     pub(crate) server: Server,
-    /// How long a handshake may take.
-    pub(crate) handshake_timeout: Duration,
-    /// How long nothing may come.
-    pub(crate) read_deadline: Duration,
-    /// How long a write may take.
-    pub(crate) write_deadline: Duration,
 }
 
 /// The files of the node's identity.
@@ -120,12 +114,10 @@ pub(super) fn read(node: &Node<'_>) -> Result<Hub> {
 }
 
 fn link(node: &Node<'_>) -> Result<Option<Link>> {
-    let link = Link {
-        server: node.at("server").parsed()?,
-        handshake_timeout: node.at("handshakeTimeout").seconds()?,
-        read_deadline: node.at("readDeadline").seconds()?,
-        write_deadline: node.at("writeDeadline").seconds()?,
-    };
+    for key in ["handshakeTimeout", "readDeadline", "writeDeadline"] {
+        node.at(key).seconds()?;
+    }
+    let link = Link { server: node.at("server").parsed()? };
     Ok(node.at("enable").bool()?.then_some(link))
 }
 

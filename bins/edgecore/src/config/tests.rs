@@ -160,6 +160,14 @@ fn what_has_no_effect_or_is_not_known_is_named() {
             "modules.metaManager.metaServer.enable: not available",
         ),
         ("kind", "CloudCore", "kind: \"CloudCore\" is not EdgeCore"),
+        (
+            "modules.edgeHub.messageQPS",
+            "5",
+            "modules.edgeHub.messageQPS: it has no effect: reports are paced",
+        ),
+        ("modules.edgeHub.quic.readDeadline", "5", "modules.edgeHub.quic.readDeadline: it has no effect"),
+        ("modules.edged.customInterfaceName", "eth1", "modules.edged.customInterfaceName: it has no effect"),
+        ("featureGates", "{requireAuthorization: true}", "featureGates: it has no effect"),
         ("modules.eventBus.mqttQOS", "2", "modules.eventBus.mqttQOS: QoS 2 is not offered"),
         ("modules.eventBus.mqttmode", "0", "modules.eventBus.mqttmode: taken as mqttMode"),
     ] {

@@ -125,6 +125,17 @@ fn type_name(value: &Value) -> &'static str {
     }
 }
 
+/// Names the keys whose value is not the default and makes no difference; `keys` are paths, each with the reason.
+pub(crate) fn warn_without_effect(
+    root: &Node<'_>,
+    defaults: &Node<'_>,
+    keys: &[(&str, &str)],
+    warnings: &mut Vec<String>,
+) {
+    let changed = keys.iter().filter(|(path, _)| !root.at(path).is_as(&defaults.at(path)));
+    warnings.extend(changed.map(|(path, why)| format!("{path}: it has no effect: {why}")));
+}
+
 /// A value with its path.
 #[derive(Debug, Clone)]
 pub(crate) struct Node<'a> {
@@ -152,6 +163,10 @@ impl<'a> Node<'a> {
     /// An error about this value.
     pub(crate) fn wrong(&self, why: impl std::fmt::Display) -> anyhow::Error {
         anyhow!("{}: {why}", self.path)
+    }
+
+    pub(crate) fn is_as(&self, other: &Node<'_>) -> bool {
+        self.value == other.value
     }
 
     pub(crate) fn is_absent(&self) -> bool {
