@@ -28,7 +28,7 @@ pub(super) async fn write(api: &Api, job: &Job, denials: &Denials, config: &Conf
     let stale = match &job.write {
         Write::Away { stale, .. } => stale.as_deref(),
         // However long ago the other cloud has had the node: it was told newer things.
-        _ => None,
+        Write::Node(..) | Write::PodStatus { .. } | Write::PodGone { .. } | Write::Mirror(_) => None,
     };
     match ownership::elsewhere(api, &job.key.0, config).await {
         Ok(Some(version)) if stale != Some(&version) => Written::Elsewhere(version),

@@ -32,8 +32,8 @@ fn the_pods_of_nodes_that_are_none_of_the_edges_are_not_held_nor_what_they_refer
     let edges = pod("edges", "p3", "edge-1", &["c"]);
     let mut state = listed(&[&early, &edges]);
     assert!(holds(&state, &early), "what its node is, is not known yet");
-    state.handle_node(api_node("worker-7", 1, &json!({}), &json!({})));
-    state.handle_node(api_node("edge-1", 1, &edge_label(), &json!({})));
+    state.handle_node(Change::Applied(api_node("worker-7", 1, &json!({}), &json!({}))));
+    state.handle_node(Change::Applied(api_node("edge-1", 1, &edge_label(), &json!({}))));
     state.handle_change(Change::Applied(late.clone()));
     state.handle_change(Change::Applied(pod("more", "p4", "edge-1", &["d"])));
     assert_eq!([&early, &late, &edges].map(|pod| holds(&state, pod)), [false, false, true]);
@@ -49,13 +49,13 @@ fn when_a_node_becomes_the_edges_its_pods_are_listed_before_it_is_told_what_it_h
     for by_session in [false, true] {
         let mut state = listed(&[&web, &other]);
         for worker in ["worker-7", "worker-8"] {
-            state.handle_node(api_node(worker, 1, &json!({}), &json!({})));
+            state.handle_node(Change::Applied(api_node(worker, 1, &json!({}), &json!({}))));
         }
         if by_session {
             let session = FromNode { node: node("worker-7"), message: SessionState::Online };
             state.handle_session(session, Instant::now(), Timestamp::UNIX_EPOCH);
         } else {
-            state.handle_node(api_node("worker-7", 2, &edge_label(), &json!({})));
+            state.handle_node(Change::Applied(api_node("worker-7", 2, &edge_label(), &json!({}))));
         }
         assert!(!state.is_settled(&node("worker-7")), "a snapshot would take away what it runs");
         assert!(state.is_settled(&node("edge-1")));
@@ -73,13 +73,13 @@ fn a_node_that_becomes_the_edges_while_pods_are_listed_has_them_listed_once_more
     let (first, second) = (pod("first", "p1", "worker-7", &[]), pod("second", "p2", "worker-8", &[]));
     let mut state = listed(&[&first, &second]);
     for worker in ["worker-7", "worker-8"] {
-        state.handle_node(api_node(worker, 1, &json!({}), &json!({})));
+        state.handle_node(Change::Applied(api_node(worker, 1, &json!({}), &json!({}))));
     }
-    state.handle_node(api_node("worker-7", 2, &edge_label(), &json!({})));
+    state.handle_node(Change::Applied(api_node("worker-7", 2, &edge_label(), &json!({}))));
     assert!(state.poll_list_pods());
     state.handle_change(Change::Began(PODS));
     state.handle_change(Change::Applied(second.clone()));
-    state.handle_node(api_node("worker-8", 2, &edge_label(), &json!({})));
+    state.handle_node(Change::Applied(api_node("worker-8", 2, &edge_label(), &json!({}))));
     state.handle_change(Change::Applied(first.clone()));
     state.handle_change(Change::Listed(PODS));
     assert!(state.is_settled(&node("worker-7")) && !state.is_settled(&node("worker-8")));
@@ -94,7 +94,7 @@ fn a_policy_holds_for_a_node_that_is_away_as_well() {
     let now = Instant::now();
     let mut state = listed(&[&pod("web", "p1", "edge-1", &[])]);
     assert!(state.poll_toleration(now).is_none(), "what is to become of them is not known");
-    state.handle_node(api_node("edge-1", 1, &edge_label(), &json!({})));
+    state.handle_node(Change::Applied(api_node("edge-1", 1, &edge_label(), &json!({}))));
     let (pod_of, patch) = state.poll_toleration(now).unwrap();
     assert_eq!(patch["metadata"]["annotations"], json!({ "node.kubeedge.io/autonomy": "keep" }));
     state.handle_tolerated(pod_of, crate::controller::Outcome::Done, now);
@@ -106,7 +106,7 @@ fn a_policy_holds_for_a_node_that_is_away_as_well() {
     state.handle_change(Change::Applied(kept));
     assert!(state.poll_toleration(now).is_none());
     let evict = json!({ "node.kubeedge.io/autonomy": "evict" });
-    state.handle_node(api_node("edge-1", 2, &edge_label(), &evict));
+    state.handle_node(Change::Applied(api_node("edge-1", 2, &edge_label(), &evict)));
     let (_, patch) = state.poll_toleration(now).unwrap();
     assert_eq!(patch["spec"]["tolerations"][0]["tolerationSeconds"], 300);
 }

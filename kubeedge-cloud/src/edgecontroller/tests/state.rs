@@ -590,14 +590,14 @@ fn an_event_is_taken_only_about_the_node_itself_and_its_pods() {
 }
 
 /// The Node as the API has it at a version, if it is an edge's or not.
-pub(super) fn api_node(name: &str, version: u64, labels: &Value, annotations: &Value) -> Change {
-    Change::Applied(object(&json!({
+pub(super) fn api_node(name: &str, version: u64, labels: &Value, annotations: &Value) -> Object {
+    object(&json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": {
             "name": name, "uid": "n1", "resourceVersion": version.to_string(),
             "labels": labels, "annotations": annotations,
         },
-    })))
+    }))
 }
 
 fn again(state: &mut State, now: Instant) -> Option<Job> {
@@ -619,14 +619,11 @@ fn what_the_api_took_of_a_node_is_told_again_when_the_node_has_changed_there_and
 
     now += Duration::from_secs(10);
     assert!(again(&mut state, now).is_none(), "nobody has changed it");
-    let gone = |change| match change {
-        Change::Applied(object) => Change::Deleted(object),
-        other => other,
-    };
-    let changed = || api_node("edge-1", 2, &json!({}), &json!({}));
-    for (change, outcome) in
-        [(changed(), Outcome::Done), (gone(changed()), Outcome::Retry("the node does not exist".to_owned()))]
-    {
+    let changed = api_node("edge-1", 2, &json!({}), &json!({}));
+    for (change, outcome) in [
+        (Change::Applied(changed.clone()), Outcome::Done),
+        (Change::Deleted(changed), Outcome::Retry("the node does not exist".to_owned())),
+    ] {
         now += Duration::from_secs(10);
         state.handle_node(change);
         state.poll_renewal(now).unwrap();
@@ -663,7 +660,7 @@ fn a_newer_report_is_never_replaced_by_what_is_told_again() {
 
     state.handle_report(newer(2), now);
     let job = state.poll_write(now).unwrap();
-    state.handle_node(api_node("edge-1", 2, &json!({}), &json!({})));
+    state.handle_node(Change::Applied(api_node("edge-1", 2, &json!({}), &json!({}))));
     assert!(again(&mut state, now).is_none(), "one at a time");
     finish(&mut state, job, Outcome::Retry("503".to_owned()), now);
     now += Duration::from_secs(5);
@@ -676,7 +673,7 @@ fn a_newer_report_is_never_replaced_by_what_is_told_again() {
     finish(&mut state, job, Outcome::Done, now);
 
     now += Duration::from_secs(5);
-    state.handle_node(api_node("edge-1", 3, &json!({}), &json!({})));
+    state.handle_node(Change::Applied(api_node("edge-1", 3, &json!({}), &json!({}))));
     let job = again(&mut state, now).unwrap();
     let Write::Node(report, _) = &job.write else { panic!("{job:?}") };
     assert!(std::str::from_utf8(&report.json).unwrap().contains("newer"));
