@@ -108,6 +108,7 @@ impl Cloud {
                 downstream: downstream_tx.clone(),
                 acked: acked_tx.clone(),
                 lost: lost_tx,
+                taken: taken_tx.clone(),
             },
         );
         let devicecontroller = DeviceController::new(

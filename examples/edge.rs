@@ -79,6 +79,7 @@ impl Edge {
         let (tokens_tx, tokens_rx) = pipe::calls("tokens", 64);
         let (reports_tx, reports_rx) = pipe::latest("reports", Report::key);
         let (uploads_tx, uploads_rx) = pipe::weighed_events("uploads", 1024, PIPE_BYTES_MAX, Upload::size);
+        let (events_tx, events_rx) = pipe::events("events", 32);
         let (connectivity_tx, connectivity_rx) = watch::channel(Connectivity::Offline);
         let (logs_tx, logs_rx) = pipe::calls("logs", 16);
         let (_releases_tx, releases_rx) = pipe::calls("releases", 4);
@@ -103,7 +104,13 @@ impl Edge {
         let edgehub = EdgeHub::new(
             config.edgehub,
             config.transport,
-            edgehub::Inbox { reports: reports_rx, uploads: uploads_rx, acked: acked_rx, queries: queries_rx },
+            edgehub::Inbox {
+                reports: reports_rx,
+                uploads: uploads_rx,
+                events: events_rx,
+                acked: acked_rx,
+                queries: queries_rx,
+            },
             edgehub::Outbox {
                 objects: objects_tx,
                 inventory: inventory_tx,
@@ -173,7 +180,7 @@ impl Edge {
                 tokens: tokens_tx,
                 reports: reports_tx,
                 queries: queries_tx,
-                uploads: uploads_tx.clone(),
+                events: events_tx,
                 devices: plugin_questions_tx,
             },
         );

@@ -317,7 +317,7 @@ async fn a_node_that_asks_for_or_writes_what_is_anothers_is_refused_by_reason_an
         "involvedObject": { "kind": "Pod", "namespace": "default", "name": "other" }, "reason": "Killed",
     });
     let payload = Payload::Upload(Upload::Event(UploadedEvent { json: event.to_string().into() }));
-    evil.send(&Frame::Item(Item { lane: Lane::Bulk, seq: 1, payload })).await;
+    evil.send(&Frame::Item(Item { lane: Lane::Config, seq: 1, payload })).await;
     let [edge, devices] = &cloud.denials;
     timeout(PATIENCE, async {
         while edge.of(Denial::OtherEvent) == 0 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kubeedge_cloud::{
     authorization::Denials,
     cloudhub::{Gauges, LaneCounts},
-    devicecontroller, enrollment,
+    devicecontroller, edgecontroller, enrollment,
     monitor::{Figures, Metric},
     relay,
 };
@@ -64,6 +64,42 @@ pub(crate) fn of_edgecontroller(unread: watch::Receiver<usize>) -> Figures {
     Box::new(move || {
         let help = "Objects that pods need and that the API has not given for long; nodes keep what they have of them.";
         vec![Metric::gauge("kubeedge_edgecontroller_unread_objects", help).with(&[], *unread.borrow() as f64)]
+    })
+}
+
+/// Events and questions of nodes.
+pub(crate) fn of_nodes_wishes(counts: Arc<edgecontroller::Counts>) -> Figures {
+    Box::new(move || {
+        let dropped = Metric::counter(
+            "kubeedge_edgecontroller_events_dropped_total",
+            "Events of nodes that were given up.",
+        );
+        let held_back = Metric::counter(
+            "kubeedge_edgecontroller_held_back_total",
+            "Events and questions that had to wait because their node had as many under way as it may.",
+        );
+        let counter = |name, help, value: u64| Metric::counter(name, help).with(&[], value as f64);
+        let events = "Events of nodes that wait for the API; their nodes keep them as well.";
+        vec![
+            counter(
+                "kubeedge_edgecontroller_events_recorded_total",
+                "Events of nodes that the API has taken.",
+                counts.events_recorded(),
+            ),
+            counter(
+                "kubeedge_edgecontroller_events_retried_total",
+                "Attempts to write events that failed and are made again.",
+                counts.events_retried(),
+            ),
+            Metric::gauge("kubeedge_edgecontroller_events_waiting", events)
+                .with(&[], counts.events_waiting() as f64),
+            counts.events_dropped().into_iter().fold(dropped, |metric, (reason, count)| {
+                metric.with(&[("reason", reason.as_str())], count as f64)
+            }),
+            held_back
+                .with(&[("what", "events")], counts.events_held_back() as f64)
+                .with(&[("what", "questions")], counts.questions_held_back() as f64),
+        ]
     })
 }
 

@@ -245,6 +245,7 @@ async fn run(serve: &Serve) -> Result<()> {
                 downstream: downstream_tx.clone(),
                 acked: acked_tx.clone(),
                 lost: lost_tx,
+                taken: taken_tx.clone(),
             },
         );
         if config.replicas.is_some() {
@@ -253,6 +254,7 @@ async fn run(serve: &Serve) -> Result<()> {
             group.spawn("election", election.run(stop.child_token()));
         }
         denials.push(("edgecontroller", edgecontroller.denials()));
+        watched.metrics.push(figures::of_nodes_wishes(edgecontroller.counts()));
         let (listed, unwatched) = (edgecontroller.listed(), edgecontroller.unwatched());
         watched.metrics.push(figures::of_edgecontroller(edgecontroller.unread()));
         watched.checks.push(Check { name: "edgecontroller", holds: Box::new(move || *listed.borrow()) });

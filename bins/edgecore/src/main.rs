@@ -149,6 +149,7 @@ async fn run(file: &Path) -> Result<()> {
     let (tokens_tx, tokens_rx) = pipe::calls("tokens", 64);
     let (reports_tx, reports_rx) = pipe::latest("reports", Report::key);
     let (uploads_tx, uploads_rx) = pipe::weighed_events("uploads", 1024, PIPE_BYTES_MAX, Upload::size);
+    let (events_tx, events_rx) = pipe::events("events", 32);
     let (connectivity_tx, connectivity_rx) = watch::channel(Connectivity::Offline);
     let (logs_tx, logs_rx) = pipe::calls("logs", 16);
     let api_logs_tx = logs_tx.clone();
@@ -186,7 +187,13 @@ async fn run(file: &Path) -> Result<()> {
         let edgehub = EdgeHub::new(
             edgehub::Config::new(config.node.clone()),
             transport,
-            edgehub::Inbox { reports: reports_rx, uploads: uploads_rx, acked: acked_rx, queries: queries_rx },
+            edgehub::Inbox {
+                reports: reports_rx,
+                uploads: uploads_rx,
+                events: events_rx,
+                acked: acked_rx,
+                queries: queries_rx,
+            },
             edgehub::Outbox {
                 objects: objects_tx,
                 inventory: inventory_tx,
@@ -208,6 +215,7 @@ async fn run(file: &Path) -> Result<()> {
         drop((
             reports_rx,
             uploads_rx,
+            events_rx,
             acked_rx,
             queries_rx,
             objects_tx,
@@ -321,13 +329,13 @@ async fn run(file: &Path) -> Result<()> {
                 tokens: tokens_tx,
                 reports: reports_tx,
                 queries: queries_tx,
-                uploads: uploads_tx.clone(),
+                events: events_tx,
                 devices: plugin_questions_tx,
             },
         );
         group.spawn("edged", edged.run(stop.child_token()));
     } else {
-        drop((workloads_rx, tokens_tx, logs_rx, reports_tx, queries_tx));
+        drop((workloads_rx, tokens_tx, logs_rx, reports_tx, events_tx, queries_tx));
     }
     if let Some(event_bus) = config.event_bus {
         let eventbus = EventBus::new(

@@ -106,7 +106,7 @@ pub struct Inbox {
     pub downstream: LatestReceiver<(NodeName, ObjectRef), ToNode<ObjectEvent>>,
     /// Which reports the API has.
     pub acked: LatestReceiver<(NodeName, ReportKey), ToNode<Acked<ReportKey>>>,
-    /// Which of the `messages` have been delivered, or given up with a word to their owner.
+    /// Which of the `messages` and `events` have been delivered, or given up with a word to their owner.
     pub taken: LatestReceiver<(NodeName, Delivery), ToNode<Delivery>>,
     /// Nodes that another cloud has taken: a session that is here all the same is sent elsewhere.
     pub lost: LatestReceiver<NodeName, NodeName>,
@@ -131,8 +131,9 @@ pub struct Outbox {
     pub clocks: LatestSender<NodeName, FromNode<ClockOffset>>,
     /// Questions of nodes.
     pub queries: Caller<FromNode<Query>, Answer>,
-    /// What nodes record about the objects that they have.
-    pub events: EventSender<FromNode<UploadedEvent>>,
+    /// What nodes record about the objects that they have. A node keeps each until `taken` names it. Without a receiver
+    /// events end here.
+    pub events: EventSender<FromNode<Delivered<UploadedEvent>>>,
     /// What applications on nodes send up. A node keeps each message until `taken` names it. Without a receiver
     /// messages end here.
     pub messages: EventSender<FromNode<Delivered<UploadedPublish>>>,
@@ -168,7 +169,7 @@ pub struct Outside {
     /// Receives from [`Outbox::queries`].
     pub queries: Callee<FromNode<Query>, Answer>,
     /// Receives from [`Outbox::events`].
-    pub events: EventReceiver<FromNode<UploadedEvent>>,
+    pub events: EventReceiver<FromNode<Delivered<UploadedEvent>>>,
     /// Receives from [`Outbox::messages`].
     pub messages: EventReceiver<FromNode<Delivered<UploadedPublish>>>,
 }

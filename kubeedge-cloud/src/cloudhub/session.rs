@@ -316,13 +316,16 @@ impl Session {
 
     /// Passes uploads on, in order, as far as there is room for them.
     fn pass_uploads(&mut self) {
-        while let Some(Delivered { delivery, message }) = self.events.pop_front() {
-            let event = FromNode { node: self.link.peer().clone(), message };
+        while let Some(event) = self.events.pop_front() {
+            let delivery = event.delivery;
+            let event = FromNode { node: self.link.peer().clone(), message: event };
             match self.outbox.events.send(event) {
+                // Whoever received it says when it has been taken.
+                Ok(()) => {}
                 // With nobody to take uploads they end here; the node need not keep them.
-                Ok(()) | Err(SendError::Closed(_)) => self.link.handle_taken(delivery),
+                Err(SendError::Closed(_)) => self.link.handle_taken(delivery),
                 Err(SendError::Full(FromNode { message, .. })) => {
-                    self.events.push_front(Delivered { delivery, message });
+                    self.events.push_front(message);
                     break;
                 }
             }
@@ -331,7 +334,6 @@ impl Session {
             let delivery = message.delivery;
             let message = FromNode { node: self.link.peer().clone(), message };
             match self.outbox.messages.send(message) {
-                // Whoever received it says when it has been taken.
                 Ok(()) => {}
                 Err(SendError::Closed(_)) => self.link.handle_taken(delivery),
                 Err(SendError::Full(FromNode { message, .. })) => {

@@ -240,28 +240,37 @@ async fn a_report_is_acknowledged_only_after_a_controller_has_echoed_its_deliver
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upload_waits_unacknowledged_while_its_pipe_is_full() {
+async fn an_event_is_acknowledged_when_its_receiver_has_it_in_the_api_also_if_its_pipe_was_full() {
     let mut stage = Stage::new(Config::default());
-    let one = stage.synchronized("edge-1", Vec::new()).await;
+    let edges = [
+        (stage.synchronized("edge-1", Vec::new()).await, 1020),
+        (stage.synchronized("edge-2", Vec::new()).await, 10),
+    ];
     let event = |number: u64| UploadedEvent { json: number.to_string().into() };
-    for seq in 1..=1030 {
-        say(&*one, item(seq, Payload::Upload(Upload::Event(event(seq))))).await;
-        if seq % 100 == 0 {
-            // The edge's window: it would not send more before these are acknowledged.
-            tokio::time::sleep(Duration::from_millis(10)).await;
+    // The pipe has room for 1,024.
+    for (edge, count) in &edges {
+        for seq in 1..=*count {
+            say(&**edge, item(seq, Payload::Upload(Upload::Event(event(seq))))).await;
+            if seq % 100 == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        let early = timeout(Duration::from_secs(10), next(&**edge)).await;
+        assert!(early.is_err(), "acknowledged before the API had it: {early:?}");
+    }
+    for (edge, count) in &edges {
+        for seq in 1..=*count {
+            let from = stage.outside.events.recv().await.unwrap();
+            assert_eq!(from.message.message, event(seq));
+            let taken = ToNode { node: from.node, message: from.message.delivery };
+            stage.outside.taken.send(taken).unwrap();
+        }
+        let mut upto = 0;
+        while upto < *count {
+            let Frame::Ack(ack) = next(&**edge).await else { panic!("no acknowledgement") };
+            (upto, _) = (ack.upto, assert_eq!(ack.lane, Lane::Config));
         }
     }
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let mut upto = 0;
-    while let Ok(frame) = timeout(Duration::from_millis(100), next(&*one)).await {
-        let Frame::Ack(ack) = frame else { panic!("{frame:?}") };
-        upto = ack.upto;
-    }
-    assert_eq!(upto, 1024, "what is in the pipe is taken, and no more");
-    for seq in 1..=1030 {
-        assert_eq!(stage.outside.events.recv().await.unwrap().message, event(seq));
-    }
-    assert_eq!(next(&*one).await, ack(Lane::Bulk, 1030));
 }
 
 #[tokio::test(start_paused = true)]

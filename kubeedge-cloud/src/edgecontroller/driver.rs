@@ -8,7 +8,7 @@ use futures::{
 use jiff::Timestamp;
 use kubeedge_core::{
     id::NodeName,
-    message::{Answer, FromNode, Object, ObjectRef, Query, SessionState, Snapshot, UploadedEvent},
+    message::{Answer, Delivered, FromNode, Object, ObjectRef, Query, SessionState, Snapshot},
     pipe::{Call, Replier},
 };
 use tokio::sync::watch;
@@ -16,9 +16,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Config, EdgeController, Inbox, Outbox,
+    events::{self, Event, Events, Recorded},
     ownership::{self, Claim, Renewed},
+    questions::Questions,
     requests,
-    state::{FETCHED, NODES, Output, PODS, Plan, State, WATCHED, Wanted, WriteKey, Written},
+    state::{FETCHED, NODES, Output, PODS, State, WATCHED, Wanted, WriteKey, Written},
 };
 use crate::{
     authorization::Denials,
@@ -26,9 +28,6 @@ use crate::{
         Backoff, Change, Kind, Outcome, Timing, api::Api, now, sleep_until, watch_in, watch_metadata_in,
     },
 };
-
-/// How many questions and events of nodes are worked on at once; the rest waits in its pipe.
-const ASKED_AT_ONCE: usize = 32;
 
 /// How many questions for a snapshot wait for the first lists; each edge asks again after its deadline.
 const WAITING_AT_ONCE: usize = 65_536;
@@ -64,7 +63,10 @@ pub(super) struct Driver {
     last_session: u64,
     /// Ends the first renewals of sessions that have ended: a Lease is not taken for one that is no more.
     taking: BTreeMap<NodeName, DropGuard>,
-    asked: FuturesUnordered<BoxFuture<'static, ()>>,
+    questions: Questions,
+    answering: FuturesUnordered<BoxFuture<'static, NodeName>>,
+    events: Events,
+    recording: FuturesUnordered<BoxFuture<'static, (NodeName, Event, Recorded)>>,
     absent: BoxStream<'static, (Vec<NodeName>, Timestamp)>,
     waiting: Vec<(NodeName, Replier<Snapshot>)>,
     denials: Denials,
@@ -77,7 +79,8 @@ const LARGE_KIND_PAGE: u32 = 100;
 
 impl Driver {
     pub(super) fn new(part: EdgeController) -> Self {
-        let EdgeController { config, client, inbox, outbox, denials, sight, listed, unread, leads } = part;
+        let EdgeController { config, client, inbox, outbox, denials, counts, sight, listed, unread, leads } =
+            part;
         let backoff = Backoff { first: config.retry_first, max: config.retry_max };
         let timing = Timing { backoff, ..Timing::default() };
         let (later, first): (Vec<_>, Vec<_>) = WATCHED.iter().partition(|kind| FETCHED.contains(kind));
@@ -112,7 +115,10 @@ impl Driver {
             claims: BTreeMap::new(),
             last_session: 0,
             taking: BTreeMap::new(),
-            asked: FuturesUnordered::new(),
+            questions: Questions::new(counts.clone()),
+            answering: FuturesUnordered::new(),
+            events: Events::new(backoff, counts),
+            recording: FuturesUnordered::new(),
             absent: absent(api.clone(), config.clone(), leads),
             waiting: Vec::new(),
             denials,
@@ -128,7 +134,7 @@ impl Driver {
     pub(super) async fn run(mut self, stop: CancellationToken) {
         loop {
             self.perform();
-            let may_ask = self.asked.len() < ASKED_AT_ONCE;
+            let next = [self.state.poll_timeout(), self.events.poll_timeout()].into_iter().flatten().min();
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(change) = self.changes.next() => self.state.handle_change(change),
@@ -148,8 +154,8 @@ impl Driver {
                     self.state.handle_clock(&clock, now());
                 }
                 Some(call) = self.inbox.snapshots.recv() => self.handle_snapshot(call),
-                Some(call) = self.inbox.queries.recv(), if may_ask => self.handle_query(call),
-                Some(event) = self.inbox.events.recv(), if may_ask => self.handle_event(event),
+                Some(call) = self.inbox.queries.recv() => self.handle_query(call),
+                Some(event) = self.inbox.events.recv() => self.events.handle_event(event),
                 Some((reference, fetched)) = self.fetching.next() => {
                     self.state.handle_fetched(&reference, fetched, now());
                 }
@@ -163,8 +169,11 @@ impl Driver {
                 Some((nodes, since)) = self.absent.next() => {
                     self.state.handle_edge_nodes(nodes, since, now());
                 }
-                Some(()) = self.asked.next() => {}
-                () = sleep_until(self.state.poll_timeout()) => {}
+                Some(node) = self.answering.next() => self.questions.handle_answered(&node),
+                Some((node, event, recorded)) = self.recording.next() => {
+                    self.events.handle_recorded(node, event, recorded, now());
+                }
+                () = sleep_until(next) => {}
             }
         }
     }
@@ -243,6 +252,40 @@ impl Driver {
             }
         }
         self.answer_waiting();
+        self.answer_questions();
+        self.record_events();
+    }
+
+    fn answer_questions(&mut self) {
+        while let Some((node, question)) = self.questions.poll(now()) {
+            let api = self.api.clone();
+            self.answering.push(question.answer(api).map(|()| node).boxed());
+        }
+    }
+
+    fn record_events(&mut self) {
+        // Before everything is listed, a pod that is not known may exist all the same.
+        while self.state.is_complete()
+            && let Some(FromNode { node, message: Delivered { delivery, message } }) =
+                self.events.poll_arrived()
+        {
+            let judged = self.state.read_event(&FromNode { node: node.clone(), message });
+            self.events.handle_judged(node, delivery, judged, now());
+        }
+        while let Some((node, event)) = self.events.poll_write(now()) {
+            let api = self.api.clone();
+            self.recording.push(
+                async move {
+                    let recorded = events::record(&api, &node, event.value()).await;
+                    (node, event, recorded)
+                }
+                .boxed(),
+            );
+        }
+        while let Some(taken) = self.events.poll_taken() {
+            // Without CloudHub there is no node that waits for it.
+            let _ = self.outbox.taken.send(taken);
+        }
     }
 
     fn handle_session(&mut self, session: FromNode<SessionState>) {
@@ -272,6 +315,7 @@ impl Driver {
             Renewed::Lost(by) => {
                 tracing::info!(%node, by, "the node has its session with another cloud");
                 self.claims.remove(&node);
+                self.events.handle_lost(&node);
                 self.state.handle_lost(&node);
                 if let Err(closed) = self.outbox.lost.send(node) {
                     tracing::trace!(%closed, "nobody listens");
@@ -305,29 +349,9 @@ impl Driver {
     }
 
     fn handle_query(&mut self, call: Call<FromNode<Query>, Answer>) {
-        match self.state.plan(&call.question) {
-            Plan::Answer(answer) => call.answer(answer),
-            Plan::Ask(kind, reference) => {
-                let api = self.api.clone();
-                self.asked
-                    .push(async move { call.answer(requests::answer(&api, kind, &reference).await) }.boxed());
-            }
-            Plan::Issue(request) => {
-                let api = self.api.clone();
-                self.asked.push(async move { call.answer(requests::issue(&api, &request).await) }.boxed());
-            }
-        }
-    }
-
-    fn handle_event(&mut self, event: FromNode<UploadedEvent>) {
-        let node = event.node.clone();
-        match self.state.read_event(&event) {
-            Ok(event) => {
-                let api = self.api.clone();
-                self.asked.push(async move { requests::record(&api, &node, event).await }.boxed());
-            }
-            Err(why) => tracing::debug!(%node, %why, "an event of the edge is dropped"),
-        }
+        let plan = self.state.plan(&call.question);
+        let (FromNode { node, .. }, replier) = call.split();
+        self.questions.handle(node, plan, replier);
     }
 }
 

@@ -25,30 +25,36 @@
 //! ```
 
 mod autonomy;
+mod counts;
 mod driver;
+mod events;
 mod mirror;
 mod ownership;
+mod questions;
 mod requests;
 mod seen;
 mod state;
 mod status;
 #[cfg(test)]
 mod tests;
+mod turns;
 
-use std::{collections::BTreeMap, fmt, num::NonZeroUsize, time::Duration};
+use std::{collections::BTreeMap, fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use kube::Client;
 use kubeedge_core::{
     id::NodeName,
     message::{
-        Acked, Answer, ClockOffset, Delivered, FromNode, ObjectEvent, ObjectRef, Query, Report, ReportKey,
-        SessionState, Snapshot, ToNode, UploadedEvent,
+        Acked, Answer, ClockOffset, Delivered, Delivery, FromNode, ObjectEvent, ObjectRef, Query, Report,
+        ReportKey, SessionState, Snapshot, ToNode, UploadedEvent,
     },
     pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
 };
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+pub use counts::{Counts, Dropped};
 
 use crate::{authorization::Denials, controller::Sight};
 
@@ -143,8 +149,8 @@ pub struct Inbox {
     pub clocks: LatestReceiver<NodeName, FromNode<ClockOffset>>,
     /// Nodes ask for objects.
     pub queries: Callee<FromNode<Query>, Answer>,
-    /// Events and messages from the nodes.
-    pub events: EventReceiver<FromNode<UploadedEvent>>,
+    /// What the nodes record about their objects. Each is kept by its node until `taken` names it.
+    pub events: EventReceiver<FromNode<Delivered<UploadedEvent>>>,
 }
 
 /// What goes out.
@@ -157,6 +163,8 @@ pub struct Outbox {
     /// Nodes that another cloud has taken, so that their sessions here are to end: a node that has one all the same comes
     /// again, to whichever cloud, and is taken anew.
     pub lost: LatestSender<NodeName, NodeName>,
+    /// The API has an event, or will never take it.
+    pub taken: LatestSender<(NodeName, Delivery), ToNode<Delivery>>,
 }
 
 /// The other ends of [`Inbox`] and [`Outbox`].
@@ -168,10 +176,11 @@ pub struct Outside {
     pub sessions: LatestSender<NodeName, FromNode<SessionState>>,
     pub clocks: LatestSender<NodeName, FromNode<ClockOffset>>,
     pub queries: Caller<FromNode<Query>, Answer>,
-    pub events: EventSender<FromNode<UploadedEvent>>,
+    pub events: EventSender<FromNode<Delivered<UploadedEvent>>>,
     pub downstream: LatestReceiver<(NodeName, ObjectRef), ToNode<ObjectEvent>>,
     pub acked: LatestReceiver<(NodeName, ReportKey), ToNode<Acked<ReportKey>>>,
     pub lost: LatestReceiver<NodeName, NodeName>,
+    pub taken: LatestReceiver<(NodeName, Delivery), ToNode<Delivery>>,
 }
 
 /// Creates both ends of all pipes.
@@ -189,6 +198,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (acked, acked_rx) =
         pipe::latest("acked", |to: &ToNode<Acked<ReportKey>>| (to.node.clone(), to.message.key.clone()));
     let (lost, lost_rx) = pipe::latest("lost", NodeName::clone);
+    let (taken, taken_rx) = pipe::latest("taken", |to: &ToNode<Delivery>| (to.node.clone(), to.message));
     let inbox = Inbox { statuses, snapshots, sessions, clocks, queries, events };
     let outside = Outside {
         statuses: statuses_tx,
@@ -200,8 +210,9 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
         downstream: downstream_rx,
         acked: acked_rx,
         lost: lost_rx,
+        taken: taken_rx,
     };
-    (inbox, Outbox { downstream, acked, lost }, outside)
+    (inbox, Outbox { downstream, acked, lost, taken }, outside)
 }
 
 /// The part; see the [module](self).
@@ -211,6 +222,7 @@ pub struct EdgeController {
     inbox: Inbox,
     outbox: Outbox,
     denials: Denials,
+    counts: Arc<Counts>,
     sight: Sight,
     listed: watch::Sender<bool>,
     unread: watch::Sender<usize>,
@@ -227,6 +239,7 @@ impl EdgeController {
             inbox,
             outbox,
             denials: Denials::default(),
+            counts: Arc::default(),
             sight: Sight::default(),
             listed: watch::Sender::default(),
             unread: watch::Sender::default(),
@@ -237,6 +250,11 @@ impl EdgeController {
     /// What nodes were refused so far, for metrics; to be taken before [`EdgeController::run`].
     pub fn denials(&self) -> Denials {
         self.denials.clone()
+    }
+
+    /// What it has done for its nodes, for metrics; to be taken before [`EdgeController::run`].
+    pub fn counts(&self) -> Arc<Counts> {
+        self.counts.clone()
     }
 
     /// The kinds that it cannot watch at present, each with the reason; to be taken before [`EdgeController::run`].

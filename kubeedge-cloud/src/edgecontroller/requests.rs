@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     Config, mirror, ownership,
-    state::{EVENTS, Job, NODES, PODS, SERVICE_ACCOUNTS, Write, Written},
+    state::{Job, NODES, PODS, SERVICE_ACCOUNTS, Write, Written},
     status,
 };
 use crate::{
@@ -182,35 +182,6 @@ fn read_token(given: &Value, request: &TokenRequest) -> Option<Token> {
         expires_at_ms: u64::try_from(ends.as_millisecond()).ok()?,
         lifetime_ms: seconds.saturating_mul(1000),
     })
-}
-
-/// Records an event, or brings the node's own event of its name up to date: a name can be guessed, so it does not
-/// give a right to the events of others. An event that fails is not worth a second attempt.
-pub(super) async fn record(api: &Api, node: &NodeName, event: Value) {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let (namespace, name) = (text(&event["metadata"]["namespace"]), text(&event["metadata"]["name"]));
-    let place = Place { kind: EVENTS, namespace: &namespace, name: &name };
-    let recorded = match api.create(place, &event).await {
-        Err(error) if error.is_conflict() => update_event(api, place, node, event).await,
-        other => other.map(drop),
-    };
-    if let Err(error) = recorded {
-        tracing::debug!(%node, event = %name, %error, "an event of the edge was lost");
-    }
-}
-
-async fn update_event(api: &Api, place: Place<'_>, node: &NodeName, mut event: Value) -> Result<(), Error> {
-    let existing = api.value(place).await?;
-    let by_node =
-        existing["source"]["host"] == node.as_str() || existing["reportingInstance"] == node.as_str();
-    if !by_node || existing["involvedObject"]["uid"] != event["involvedObject"]["uid"] {
-        tracing::debug!(%node, event = %place.name, "an event of the edge has the name of another's");
-        return Ok(());
-    }
-    // Only the event that was looked at.
-    let metadata = &existing["metadata"];
-    event["metadata"] = json!({ "uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"] });
-    api.merge(place, "", &event).await.map(drop)
 }
 
 /// The names of all edge nodes.

@@ -48,6 +48,12 @@ pub struct EdgeConfig {
     pub uploads_max: usize,
     /// And at most so many bytes of them, or one more.
     pub uploads_bytes_max: usize,
+    /// How many events wait for the cloud at most. They are acknowledged when the API has them, so this is also what a
+    /// cloud without its API has to hold of each node: the rest waits with whoever records them, who counts repetitions
+    /// together.
+    pub events_max: usize,
+    /// And at most so many bytes of them, or one more.
+    pub events_bytes_max: usize,
     /// How many queries wait for an answer at most.
     pub queries_max: usize,
     /// How long an answer to a query may take.
@@ -69,6 +75,9 @@ impl Default for EdgeConfig {
             inventory_part: 128,
             uploads_max: 1024,
             uploads_bytes_max: 4 << 20,
+            // Fifty a second over a satellite.
+            events_max: 32,
+            events_bytes_max: 64 << 10,
             queries_max: 64,
             query_timeout: Duration::from_secs(10),
             requests_max: 32,

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use crate::message::{
     Answer, DeviceReport, InventoryEntry, Lane, MirrorReport, NodeReport, ObjectEvent, PodReport, Query,
-    Report, Request, Response, TunnelStep, Upload,
+    Report, Request, Response, TunnelStep, Upload, UploadedEvent,
 };
 
 /// The version of the protocol that this crate speaks.
@@ -205,7 +205,8 @@ impl Payload {
             Self::Skip => None,
             Self::Object(event) => Some(event.key().lane()),
             Self::Report(report) => Some(report.lane()),
-            Self::Upload(_) => Some(Lane::Bulk),
+            Self::Upload(Upload::Publish(_)) => Some(Lane::Bulk),
+            Self::Upload(Upload::Event(_)) => Some(Lane::Config),
         }
     }
 }
@@ -292,7 +293,13 @@ impl Weight for Upload {
     fn weight(&self) -> usize {
         match self {
             Self::Publish(message) => message.publish.size() + 32,
-            Self::Event(event) => event.json.len() + 16,
+            Self::Event(event) => event.weight(),
         }
+    }
+}
+
+impl Weight for UploadedEvent {
+    fn weight(&self) -> usize {
+        self.json.len() + 16
     }
 }

@@ -32,11 +32,11 @@ pub enum Lane {
     Heartbeat,
     /// Pods down; node and pod status up.
     Pods,
-    /// ConfigMaps, Secrets and every other object.
+    /// ConfigMaps, Secrets and every other object down; what is held of them, and events, up.
     Config,
     /// Devices and models down; twins up.
     Devices,
-    /// Questions and answers, log chunks, publishes, events.
+    /// Questions and answers, log chunks, publishes.
     Bulk,
 }
 

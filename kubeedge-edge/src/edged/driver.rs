@@ -376,7 +376,7 @@ impl Driver {
         }
         self.upload_at = None;
         while let Some(event) = self.state.next_event() {
-            match self.edged.outbox.uploads.send(event) {
+            match self.edged.outbox.events.send(event) {
                 Ok(()) | Err(SendError::Closed(_)) => self.state.handle_event_sent(),
                 Err(SendError::Full(_)) => {
                     self.upload_at = Some(Instant::now() + UPLOAD_AGAIN);

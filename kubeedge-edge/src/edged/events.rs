@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kubeedge_core::message::{ObjectRef, Upload, UploadedEvent};
+use kubeedge_core::message::{ObjectRef, UploadedEvent};
 use serde_json::json;
 
 pub(crate) use self::note::{Kind, Note};
@@ -156,10 +156,10 @@ impl Recorder {
     }
 
     /// The next event to be sent. [`Self::sent`] takes it off the list.
-    pub(crate) fn next(&self) -> Option<Upload> {
+    pub(crate) fn next(&self) -> Option<UploadedEvent> {
         let key = self.waiting.front()?;
         let recorded = self.recorded.get(key)?;
-        Some(Upload::Event(UploadedEvent { json: self.json(key, recorded).to_string().into() }))
+        Some(UploadedEvent { json: self.json(key, recorded).to_string().into() })
     }
 
     /// The event that [`Self::next`] gave was taken.
@@ -230,7 +230,7 @@ mod tests {
 
     fn drain(recorder: &mut Recorder) -> Vec<Value> {
         let mut all = Vec::new();
-        while let Some(Upload::Event(event)) = recorder.next() {
+        while let Some(event) = recorder.next() {
             all.push(serde_json::from_slice(&event.json).unwrap());
             recorder.sent();
         }

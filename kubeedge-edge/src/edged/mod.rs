@@ -80,7 +80,7 @@ use kubeedge_core::{
     id::{NodeName, Uid},
     message::{
         Answer, Connectivity, LogRequest, ObjectEvent, ObjectRef, Query, Report, ReportKey, Response,
-        TokenRequest, Upload,
+        TokenRequest, UploadedEvent,
     },
     pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
     runtime::ContainerRuntime,
@@ -370,7 +370,7 @@ pub struct Outbox {
     /// Questions for what the API has of the node itself.
     pub queries: Caller<Query, Answer>,
     /// What has happened to pods, as Kubernetes Events.
-    pub uploads: EventSender<Upload>,
+    pub events: EventSender<UploadedEvent>,
     /// To MetaManager: asks for a token of a pod's service account.
     pub tokens: Caller<TokenRequest, Answer>,
     /// Asks for devices of a pod.
@@ -396,8 +396,8 @@ pub struct Outside {
     pub queries: Callee<Query, Answer>,
     /// From [`Outbox::reports`].
     pub reports: LatestReceiver<ReportKey, Report>,
-    /// From [`Outbox::uploads`].
-    pub uploads: EventReceiver<Upload>,
+    /// From [`Outbox::events`].
+    pub events: EventReceiver<UploadedEvent>,
     /// From [`Outbox::tokens`].
     pub tokens: Callee<TokenRequest, Answer>,
     /// From [`Outbox::devices`].
@@ -414,7 +414,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (connectivity, connectivity_rx) = watch::channel(Connectivity::Offline);
     let (reports_tx, reports) = pipe::latest("reports", Report::key);
     let (tokens_tx, tokens) = pipe::calls("tokens", 64);
-    let (uploads_tx, uploads) = pipe::events("uploads", 256);
+    let (events_tx, events) = pipe::events("events", 32);
     let (inventory, inventory_rx) = watch::channel(devices::Inventory::new());
     let (devices_tx, devices) = pipe::calls("device_questions", 256);
     (
@@ -429,7 +429,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
         Outbox {
             reports: reports_tx,
             queries: queries_tx,
-            uploads: uploads_tx,
+            events: events_tx,
             tokens: tokens_tx,
             devices: devices_tx,
         },
@@ -442,7 +442,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
             connectivity,
             queries,
             reports,
-            uploads,
+            events,
             tokens,
             devices,
         },

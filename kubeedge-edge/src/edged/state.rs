@@ -27,7 +27,9 @@ use std::{
 
 use kubeedge_core::{
     id::Uid,
-    message::{Answer, Connectivity, Object, ObjectRef, PodReport, PodState, Report, TokenRequest, Upload},
+    message::{
+        Answer, Connectivity, Object, ObjectRef, PodReport, PodState, Report, TokenRequest, UploadedEvent,
+    },
     runtime::{ContainerId, ObservedSandbox},
 };
 use tracing::{debug, info};
@@ -384,7 +386,7 @@ impl State {
     }
 
     /// The next event for the cloud, while there is a session. [`Self::handle_event_sent`] takes it off the list.
-    pub(crate) fn next_event(&self) -> Option<Upload> {
+    pub(crate) fn next_event(&self) -> Option<UploadedEvent> {
         if self.online { self.events.next() } else { None }
     }
 

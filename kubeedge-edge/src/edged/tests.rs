@@ -12,7 +12,6 @@ use std::{
 use kubeedge_core::{
     message::{
         Connectivity, LogRequest, Object, ObjectEvent, ObjectRef, PodState, Report, ReportKey, Response,
-        Upload,
     },
     pipe::{LatestReceiver, LatestSender},
     runtime::{
@@ -200,8 +199,8 @@ async fn a_start_that_an_earlier_process_began_is_waited_for_without_a_word() {
     assert_eq!(status["containerStatuses"][0]["restartCount"], 0);
     assert_eq!(runtime.starts("web/app"), 1);
     let mut reasons = Vec::new();
-    while let Ok(upload) = tokio::time::timeout(Duration::from_secs(10), node.outside.uploads.recv()).await {
-        let Some(Upload::Event(event)) = upload else { panic!("not an event") };
+    while let Ok(upload) = tokio::time::timeout(Duration::from_secs(10), node.outside.events.recv()).await {
+        let Some(event) = upload else { panic!("not an event") };
         let event: Value = serde_json::from_slice(&event.json).unwrap();
         reasons.push(event["reason"].as_str().unwrap().to_owned());
     }
@@ -590,12 +589,12 @@ async fn events_wait_for_a_session_and_keep_their_own_times() {
     node.apply(&pod("web", &json!({})));
     node.running("web").await;
     tokio::time::sleep(Duration::from_secs(600)).await;
-    assert!(node.outside.uploads.try_recv().is_none(), "nobody would take them");
+    assert!(node.outside.events.try_recv().is_none(), "nobody would take them");
     node.outside.connectivity.send_replace(Connectivity::Online);
     let mut reasons = Vec::new();
     while reasons.len() < 4 {
-        let upload = tokio::time::timeout(Duration::from_secs(10), node.outside.uploads.recv()).await;
-        let Some(Upload::Event(event)) = upload.unwrap() else { panic!("not an event") };
+        let upload = tokio::time::timeout(Duration::from_secs(10), node.outside.events.recv()).await;
+        let Some(event) = upload.unwrap() else { panic!("not an event") };
         let event: Value = serde_json::from_slice(&event.json).unwrap();
         assert_eq!(event["involvedObject"]["uid"], "web");
         assert_eq!(event["source"], json!({ "component": "kubelet", "host": "edge-1" }));
@@ -620,14 +619,14 @@ async fn closed_pipes_do_not_keep_it_busy_nor_stop_it() {
         connectivity,
         queries,
         reports,
-        uploads,
+        events,
         tokens,
         devices,
     } = outside;
     drop((tokens, inventory, devices));
     send(&workloads, &pod("web", &json!({})));
     tokio::time::sleep(Duration::from_secs(3)).await;
-    drop((workloads, logs, releases, pods, connectivity, queries, reports, uploads));
+    drop((workloads, logs, releases, pods, connectivity, queries, reports, events));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(runtime.starts("web/app"), 1);
     assert!(!running.is_finished());

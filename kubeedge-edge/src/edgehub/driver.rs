@@ -11,7 +11,7 @@ use futures::{
 };
 use kubeedge_core::{
     hub::{EdgeLink, EdgeOutput, Frame},
-    message::{Answer, Inventory, Lane, Request, Response},
+    message::{Answer, Inventory, Lane, Request, Response, Upload},
     pipe::{CallError, Replier},
     transport::Peer,
     wire::{Codec, Line, LineEvent, TooLong},
@@ -104,6 +104,9 @@ impl Driver {
                 Some(report) = self.inbox.reports.recv() => self.link.handle_report(report),
                 Some(upload) = self.inbox.uploads.recv(), if self.link.takes_uploads() => {
                     self.link.handle_upload(upload);
+                }
+                Some(event) = self.inbox.events.recv(), if self.link.takes_events() => {
+                    self.link.handle_upload(Upload::Event(event));
                 }
                 Some(call) = self.inbox.queries.recv() => {
                     let (query, replier) = call.split();

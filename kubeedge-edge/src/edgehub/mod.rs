@@ -35,7 +35,7 @@ use kubeedge_core::{
     id::NodeName,
     message::{
         Acked, Answer, Connectivity, Delivered, Inventory, LogRequest, ObjectEvent, ObjectRef, Publish,
-        Query, Report, ReportKey, Response, ServiceRequest, TunnelRequest, Upload, UploadId,
+        Query, Report, ReportKey, Response, ServiceRequest, TunnelRequest, Upload, UploadId, UploadedEvent,
     },
     pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
     transport::{Transport, TransportError},
@@ -100,6 +100,8 @@ pub struct Inbox {
     pub reports: LatestReceiver<ReportKey, Report>,
     /// What applications send up.
     pub uploads: EventReceiver<Upload>,
+    /// What the node records about its objects. While the cloud cannot write it to the API, it is left where it is.
+    pub events: EventReceiver<UploadedEvent>,
     /// What has become durable of `objects`.
     pub acked: LatestReceiver<ObjectRef, Acked<ObjectRef>>,
     /// Questions for the cloud.
@@ -134,6 +136,8 @@ pub struct Outside {
     pub reports: LatestSender<ReportKey, Report>,
     /// Feeds [`Inbox::uploads`].
     pub uploads: EventSender<Upload>,
+    /// Feeds [`Inbox::events`].
+    pub events: EventSender<UploadedEvent>,
     /// Feeds [`Inbox::acked`].
     pub acked: LatestSender<ObjectRef, Acked<ObjectRef>>,
     /// Feeds [`Inbox::queries`].
@@ -160,6 +164,7 @@ pub struct Outside {
 pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (reports_tx, reports_rx) = pipe::latest("reports", Report::key);
     let (uploads_tx, uploads_rx) = pipe::events("uploads", 256);
+    let (events_tx, events_rx) = pipe::events("events", 32);
     let (acked_tx, acked_rx) = pipe::latest("acked", |acked: &Acked<ObjectRef>| acked.key.clone());
     let (queries_tx, queries_rx) = pipe::calls("queries", 64);
     let (objects_tx, objects_rx) =
@@ -172,7 +177,13 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (uploaded_tx, uploaded_rx) = pipe::latest("uploaded", |id: &UploadId| *id);
     let (connectivity_tx, connectivity_rx) = watch::channel(Connectivity::Offline);
     (
-        Inbox { reports: reports_rx, uploads: uploads_rx, acked: acked_rx, queries: queries_rx },
+        Inbox {
+            reports: reports_rx,
+            uploads: uploads_rx,
+            events: events_rx,
+            acked: acked_rx,
+            queries: queries_rx,
+        },
         Outbox {
             objects: objects_tx,
             inventory: inventory_tx,
@@ -186,6 +197,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
         Outside {
             reports: reports_tx,
             uploads: uploads_tx,
+            events: events_tx,
             acked: acked_tx,
             queries: queries_tx,
             objects: objects_rx,

@@ -81,6 +81,18 @@ impl Running {
         key
     }
 
+    fn event(&self, from: &str, number: u64, message: UploadedEvent) {
+        let delivery = Delivery { session: 1, number };
+        let message = Delivered { delivery, message };
+        self.outside.events.send(FromNode { node: node(from), message }).unwrap();
+    }
+
+    /// The next event that the node need not keep any longer.
+    async fn taken(&mut self) -> u64 {
+        let taken = tokio::time::timeout(LONG, self.outside.taken.recv()).await.expect("a word").unwrap();
+        taken.message.number
+    }
+
     fn session(&self, name: &str, message: SessionState) {
         self.outside.sessions.send(FromNode { node: node(name), message }).unwrap();
     }
@@ -440,11 +452,40 @@ async fn an_event_of_the_node_is_recorded_and_counted() {
             "reason": "BackOff", "message": "again", "type": "Warning", "count": count,
         });
         let message = UploadedEvent { json: event.to_string().into() };
-        running.outside.events.send(FromNode { node: node("edge-1"), message }).unwrap();
+        running.event("edge-1", 1, message);
         let counted =
             async || cluster.get(EVENTS, "default", "web.1").await.filter(|event| event["count"] == count);
         let event = eventually("the event", counted).await;
         assert_eq!(event["source"]["host"], "edge-1");
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_comes_while_the_api_is_gone_is_acknowledged_when_it_is_back_and_has_it() {
+    let cluster = Cluster::start().await;
+    cluster.create(PODS, &pod("web", "edge-1", None)).await;
+    let (client, gate) = cluster.client_behind("/none");
+    let mut running = run(client, quick());
+    running.outside.snapshots.call(node("edge-1"), LONG).await.unwrap();
+    let event = |name: &str, about: &str| UploadedEvent {
+        json: json!({
+            "metadata": { "namespace": "default", "name": name },
+            "involvedObject": { "kind": "Pod", "namespace": "default", "name": about },
+        })
+        .to_string()
+        .into(),
+    };
+    gate.fail(usize::MAX);
+    running.event("edge-1", 1, event("web.1", "web"));
+    running.event("edge-1", 2, event("web.2", "web"));
+    running.event("edge-1", 3, event("other.1", "other"));
+    assert_eq!(running.taken().await, 3, "nobody will ever take what is not the node's");
+    let early = tokio::time::timeout(Duration::from_millis(300), running.outside.taken.recv()).await;
+    assert!(early.is_err(), "acknowledged before the API has it: {early:?}");
+    gate.fail(0);
+    assert_eq!((running.taken().await, running.taken().await), (1, 2));
+    for name in ["web.1", "web.2"] {
+        assert!(cluster.get(EVENTS, "default", name).await.is_some(), "{name}");
     }
 }
 
@@ -469,7 +510,7 @@ async fn an_event_of_another_is_not_rewritten_by_one_of_its_name() {
     for name in ["of-another-node", "of-nobody", "about-another-pod", "own"] {
         let json = event(name, "p1", "edge-1", "false").to_string().into();
         let message = UploadedEvent { json };
-        running.outside.events.send(FromNode { node: node("edge-1"), message }).unwrap();
+        running.event("edge-1", 1, message);
     }
     // Each was tried to be created; only the own one is merged into.
     eventually("all attempts", async || (gate.writes() >= 5).then_some(())).await;

@@ -169,7 +169,8 @@ impl NodeLink {
         let seen = match (report_lane(item.lane), item.lane) {
             (Some(lane), _) => self.incoming[lane].handle_seq(item.seq),
             (None, Lane::Bulk) => self.uploads.handle_seq(item.seq),
-            (None, Lane::Heartbeat | Lane::Pods | Lane::Config | Lane::Devices) => {
+            (None, Lane::Config) => self.events.handle_seq(item.seq),
+            (None, Lane::Heartbeat | Lane::Pods | Lane::Devices) => {
                 return self.handle_offence(
                     Offence::Unexpected,
                     format!("the edge sent an item on lane {:?}", item.lane),
@@ -193,9 +194,12 @@ impl NodeLink {
                 );
             }
             Ok(Seen::First) => match item.payload {
-                Payload::Skip => match report_lane(item.lane) {
-                    Some(lane) => self.incoming[lane].skip(item.seq),
-                    None => self.uploads.skip(item.seq),
+                Payload::Skip => match (report_lane(item.lane), item.lane) {
+                    (Some(lane), _) => self.incoming[lane].skip(item.seq),
+                    (None, Lane::Config) => self.events.skip(item.seq),
+                    (None, Lane::Heartbeat | Lane::Pods | Lane::Devices | Lane::Bulk) => {
+                        self.uploads.skip(item.seq);
+                    }
                 },
                 Payload::Report(report) => self.deliver_report(item.seq, report),
                 Payload::Upload(upload) => self.deliver_upload(item.seq, upload),
@@ -222,7 +226,11 @@ impl NodeLink {
 
     fn deliver_upload(&mut self, seq: u64, message: Upload) {
         let delivery = self.next_delivery();
-        self.uploads.deliver(seq, delivery.number, delivery.number, message.weight());
+        let incoming = match &message {
+            Upload::Publish(_) => &mut self.uploads,
+            Upload::Event(_) => &mut self.events,
+        };
+        incoming.deliver(seq, delivery.number, delivery.number, message.weight());
         self.outputs.push_back(NodeOutput::Upload(Delivered { delivery, message }));
     }
 

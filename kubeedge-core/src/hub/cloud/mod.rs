@@ -42,6 +42,8 @@ pub struct NodeLink {
     incoming: [Incoming<ReportKey>; REPORT_LANES.len()],
     /// Each upload is a key of its own: they are taken in any order.
     uploads: Incoming<u64>,
+    /// As `uploads`, on a lane of their own: they wait for the API, for which messages need not wait.
+    events: Incoming<u64>,
     delivered: u64,
     requests: Calls<()>,
     queries: Calls<u64>,
@@ -142,6 +144,7 @@ impl NodeLink {
             outgoing: OBJECT_LANES.map(|_| Outgoing::new(config.flow.clone())),
             incoming: REPORT_LANES.map(|_| Incoming::new()),
             uploads: Incoming::new(),
+            events: Incoming::new(),
             delivered: 0,
             requests: Calls::new(config.calls_max),
             queries: Calls::new(config.calls_max),
@@ -197,7 +200,8 @@ impl NodeLink {
     }
 
     fn unacked(&self) -> usize {
-        self.incoming.iter().map(Incoming::weight).sum::<usize>() + self.uploads.weight()
+        let reports: usize = self.incoming.iter().map(Incoming::weight).sum();
+        reports + self.uploads.weight() + self.events.weight()
     }
 
     /// Ends a session that has come to need more than it may.
@@ -261,6 +265,7 @@ impl NodeLink {
     pub fn handle_taken(&mut self, delivery: Delivery) {
         if delivery.session == self.session {
             self.uploads.handle_durable(&delivery.number, delivery.number);
+            self.events.handle_durable(&delivery.number, delivery.number);
         }
     }
 

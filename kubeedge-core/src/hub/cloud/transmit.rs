@@ -53,8 +53,10 @@ impl NodeLink {
                 return Some(Frame::Ack(ack));
             }
         }
-        if let Some(ack) = self.uploads.poll_ack(Lane::Bulk) {
-            return Some(Frame::Ack(ack));
+        for (lane, incoming) in [(Lane::Bulk, &mut self.uploads), (Lane::Config, &mut self.events)] {
+            if let Some(ack) = incoming.poll_ack(lane) {
+                return Some(Frame::Ack(ack));
+            }
         }
         self.keepalive.poll_ping().map(Frame::Ping)
     }

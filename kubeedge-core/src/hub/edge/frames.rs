@@ -88,7 +88,8 @@ impl EdgeLink {
                 }
                 Err(never_sent) => Some(never_sent),
             },
-            (None, Lane::Heartbeat | Lane::Pods | Lane::Config | Lane::Devices) => Some(NeverSent(ack.upto)),
+            (None, Lane::Config) => self.events.handle_ack(ack, now).err(),
+            (None, Lane::Heartbeat | Lane::Pods | Lane::Devices) => Some(NeverSent(ack.upto)),
         };
         if let Some(NeverSent(seq)) = never_sent {
             self.violation(

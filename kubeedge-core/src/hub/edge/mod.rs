@@ -15,7 +15,7 @@ use crate::{
     id::{NodeName, Uid},
     message::{
         Acked, Answer, Connectivity, Delivered, Delivery, Inventory, InventoryEntry, Lane, ObjectEvent,
-        ObjectRef, Query, Report, ReportKey, Request, Response, Upload, UploadId,
+        ObjectRef, Query, Report, ReportKey, Request, Response, Upload, UploadId, UploadedEvent,
     },
 };
 
@@ -44,6 +44,8 @@ pub struct EdgeLink {
     incoming: [Incoming<ObjectRef>; OBJECT_LANES.len()],
     reports: [Outgoing<ReportKey, Report>; REPORT_LANES.len()],
     uploads: Outgoing<UploadKey, Upload>,
+    /// On a lane of their own: they wait for the API, for which messages need not wait.
+    events: Outgoing<u64, UploadedEvent>,
     last_upload: u64,
     queries: Calls<()>,
     requests: Calls<u64>,
@@ -154,6 +156,7 @@ impl EdgeLink {
             incoming: OBJECT_LANES.map(|_| Incoming::new()),
             reports: REPORT_LANES.map(|_| Outgoing::new(config.flow.clone())),
             uploads: Outgoing::new(upload_flow(&config)),
+            events: Outgoing::new(event_flow(&config)),
             last_upload: 0,
             queries: Calls::new(config.queries_max),
             requests: Calls::new(config.requests_max),
@@ -214,7 +217,12 @@ impl EdgeLink {
         }
     }
 
-    /// Whether another upload fits; while it does not, leave uploads where they are.
+    /// Whether another event fits; while it does not, leave events where they are.
+    pub fn takes_events(&self) -> bool {
+        self.events.len() < self.config.events_max && self.events.weight() < self.config.events_bytes_max
+    }
+
+    /// Whether another message fits; while it does not, leave messages where they are.
     pub fn takes_uploads(&self) -> bool {
         self.uploads.len() < self.config.uploads_max && self.uploads.weight() < self.config.uploads_bytes_max
     }
@@ -222,11 +230,12 @@ impl EdgeLink {
     /// A part has something to upload.
     pub fn handle_upload(&mut self, upload: Upload) {
         self.last_upload += 1;
-        let id = match &upload {
-            Upload::Publish(message) => Some(message.id),
-            Upload::Event(_) => None,
-        };
-        self.uploads.set((self.last_upload, id), upload);
+        match upload {
+            Upload::Publish(message) => {
+                self.uploads.set((self.last_upload, Some(message.id)), Upload::Publish(message));
+            }
+            Upload::Event(event) => self.events.set(self.last_upload, event),
+        }
     }
 
     /// The part has made an object durable.
@@ -285,9 +294,16 @@ impl EdgeLink {
     pub fn handle_too_long(&mut self, frame: &Frame) {
         match frame {
             Frame::Item(item) => {
-                let what = match report_lane(item.lane) {
-                    Some(lane) => self.reports[lane].handle_too_long(item.seq).map(|key| format!("{key:?}")),
-                    None => self.uploads.handle_too_long(item.seq).map(|_| "an upload".to_owned()),
+                let what = match (report_lane(item.lane), item.lane) {
+                    (Some(lane), _) => {
+                        self.reports[lane].handle_too_long(item.seq).map(|key| format!("{key:?}"))
+                    }
+                    (None, Lane::Config) => {
+                        self.events.handle_too_long(item.seq).map(|_| "an event".to_owned())
+                    }
+                    (None, Lane::Heartbeat | Lane::Pods | Lane::Devices | Lane::Bulk) => {
+                        self.uploads.handle_too_long(item.seq).map(|_| "a message".to_owned())
+                    }
                 };
                 self.outputs.extend(what.map(|what| EdgeOutput::Undeliverable { what }));
             }
@@ -346,7 +362,8 @@ impl EdgeLink {
             }
             Phase::Open { .. } => {
                 let items = self.reports.iter().filter_map(Outgoing::poll_timeout);
-                items.chain(self.uploads.poll_timeout()).chain([self.keepalive.poll_timeout()]).min()
+                let uploads = [self.uploads.poll_timeout(), self.events.poll_timeout()];
+                items.chain(uploads.into_iter().flatten()).chain([self.keepalive.poll_timeout()]).min()
             }
         };
         [phase, self.queries.poll_timeout(), self.requests.poll_timeout()].into_iter().flatten().min()
@@ -374,6 +391,7 @@ impl EdgeLink {
             Phase::Open { .. } => {
                 self.reports.iter_mut().for_each(|reports| reports.handle_timeout(now));
                 self.uploads.handle_timeout(now);
+                self.events.handle_timeout(now);
                 self.keepalive.handle_timeout(now);
                 if let Some(silence) = self.keepalive.silence(now) {
                     self.violation(format!("the cloud has been silent for {silence:?}"), now);
@@ -415,6 +433,7 @@ impl EdgeLink {
         for reports in &mut self.reports {
             reports.reset();
         }
+        self.events.reset();
         let given_up = self.uploads.reset();
         self.note_uploaded(given_up);
         self.questions.clear();
@@ -444,6 +463,11 @@ impl EdgeLink {
 /// their own, as wide as what may wait, so that they do not hold up those of others.
 fn upload_flow(config: &EdgeConfig) -> Flow {
     Flow { window_items: config.uploads_max, window_bytes: config.uploads_bytes_max, ..config.flow.clone() }
+}
+
+/// All events that wait are on their way: the cloud sees to it that they are written in order.
+fn event_flow(config: &EdgeConfig) -> Flow {
+    Flow { window_items: config.events_max, window_bytes: config.events_bytes_max, ..config.flow.clone() }
 }
 
 fn object_lane(lane: Lane) -> Option<usize> {

@@ -3,7 +3,7 @@ use std::time::Instant;
 use super::{EdgeLink, OBJECT_LANES, Phase, report_lane};
 use crate::{
     hub::{Frame, InventoryPart, Item, Payload},
-    message::Lane,
+    message::{Lane, Upload},
 };
 
 impl EdgeLink {
@@ -12,7 +12,14 @@ impl EdgeLink {
         let open = matches!(self.phase, Phase::Open { .. });
         let frame = match lane {
             Lane::Heartbeat => self.session_frame(now),
-            Lane::Config if open => self.inventory_part(),
+            Lane::Config if open => match self.inventory_part() {
+                Some(part) => Some(part),
+                None => {
+                    let (seq, event) = self.events.poll_transmit(now)?;
+                    let payload = event.map_or(Payload::Skip, |event| Payload::Upload(Upload::Event(event)));
+                    Some(Frame::Item(Item { lane, seq, payload }))
+                }
+            },
             Lane::Pods | Lane::Devices if open => {
                 let (seq, report) = self.reports[report_lane(lane)?].poll_transmit(now)?;
                 let payload = report.map_or(Payload::Skip, Payload::Report);

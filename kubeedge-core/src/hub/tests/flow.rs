@@ -1,13 +1,16 @@
 use std::time::{Duration, Instant};
 
-use super::{node_report, pair::number};
+use super::{
+    node_report,
+    pair::{Pair, number},
+};
 use crate::{
     hub::{
         Ack, EdgeConfig, EdgeLink, Flow,
         incoming::{Incoming, OutOfWindow, Seen},
         outgoing::{NeverSent, Outgoing, SPAN},
     },
-    message::{Lane, Publish, Report, Upload, UploadedPublish},
+    message::{Lane, Publish, Report, Upload, UploadId, UploadedEvent, UploadedPublish},
 };
 
 fn outgoing(window_items: usize) -> Outgoing<u64, Report> {
@@ -40,6 +43,36 @@ fn the_edge_takes_uploads_up_to_a_number_and_up_to_a_weight() {
         }
         assert_eq!(taken, fits, "of {length} bytes");
     }
+}
+
+#[test]
+fn events_that_the_api_does_not_take_fill_their_own_window_and_hold_up_no_message() {
+    let mut pair = Pair::new(1);
+    pair.writes_events = false;
+    pair.run(Duration::from_secs(1));
+    let event = |number: u64| Upload::Event(UploadedEvent { json: number.to_string().into() });
+    let mut events = 0;
+    while pair.edge.takes_events() {
+        events += 1;
+        pair.edge.handle_upload(event(events));
+    }
+    assert_eq!(events, 32, "what a cloud has to hold of a node is bounded");
+    // Far more messages than numbers may be ahead of one that is not acknowledged.
+    for number in 1..=3 * SPAN {
+        let publish = Publish { topic: "t".into(), payload: "x".into() };
+        let id = UploadId { run: 1, number };
+        pair.edge.handle_upload(Upload::Publish(UploadedPublish { id, publish }));
+        pair.pump();
+    }
+    pair.run(Duration::from_secs(5));
+    assert_eq!(pair.uploaded.len() as u64, 3 * SPAN);
+    assert!(!pair.edge.takes_events());
+    // They come again in the next session, and are let go when the API has them.
+    (pair.writes_events, pair.api_uploads) = (true, Vec::new());
+    pair.cut();
+    pair.run(Duration::from_secs(5));
+    assert_eq!(pair.api_uploads, (1..=events).map(event).collect::<Vec<_>>());
+    assert!(pair.edge.takes_events());
 }
 
 #[test]

@@ -84,6 +84,8 @@ pub(super) struct Pair {
     pub(super) cloud_down: bool,
     /// While false, the controllers do not answer with a snapshot.
     pub(super) snapshots: bool,
+    /// While false, events are not taken: the cloud cannot write them to the API.
+    pub(super) writes_events: bool,
     /// Objects the stale cache of a cloud that has just started has in place of the API's.
     pub(super) stale: Option<Vec<Object>>,
 }
@@ -149,6 +151,7 @@ impl Pair {
             stuck: BTreeSet::new(),
             cloud_down: false,
             snapshots: true,
+            writes_events: true,
             stale: None,
         }
     }
@@ -494,8 +497,10 @@ impl Pair {
                     self.after_storing(Event::ReportWritten { key });
                 }
                 NodeOutput::Upload(delivered) => {
+                    if self.writes_events || matches!(delivered.message, Upload::Publish(_)) {
+                        cloud.handle_taken(delivered.delivery);
+                    }
                     self.api_uploads.push(delivered.message);
-                    cloud.handle_taken(delivered.delivery);
                 }
                 NodeOutput::Query { id, .. } => self.queried.push(id),
                 NodeOutput::Responded { id, response } => self.responses.push((id, response)),

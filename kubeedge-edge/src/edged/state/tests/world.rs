@@ -289,7 +289,7 @@ impl World {
             }
             self.state.handle_timeout(self.now);
         }
-        while let Some(Upload::Event(event)) = self.state.next_event() {
+        while let Some(event) = self.state.next_event() {
             self.events.push(serde_json::from_slice(&event.json).unwrap());
             self.state.handle_event_sent();
         }

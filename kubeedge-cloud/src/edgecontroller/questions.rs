@@ -1,0 +1,139 @@
+//! The questions of nodes that only the API can answer: whose is asked next.
+
+use std::{sync::Arc, time::Instant};
+
+use kubeedge_core::{
+    id::NodeName,
+    message::{Answer, ObjectRef, TokenRequest},
+    pipe::Replier,
+};
+
+use super::{Counts, requests, state::Plan, turns::Turns};
+use crate::controller::{Kind, api::Api};
+
+/// How many questions the API is asked at once.
+const AT_ONCE: usize = 32;
+
+/// And how many of one node: enough for the tokens of a pod.
+const PER_NODE: usize = 4;
+
+/// How many questions of one node wait at most. Links let an edge have 64 open.
+const WAITING_MAX: usize = 256;
+
+/// The questions that wait for the API.
+#[derive(Debug)]
+pub(super) struct Questions {
+    turns: Turns<Question>,
+    counts: Arc<Counts>,
+}
+
+/// A question for the API, and where its answer goes.
+#[derive(Debug)]
+pub(super) struct Question {
+    about: About,
+    replier: Replier<Answer>,
+}
+
+#[derive(Debug)]
+enum About {
+    Object(Kind, ObjectRef),
+    Token(TokenRequest),
+}
+
+impl Questions {
+    pub(super) fn new(counts: Arc<Counts>) -> Self {
+        Self { turns: Turns::new(AT_ONCE, PER_NODE), counts }
+    }
+
+    /// A node has asked. What is known here is answered at once.
+    pub(super) fn handle(&mut self, node: NodeName, plan: Plan, replier: Replier<Answer>) {
+        let about = match plan {
+            Plan::Answer(answer) => return replier.answer(answer),
+            Plan::Ask(kind, reference) => About::Object(kind, reference),
+            Plan::Issue(request) => About::Token(request),
+        };
+        if self.turns.waiting_of(&node) >= WAITING_MAX {
+            self.turns.retain(&node, |question| !question.replier.is_withdrawn());
+        }
+        if self.turns.waiting_of(&node) >= WAITING_MAX {
+            return replier.answer(Answer::Refused("too many questions of the node wait".to_owned()));
+        }
+        self.turns.put(node, Question { about, replier });
+        self.counts.set_questions(self.turns.held_back());
+    }
+
+    /// The question to ask next; [`Questions::handle_answered`] follows.
+    pub(super) fn poll(&mut self, now: Instant) -> Option<(NodeName, Question)> {
+        loop {
+            let (node, question) = self.turns.poll(now)?;
+            if !question.replier.is_withdrawn() {
+                return Some((node, question));
+            }
+            // Nobody waits for the answer any more.
+            self.turns.done(&node);
+        }
+    }
+
+    /// One of the node's has been answered.
+    pub(super) fn handle_answered(&mut self, node: &NodeName) {
+        self.turns.done(node);
+    }
+}
+
+impl Question {
+    /// Asks the API, and hands on what it says.
+    pub(super) async fn answer(self, api: Api) {
+        let answer = match self.about {
+            About::Object(kind, reference) => requests::answer(&api, kind, &reference).await,
+            About::Token(request) => requests::issue(&api, &request).await,
+        };
+        self.replier.answer(answer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kubeedge_core::pipe;
+
+    use super::*;
+    use crate::controller::testing::node;
+
+    #[tokio::test]
+    async fn a_node_that_asks_without_pause_holds_up_itself_and_what_is_known_is_answered_at_once() {
+        let (caller, mut callee) = pipe::calls("queries", 1024);
+        let mut questions = Questions::new(Arc::default());
+        let object = || Plan::Ask(super::super::state::NODES, ObjectRef::node("n"));
+        let busy = (0..300).map(|_| ("busy", object()));
+        let others = [("busy", Plan::Answer(Answer::NotFound)), ("quiet", object())];
+        let mut calls = Vec::new();
+        for (from, plan) in busy.chain(others) {
+            let caller = caller.clone();
+            calls.push(tokio::spawn(async move { caller.call((), Duration::from_secs(60)).await }));
+            let ((), replier) = callee.recv().await.unwrap().split();
+            questions.handle(node(from), plan, replier);
+        }
+        let _quiet = calls.pop();
+        let known = calls.pop().unwrap().await.unwrap().unwrap();
+        assert_eq!(known, Answer::NotFound);
+        let mut under_way = Vec::new();
+        while let Some(next) = questions.poll(Instant::now()) {
+            under_way.push(next);
+        }
+        let of = |name: &str| under_way.iter().filter(|(of, _)| *of == node(name)).count();
+        assert_eq!((of("busy"), of("quiet")), (PER_NODE, 1));
+        assert!(questions.counts.questions_held_back() > 250);
+        // Those for which there was no room are told so.
+        let refused = calls.pop().unwrap().await.unwrap().unwrap();
+        assert!(matches!(refused, Answer::Refused(_)), "{refused:?}");
+        // Whoever does not wait any more is not asked for.
+        for call in calls {
+            call.abort();
+            let _ = call.await;
+        }
+        drop(under_way);
+        (0..PER_NODE).for_each(|_| questions.handle_answered(&node("busy")));
+        assert!(questions.poll(Instant::now()).is_none());
+    }
+}
