@@ -168,12 +168,16 @@ const NEEDED: [(&str, &str, &str, &str); 24] = [
 ];
 
 /// What would make cloudcore, or who has taken it over, more than the cloud of edge nodes.
-const TOO_MUCH: [(&str, &str, &str, &str); 26] = [
+const TOO_MUCH: [(&str, &str, &str, &str); 30] = [
     ("create", "secrets", "", "default"),
     ("update", "secrets", "", "default"),
     ("delete", "secrets", "", "kubeedge"),
     ("update", "secrets/another", "", "kubeedge"),
     ("patch", "secrets", "", "kube-system"),
+    ("update", "secrets/cloudcoresecret", "", "kubeedge"),
+    ("patch", "secrets/casecret", "", "kubeedge"),
+    ("list", "leases.coordination.k8s.io", "", "kubeedge"),
+    ("delete", "leases.coordination.k8s.io", "", "kubeedge"),
     ("patch", "configmaps", "", "default"),
     ("update", "pods", "", "default"),
     ("create", "pods", "exec", "default"),

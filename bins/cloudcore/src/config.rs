@@ -32,6 +32,8 @@ const MINIMAL_YAML: &str = include_str!("config/minimal.yaml");
 pub(crate) struct Config {
     /// Where metrics are read.
     pub(crate) monitor: SocketAddr,
+    /// How many threads do the work.
+    pub(crate) worker_threads: usize,
     /// How the API server is reached, if there is one.
     pub(crate) api: Api,
     /// The links to the nodes.
@@ -182,6 +184,7 @@ impl Config {
         );
         Ok(Self {
             monitor: root.at("commonConfig.monitorServer.bindAddress").parsed()?,
+            worker_threads: usize::try_from(root.at("kubeedgeRs.workerThreads").number(1u32, 1024)?)?,
             api: api(&root.at("kubeAPIConfig"))?,
             hub: hub::read(&root.at("modules.cloudHub"))?,
             limits: limits(&root.at("kubeedgeRs.cloudHub"))?,

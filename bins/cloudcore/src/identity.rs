@@ -26,8 +26,14 @@ use crate::config::{
     hub::{Hub, TlsFiles},
 };
 
-/// Where KubeEdge keeps its Secrets.
+/// Where KubeEdge keeps its Secrets, Leases and Services, unless the pod is in another namespace.
 const NAMESPACE: &str = "kubeedge";
+
+/// The namespace of what cloudcores share.
+pub(crate) fn namespace() -> String {
+    let pod = std::env::var("POD_NAMESPACE").ok().filter(|namespace| !namespace.is_empty());
+    pod.unwrap_or_else(|| NAMESPACE.to_owned())
+}
 
 /// 365 days: KubeEdge's edgeCertSigningDuration.
 const NODE_CERTIFICATE_LASTS: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -46,9 +52,10 @@ pub(crate) fn authority(standalone: Option<&Path>, hub: &Hub) -> Result<Option<A
 
 /// The authority that all replicas share: the one that the API has, which begins with the one from files if there are any.
 pub(crate) async fn shared(client: &Client, files: Option<Authority>) -> Result<Trusted> {
+    let namespace = namespace();
     let opened = match files {
-        Some(authority) => enrollment::publish_authority(client, NAMESPACE, authority).await,
-        None => enrollment::open_authority(client, NAMESPACE).await,
+        Some(authority) => enrollment::publish_authority(client, &namespace, authority).await,
+        None => enrollment::open_authority(client, &namespace).await,
     };
     opened.context("the certificate authority of the cloud")
 }
@@ -63,7 +70,7 @@ pub(crate) fn enrollment(config: &Config, standalone: Option<&Path>) -> enrollme
         ServerCertificate::Issued { names: names(hub) }
     };
     enrollment::Config {
-        namespace: NAMESPACE.to_owned(),
+        namespace: namespace(),
         server,
         node_certificate_lasts: hub.certificate_validity,
         token_refresh: hub.token_refresh,
@@ -191,7 +198,7 @@ pub(crate) async fn webhook(hub: &Hub, listen: SocketAddr) -> Result<(admission:
         TcpListener::bind(listen).await.with_context(|| format!("kubeedgeRs.admission: {listen}"))?;
     let mut names = names(hub);
     // The Service by which KubeEdge's admission is reached.
-    names.push("kubeedge-admission-service.kubeedge.svc".to_owned());
+    names.push(format!("kubeedge-admission-service.{}.svc", namespace()));
     let server = issued(names);
     let tls = Arc::new(server.tls.web_server_config()?);
     Ok((admission::Listener { socket, tls }, server))

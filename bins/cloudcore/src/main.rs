@@ -101,11 +101,11 @@ struct Serve {
 /// 16 MiB: what nodes send up waits in a pipe, a message of which may have 1 MiB; then it waits at the nodes.
 const PIPE_BYTES_MAX: usize = 16 << 20;
 
-/// 10 s after the nodes were sent elsewhere: what waits here are writes to the API.
+/// 10 s after the nodes were sent elsewhere: goodbyes on slow links, and answers to people that are under way. What was not
+/// written to the API is not acknowledged, and comes again from the nodes.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     if cli.serve.minconfig || cli.serve.defaultconfig {
         #[expect(clippy::print_stdout, reason = "this is what was asked for")]
@@ -114,16 +114,13 @@ async fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    let left_out = tokio::spawn(log::init(&cli.log));
-    // kube asks for the process's provider of cryptography; everything of ours is handed one.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let result = match &cli.command {
-        Some(Command::IssueCertificate(issue)) => issue.run(),
-        Some(Command::Manifests(wanted)) => print_text(wanted.text()),
-        None => run(&cli.serve).await,
-    };
-    left_out.abort();
-    match result {
+    let loaded = cli.command.is_none().then(|| load(&cli.serve)).transpose();
+    // What a command does, one thread does.
+    let threads =
+        loaded.as_ref().ok().and_then(Option::as_ref).map_or(1, |(config, _)| config.worker_threads);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let ended = runtime.context("a runtime").and_then(|runtime| runtime.block_on(execute(&cli, loaded)));
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("cloudcore ends: {error:#}");
@@ -132,14 +129,33 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Does what the command line says; `loaded` is the configuration with what an operator should look at.
+async fn execute(cli: &Cli, loaded: Result<Option<(Config, Vec<String>)>>) -> Result<()> {
+    let left_out = tokio::spawn(log::init(&cli.log));
+    // kube asks for the process's provider of cryptography; everything of ours is handed one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let result = match (&cli.command, loaded?) {
+        (Some(Command::IssueCertificate(issue)), _) => issue.run(),
+        (Some(Command::Manifests(wanted)), _) => print_text(wanted.text()),
+        (None, Some((config, warnings))) => {
+            for warning in warnings {
+                tracing::warn!("{}: {warning}", cli.serve.file().unwrap_or_default().display());
+            }
+            run(&cli.serve, config).await
+        }
+        (None, None) => Ok(()),
+    };
+    left_out.abort();
+    result
+}
+
 #[expect(clippy::print_stdout, reason = "this is what was asked for")]
 fn print_text(text: Result<String>) -> Result<()> {
     print!("{}", text?);
     Ok(())
 }
 
-async fn run(serve: &Serve) -> Result<()> {
-    let config = load(serve)?;
+async fn run(serve: &Serve, config: Config) -> Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), standalone = serve.standalone, "cloudcore starts");
 
     // The world outside: the Kubernetes API, and the links to nodes.
@@ -249,7 +265,11 @@ async fn run(serve: &Serve) -> Result<()> {
             },
         );
         if config.replicas.is_some() {
-            let election = Election::new(election::Config::new("cloudcore", &name), client.clone());
+            let rules = election::Config {
+                namespace: identity::namespace(),
+                ..election::Config::new("cloudcore", &name)
+            };
+            let election = Election::new(rules, client.clone());
             edgecontroller = edgecontroller.with_leadership(election.leads());
             group.spawn("election", election.run(stop.child_token()));
         }
@@ -279,7 +299,8 @@ async fn run(serve: &Serve) -> Result<()> {
     }
     if let Some((webhook, listener)) = webhook {
         let ca_pem = authorities.borrow().clone();
-        let address = admission::Address { url: webhook.url.clone(), ca_pem };
+        let address =
+            admission::Address { url: webhook.url.clone(), namespace: identity::namespace(), ca_pem };
         let rules = admission::Config {
             register: webhook.register.then_some(address),
             ..admission::Config::default()
@@ -373,16 +394,18 @@ async fn run(serve: &Serve) -> Result<()> {
     Ok(group.join(SHUTDOWN_GRACE.saturating_add(config.limits.drain)).await?)
 }
 
-fn load(serve: &Serve) -> Result<Config> {
-    let file = serve.config.clone().or_else(|| (!serve.standalone).then(|| config::PATH.into()));
-    let (config, warnings) = match &file {
-        Some(file) => Config::load(file)?,
-        None => Config::parse("{}")?,
-    };
-    for warning in warnings {
-        tracing::warn!("{}: {warning}", file.clone().unwrap_or_default().display());
+impl Serve {
+    /// The configuration file, if there is one.
+    fn file(&self) -> Option<PathBuf> {
+        self.config.clone().or_else(|| (!self.standalone).then(|| config::PATH.into()))
     }
-    Ok(config)
+}
+
+fn load(serve: &Serve) -> Result<(Config, Vec<String>)> {
+    match serve.file() {
+        Some(file) => Config::load(&file),
+        None => Config::parse("{}"),
+    }
 }
 
 /// A client of the cluster that the configuration names, or else of the one that the process runs in.

@@ -25,6 +25,9 @@ pub(crate) struct Manifests {
     /// How many replicas run.
     #[arg(long, default_value_t = 1)]
     replicas: u32,
+    /// How many nodes one replica takes.
+    #[arg(long, value_name = "NODES", default_value_t = 500, conflicts_with = "config")]
+    node_limit: u32,
     /// The addresses and names by which nodes reach cloudcore, separated by commas.
     #[arg(long, value_delimiter = ',')]
     advertise_address: Vec<String>,
@@ -66,6 +69,7 @@ impl Manifests {
             namespace: self.namespace.clone(),
             image: self.image.clone().unwrap_or(defaults.image),
             replicas: self.replicas,
+            node_limit: self.node_limit,
             advertise_addresses: self.advertise_address.clone(),
             host_network: !self.node_ports,
             admission: self.admission,

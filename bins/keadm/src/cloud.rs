@@ -20,6 +20,16 @@ pub(crate) struct Api {
     kube_config: PathBuf,
 }
 
+/// What cloudcores share.
+#[derive(Debug, Args)]
+struct Shared {
+    #[command(flatten)]
+    api: Api,
+    /// The namespace of cloudcore.
+    #[arg(long, default_value = NAMESPACE)]
+    namespace: String,
+}
+
 impl Api {
     /// A client of the API.
     pub(crate) async fn client(&self) -> Result<Client> {
@@ -36,14 +46,17 @@ impl Api {
 #[derive(Debug, Args)]
 pub(crate) struct GetToken {
     #[command(flatten)]
-    api: Api,
+    cloud: Shared,
 }
 
 impl GetToken {
     pub(crate) async fn run(&self) -> Result<()> {
-        let token = enrollment::join_token(&self.api.client().await?, NAMESPACE).await?.context(
-            "there is no Secret tokensecret in namespace kubeedge: cloudcore makes it, has it started?",
-        )?;
+        let Shared { api, namespace } = &self.cloud;
+        let token = enrollment::join_token(&api.client().await?, namespace).await?.with_context(|| {
+            format!(
+                "there is no Secret tokensecret in namespace {namespace}: cloudcore makes it, has it started?"
+            )
+        })?;
         crate::say(token.expose());
         Ok(())
     }
@@ -56,7 +69,7 @@ pub(crate) struct RotateCa {
     /// The step, or `status`.
     step: Next,
     #[command(flatten)]
-    api: Api,
+    cloud: Shared,
     /// Retire the authority although nodes have certificates of it, which have to join again then.
     #[arg(long)]
     force: bool,
@@ -79,7 +92,8 @@ const SHOWN: usize = 10;
 
 impl RotateCa {
     pub(crate) async fn run(&self) -> Result<()> {
-        let client = self.api.client().await?;
+        let Shared { api, namespace } = &self.cloud;
+        let client = api.client().await?;
         let (step, done) = match self.step {
             Next::Introduce => {
                 (Step::Introduce, "the next authority is trusted; `keadm rotate-ca switch` in a day or later")
@@ -89,7 +103,7 @@ impl RotateCa {
                 "it signs from here on; `keadm rotate-ca retire` when `status` says that all have renewed",
             ),
             Next::Retire => {
-                let standing = enrollment::rotation(&client, NAMESPACE).await?;
+                let standing = enrollment::rotation(&client, namespace).await?;
                 ensure!(
                     self.force || standing.is_introduced || standing.behind.is_empty(),
                     "{}; these would have to join again: wait for them, delete the Nodes that are gone, or use --force",
@@ -98,11 +112,11 @@ impl RotateCa {
                 (Step::Retire, "the one before is not trusted any more")
             }
             Next::Status => {
-                say_standing(&enrollment::rotation(&client, NAMESPACE).await?);
+                say_standing(&enrollment::rotation(&client, namespace).await?);
                 return Ok(());
             }
         };
-        enrollment::rotate(&client, NAMESPACE, step).await?;
+        enrollment::rotate(&client, namespace, step).await?;
         crate::say(done);
         Ok(())
     }

@@ -53,6 +53,9 @@ pub(crate) struct Manifest {
     /// How many replicas run.
     #[arg(long, default_value_t = 1)]
     replicas: u32,
+    /// How many nodes one replica takes; in a file of --config it is modules.cloudHub.nodeLimit.
+    #[arg(long, value_name = "NODES", default_value_t = 500, conflicts_with = "config")]
+    node_limit: u32,
     /// Let cloudcore check KubeEdge's kinds before the API server takes them. A cloudcore.yaml of --config has to switch it
     /// on too: kubeedgeRs.admission.
     #[arg(long)]
@@ -106,6 +109,7 @@ impl Manifest {
             image,
             config,
             replicas: self.replicas,
+            node_limit: self.node_limit,
             admission: self.admission,
             stream: Some(authority.map_or(StreamAuthority::Cluster, StreamAuthority::Pem)),
             advertise_addresses: self.advertise_address.clone(),
@@ -174,7 +178,12 @@ async fn preflight(client: &Client) -> Result<()> {
             },
             ..SelfSubjectAccessReview::default()
         };
-        let answer = reviews.create(&PostParams::default(), &review).await.context("check rights")?;
+        let answer = reviews.create(&PostParams::default(), &review).await.with_context(|| {
+            format!(
+                "check rights: the API does not say whether the user of --kube-config may create {resource}; take a cluster \
+                 administrator's file, or pass over the checks by --skip-preflight-checks"
+            )
+        })?;
         if !answer.status.is_some_and(|status| status.allowed) {
             missing.push(resource);
         }
@@ -242,6 +251,9 @@ mod tests {
         }
         let text = manifests::yaml(&objects);
         assert!(text.contains("kubeedge/cloudcore:v9") && text.contains("cloud.example"));
+        let words = ["keadm", "--node-limit", "2000"];
+        let text = manifests::yaml(&Line::parse_from(words).what.objects(None).unwrap());
+        assert!(text.contains("nodeLimit: 2000"));
         let words = ["keadm", "--skip-crds", "--image", "own/cloudcore:1"];
         let text = manifests::yaml(&Line::parse_from(words).what.objects(None).unwrap());
         assert!(text.contains("own/cloudcore:1") && !text.contains("CustomResourceDefinition"));

@@ -16,9 +16,11 @@ use tokio::sync::watch;
 /// Where the API server reaches the webhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
-    /// `https://host:port`, for a webhook outside the cluster; otherwise the Service `kubeedge-admission-service` in the
-    /// namespace `kubeedge`.
+    /// `https://host:port`, for a webhook outside the cluster; otherwise the Service `kubeedge-admission-service` in
+    /// `namespace`.
     pub url: Option<String>,
+    /// The namespace of that Service; KubeEdge's is `kubeedge`.
+    pub namespace: String,
     /// The authorities that may have signed the serving certificate, PEM.
     pub ca_pem: String,
 }
@@ -74,7 +76,7 @@ fn hook(
     match &address.url {
         Some(url) => client["url"] = format!("{}{path}", url.trim_end_matches('/')).into(),
         None => {
-            client["service"] = json!({ "name": "kubeedge-admission-service", "namespace": "kubeedge", "path": path, "port": 443 });
+            client["service"] = json!({ "name": "kubeedge-admission-service", "namespace": address.namespace, "path": path, "port": 443 });
         }
     }
     json!({

@@ -80,7 +80,11 @@ fn an_upgrade_has_its_defaults() {
 #[test]
 fn the_configurations_have_the_names_of_kubeedge_and_a_way_to_the_webhook() {
     let of = |url: Option<&str>| {
-        configurations(&Address { url: url.map(str::to_owned), ca_pem: "PEM".to_owned() })
+        configurations(&Address {
+            url: url.map(str::to_owned),
+            namespace: "edge".to_owned(),
+            ca_pem: "PEM".to_owned(),
+        })
     };
     let names: Vec<_> = of(None).iter().map(|all| all["metadata"]["name"].clone()).collect();
     let expected = [
@@ -90,6 +94,7 @@ fn the_configurations_have_the_names_of_kubeedge_and_a_way_to_the_webhook() {
     ];
     assert_eq!(names, expected);
     assert_eq!(of(None)[0]["webhooks"][0]["clientConfig"]["service"]["name"], "kubeedge-admission-service");
+    assert_eq!(of(None)[0]["webhooks"][0]["clientConfig"]["service"]["namespace"], "edge");
     assert_eq!(of(Some("https://h:1/"))[0]["webhooks"][2]["clientConfig"]["url"], "https://h:1/rules");
     for hook in of(None).iter().flat_map(|all| all["webhooks"].as_array().unwrap()) {
         let path = hook["clientConfig"]["service"]["path"].as_str().unwrap();
@@ -225,7 +230,7 @@ async fn the_api_server_is_told_of_each_authority_that_it_has_to_believe() {
         }
     });
     let (authorities, followed) = tokio::sync::watch::channel("old".to_owned());
-    let address = Address { url: None, ca_pem: String::new() };
+    let address = Address { url: None, namespace: "kubeedge".to_owned(), ca_pem: String::new() };
     let client = kube::Client::new(api, "default");
     tokio::spawn(super::register::run(client, Some(address), Some(followed)));
     for bundle in ["old", "old and new", "new"] {

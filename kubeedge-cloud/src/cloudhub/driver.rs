@@ -143,7 +143,7 @@ impl Driver {
             loop {
                 tokio::select! {
                     () = &mut done => break,
-                    // What the API has by now is acknowledged, so that it is not sent again.
+                    // What controllers have said before they stopped is passed on, so that it is not sent again.
                     Some(ToNode { node, message }) = self.inbox.acked.recv() => {
                         if let Some(session) = self.sessions.get(&node) {
                             let _ = session.acked.send(message);

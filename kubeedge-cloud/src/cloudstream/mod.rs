@@ -15,7 +15,7 @@
 //! WebSockets. It ends when either end ends it, and after [`Config::connection_lasts`]; a link that is lost for some seconds
 //! holds it up.
 //!
-//! In KubeEdge whoever reaches this port can read and run everything. Here a caller must show a certificate of an authority
+//! Whoever is answered can read and run everything, so a caller must show a certificate of an authority
 //! of its [`Listener`], in one of the names of [`Config::callers`]: the kubelet client of the API server.
 //!
 //! ```no_run

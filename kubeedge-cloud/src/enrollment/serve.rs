@@ -256,7 +256,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// KubeEdge wants two words and does not look at the first.
+/// Two words, of which the first is not looked at, as in KubeEdge.
 fn bearer(headers: &HeaderMap) -> Result<&str, Refused> {
     let value = headers.get(AUTHORIZATION).ok_or(Refused::NoCredentials)?;
     let (_, token) =

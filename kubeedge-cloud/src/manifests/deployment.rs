@@ -130,8 +130,11 @@ fn container(options: &Options, outside: &Outside, mounts: Vec<Value>) -> Value 
         "image": options.image,
         "args": ["--config", "/etc/kubeedge/config/cloudcore.yaml"],
         "ports": ports,
-        // Where the other replicas reach this one.
-        "env": [{ "name": "POD_IP", "valueFrom": { "fieldRef": { "fieldPath": "status.podIP" } } }],
+        // Where the other replicas reach this one, and where its Secrets and Leases are.
+        "env": [
+            { "name": "POD_IP", "valueFrom": { "fieldRef": { "fieldPath": "status.podIP" } } },
+            { "name": "POD_NAMESPACE", "valueFrom": { "fieldRef": { "fieldPath": "metadata.namespace" } } },
+        ],
         "resources": { "requests": { "cpu": "100m", "memory": "64Mi" } },
         "securityContext": {
             "allowPrivilegeEscalation": false,
@@ -197,8 +200,9 @@ fn config(options: &Options) -> String {
     format!(
         "apiVersion: cloudcore.config.kubeedge.io/v1alpha1\nkind: CloudCore\n\
          commonConfig:\n  monitorServer: {{bindAddress: \"{monitor}:9091\"}}\nmodules:\n  cloudHub:\n    \
-         advertiseAddress: {}\n    dnsNames: {}\n    quic: {{enable: true}}\n    websocket: {{enable: true}}\n  \
+         nodeLimit: {}\n    advertiseAddress: {}\n    dnsNames: {}\n    quic: {{enable: true}}\n    websocket: {{enable: true}}\n  \
          cloudStream: {{enable: {}}}\nkubeedgeRs:\n  replicas: {{enable: {}}}\n  admission: {{enable: {}}}\n",
+        options.node_limit,
         json!(addresses),
         json!(names),
         options.stream.is_some(),

@@ -32,12 +32,14 @@ pub use rbac::{rights, service_account};
 /// What differs from one cluster to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// The namespace of cloudcore; KubeEdge's is `kubeedge`.
+    /// The namespace of cloudcore, which it is told by `POD_NAMESPACE`; KubeEdge's is `kubeedge`.
     pub namespace: String,
     /// The image of cloudcore.
     pub image: String,
     /// How many replicas run.
     pub replicas: u32,
+    /// How many nodes one replica takes, if `config` is empty. 500: KubeEdge's nodeLimit.
+    pub node_limit: u32,
     /// The addresses and names by which nodes reach cloudcore: they go into its certificate.
     pub advertise_addresses: Vec<String>,
     /// Whether cloudcore listens at its host's own addresses, as KubeEdge's charts have it. Without it nodes come in
@@ -70,6 +72,7 @@ impl Default for Options {
             namespace: "kubeedge".to_owned(),
             image: concat!("kubeedge/cloudcore:v", env!("CARGO_PKG_VERSION")).to_owned(),
             replicas: 1,
+            node_limit: 500,
             advertise_addresses: Vec::new(),
             host_network: true,
             admission: false,

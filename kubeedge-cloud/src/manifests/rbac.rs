@@ -106,21 +106,17 @@ fn lease_rules() -> Vec<Value> {
 
 /// The Secrets by which replicas share one authority, and nodes join; and what replicas agree on.
 fn own_rules() -> Vec<Value> {
-    let secrets = ["casecret", "cloudcoresecret", "tokensecret"];
+    let secrets = ["casecret", "tokensecret"];
     let named = json!({
         "apiGroups": [""],
         "resources": ["secrets"],
         "resourceNames": secrets,
-        "verbs": ["get", "update", "patch"],
+        "verbs": ["get", "update"],
     });
     vec![
         named,
         // A right to create cannot be bound to a name.
         rule("", &["secrets"], &["create"]),
-        rule(
-            "coordination.k8s.io",
-            &["leases"],
-            &["get", "list", "watch", "create", "update", "patch", "delete"],
-        ),
+        rule("coordination.k8s.io", &["leases"], &["get", "create", "patch"]),
     ]
 }

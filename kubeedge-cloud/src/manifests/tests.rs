@@ -145,6 +145,32 @@ fn nothing_but_what_nodes_report_may_be_written() {
 }
 
 #[test]
+fn in_its_own_namespace_cloudcore_may_do_what_enrollment_and_election_do() {
+    let rights = rights(&Options::default());
+    let own = rights.iter().find(|object| {
+        object["kind"] == "Role" && object["metadata"]["namespace"] == Options::default().namespace
+    });
+    let expected = json!([
+        { "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["casecret", "tokensecret"],
+          "verbs": ["get", "update"] },
+        { "apiGroups": [""], "resources": ["secrets"], "verbs": ["create"] },
+        { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "patch"] },
+    ]);
+    assert_eq!(own.unwrap()["rules"], expected);
+}
+
+#[test]
+fn cloudcore_is_told_its_namespace_and_for_how_many_nodes_it_is() {
+    let options = Options { namespace: "edge".to_owned(), node_limit: 3000, ..Options::default() };
+    let container = pod_of(&options)["containers"][0].clone();
+    assert_eq!(container["env"][1]["name"], "POD_NAMESPACE");
+    assert_eq!(container["env"][1]["valueFrom"]["fieldRef"]["fieldPath"], "metadata.namespace");
+    let objects = deployment(&options);
+    let config = found(&objects, "ConfigMap")["data"]["cloudcore.yaml"].as_str().unwrap();
+    assert!(config.contains("nodeLimit: 3000"), "{config}");
+}
+
+#[test]
 fn everything_is_bound_to_the_account_in_its_namespace() {
     let options = Options { namespace: "edge".to_owned(), ..Options::default() };
     let objects = all(&options);

@@ -4,8 +4,8 @@
 //! an answer too, with the HTTP status that says best why.
 //!
 //! Whoever may write rules in the cloud could reach every server on the node that trusts its loopback address.
-//! So nothing is called but what [`Config::allow`] names. KubeEdge's edge calls everything: that is
-//! [`Config::allow_all_ports`].
+//! So nothing is called but what [`Config::allow`] names; [`Config::allow_all_ports`] is for those who rely on calling
+//! everything.
 //!
 //! ```
 //! use kubeedge_core::message::{Response, ServiceRequest};

@@ -37,7 +37,7 @@ pub(super) fn read(root: &Node<'_>, warnings: &mut Vec<String>) -> Result<Option
     config.external.username = node.at("mqttUsername").filled()?.map(str::to_owned);
     config.external.password = node.at("mqttPassword").filled()?.map(Secret::new);
     config.external.tls = tls(&node.at("eventBusTLS"))?;
-    // KubeEdge takes ssl:// without eventBusTLS, and then believes any certificate.
+    // Without an authority nobody could say which broker is the right one.
     ensure!(
         !encrypted || config.external.tls.is_some() || !enabled,
         node.at("mqttServerExternal")
