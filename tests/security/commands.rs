@@ -109,12 +109,12 @@ fn cve_2026_62182_a_field_of_the_configuration_is_data_and_its_key_is_known() ->
     let (joins, said) = site.keadm(&[("--set", "modules.edged.nodeIP=192.0.2.1")])?;
     ensure!(joins, "{said}");
     for evil in EVIL.map(|evil| evil.replace("HERE", &site.pwned().to_string_lossy())) {
-        for set in
-            [format!("modules.edged.nodeIP={evil}"), format!("{evil}=true"), format!("modules.{evil}.x=1")]
-        {
+        for set in [format!("{evil}=true"), format!("modules.{evil}.x=1")] {
             let (joins, said) = site.keadm(&[("--set", &set)])?;
-            ensure!(!joins, "{set}: {said}");
+            ensure!(!joins && said.contains("[failed] configuration"), "{set}: {said}");
         }
+        // A value stays a value, which edgecore reads.
+        site.keadm(&[("--set", &format!("modules.edged.nodeIP={evil}"))])?;
     }
     ensure!(!site.pwned().exists(), "a value was run");
     Ok(())

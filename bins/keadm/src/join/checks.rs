@@ -82,6 +82,9 @@ pub(super) async fn run(join: &Join, places: &Places) -> Checked {
     checked.add("permissions", permissions(places));
     checked.add("not-joined-yet", not_joined_yet(join, places));
     checked.edgecore = checked.add("edgecore", edgecore(join, places));
+    if let Some(node) = checked.node.clone() {
+        checked.add("configuration", configuration(join, places, &node));
+    }
     if places.is_whole_machine() {
         checked.add("processes", processes());
         checked.add("memory-cgroup", memory_cgroup());
@@ -89,6 +92,17 @@ pub(super) async fn run(join: &Join, places: &Places) -> Checked {
     }
     cloud(join, &mut checked).await;
     checked
+}
+
+/// What the flags make of edgecore.yaml.
+fn configuration(join: &Join, places: &Places, node: &NodeName) -> Result<((), String), Failure> {
+    match super::config::yaml(join, places, node) {
+        Ok(_) => Ok(((), "edgecore knows all keys that are set".to_owned())),
+        Err(error) => failure(
+            format!("{error:#}"),
+            "look at --set and --labels; `edgecore --defaultconfig` prints all keys with their types",
+        ),
+    }
 }
 
 fn node_name(join: &Join) -> Result<(NodeName, String), Failure> {
