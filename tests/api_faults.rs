@@ -83,20 +83,43 @@ async fn what_a_node_reports_while_the_api_is_gone_is_there_when_it_is_back() ->
     let (folder, binaries) = (tempfile::tempdir()?, binaries());
     let api = Cloud::start(&binaries, &folder.path().join("api"))?;
     let proxy = ApiProxy::start(&api.account()).await?;
-    let cloud = api.another(&folder.path().join("cloud"), &proxy.kubeconfig())?;
+    let ours = "kubeedgeRs: {edgeController: {stalledAfter: 2s}}\n";
+    let cloud = api.another_with_modules(&folder.path().join("cloud"), &proxy.kubeconfig(), ours)?;
     let edge = Edge::start(&binaries, &folder.path().join("edge"), &cloud, &EdgeOptions::new("edge-1"))?;
     let logs = || format!("{}{}", cloud.log(), edge.log());
     let pod = POD.replace(r#"[sleep, "100000"]"#, r#"[sh, -c, "sleep 3; exit 7"]"#);
     let pod = pod.replace("nodeName: edge-1", "nodeName: edge-1\n  restartPolicy: Never");
+    let probe = "image: none\n      livenessProbe: {exec: {command: [\"false\"]}, initialDelaySeconds: 2, periodSeconds: 1, failureThreshold: 100}";
+    let pod = pod.replace("image: none", probe);
     api.apply(&format!("{}---{pod}", greeting("start")))?;
     let phase = || api.kubectl(&["get", "pod", "reader", "-o", "jsonpath={.status.phase}"]);
     wait_for("the pod to run", || Ok(phase()? == "Running")).with_context(logs)?;
 
+    wait_for("cloudcore to be ready", || Ok(cloud.monitor("/readyz")?.0 == 200)).with_context(logs)?;
+    let figure = |name: &str| cloud.metric(name);
+    let retried = "kubeedge_edgecontroller_writes_total{what=\"reports\",outcome=\"retried\"}";
+    let broken = "kubeedge_broken_watches{part=\"edgecontroller\",kind=\"Pod\"}";
+    ensure!(figure(broken).is_err(), "nothing is broken yet");
+
     proxy.set(Mood::Gone);
-    tokio::time::sleep(TROUBLE).await;
+    // The pod ends, and what its node reports waits; the watches begin again after 1 and 2 seconds.
+    wait_for("cloudcore to say what is wrong", || {
+        let (status, text) = cloud.monitor("/readyz")?;
+        Ok(status == 503 && text.contains("edgecontroller-watches") && text.contains("edgecontroller-writes"))
+    })
+    .with_context(logs)?;
+    ensure!(figure(broken)? == 1 && figure(retried)? > 0);
+    ensure!(figure("kubeedge_edgecontroller_events_waiting")? > 0, "a probe that fails is an event");
     ensure!(phase()? == "Running", "the proxy did no harm");
     proxy.set(Mood::Helpful);
     wait_for("the pod's end", || Ok(phase()? == "Failed")).with_context(logs)?;
+    wait_within(Duration::from_secs(60), "cloudcore to be ready again", || {
+        Ok(cloud.monitor("/readyz")?.0 == 200 && figure("kubeedge_edgecontroller_events_waiting")? == 0)
+    })
+    .with_context(logs)?;
+    ensure!(figure(broken).is_err(), "the watches are whole again");
+    let events = api.kubectl(&["get", "events"])?;
+    ensure!(events.contains("Unhealthy"), "what happened while the API was gone is lost: {events}");
     let code = "jsonpath={.status.containerStatuses[0].state.terminated.exitCode}";
     ensure!(api.kubectl(&["get", "pod", "reader", "-o", code])? == "7");
     Ok(())

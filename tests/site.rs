@@ -229,13 +229,21 @@ impl Cloud {
 
     /// A figure of its metrics, such as `kubeedge_joins_refused_total{reason="TokenForeign"}`.
     pub fn metric(&self, name: &str) -> Result<u64> {
+        let (_, page) = self.monitor("/metrics")?;
+        let figure = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        figure.with_context(|| format!("no {name} in {page}"))?.parse().context(page)
+    }
+
+    /// The status and the text that it answers under a path of its monitor.
+    pub fn monitor(&self, path: &str) -> Result<(u16, String)> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.ports.monitor))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        write!(stream, "GET /metrics HTTP/1.1\r\nHost: cloudcore\r\nConnection: close\r\n\r\n")?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: cloudcore\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
-        let figure = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        figure.with_context(|| format!("no {name} in {answer}"))?.parse().context(answer)
+        let (head, body) = answer.split_once("\r\n\r\n").with_context(|| answer.clone())?;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        Ok((status.with_context(|| head.to_owned())?, body.to_owned()))
     }
 
     /// Ends the process as a power cut would.

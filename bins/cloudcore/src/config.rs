@@ -44,6 +44,8 @@ pub(crate) struct Config {
     pub(crate) replicas: Option<Replicas>,
     /// Whether pods and their configuration go to nodes.
     pub(crate) edge_controller: bool,
+    /// For how long the API may take nothing of what is to be written before that is said.
+    pub(crate) stalled_after: Duration,
     /// Whether devices go to nodes, and how often their statuses are written.
     pub(crate) device_controller: Option<devicecontroller::Config>,
     /// How nodes join and renew their certificates.
@@ -190,6 +192,7 @@ impl Config {
             limits: limits(&root.at("kubeedgeRs.cloudHub"))?,
             replicas: replicas(&root.at("kubeedgeRs.replicas"))?,
             edge_controller: controller.at("enable").bool()?,
+            stalled_after: root.at("kubeedgeRs.edgeController.stalledAfter").duration()?,
             device_controller: device_controller(root)?,
             enrollment: enrollment(&root.at("kubeedgeRs.enrollment"))?,
             admission: admission(root)?,

@@ -1,6 +1,6 @@
 //! What the parts say of themselves, as metrics.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use kubeedge_cloud::{
     authorization::Denials,
@@ -67,7 +67,43 @@ pub(crate) fn of_edgecontroller(unread: watch::Receiver<usize>) -> Figures {
     })
 }
 
-/// Events and questions of nodes.
+/// The kinds that a part cannot watch.
+pub(crate) fn of_watches(
+    part: &'static str,
+    unwatched: watch::Receiver<BTreeMap<&'static str, String>>,
+) -> Figures {
+    Box::new(move || {
+        let help = "1 for each kind of object that cannot be watched at present; the log says why.";
+        let metric = Metric::gauge("kubeedge_broken_watches", help);
+        let broken = unwatched.borrow();
+        vec![broken.keys().fold(metric, |metric, kind| metric.with(&[("part", part), ("kind", kind)], 1.0))]
+    })
+}
+
+/// What became of the writes of one sort.
+fn of_writes(counts: &edgecontroller::Counts) -> Vec<Metric> {
+    let all = [("reports", counts.reports()), ("leases", counts.leases())];
+    let writes = Metric::counter(
+        "kubeedge_edgecontroller_writes_total",
+        "Writes of what nodes report and of their Leases, by what the API made of them.",
+    );
+    let oldest = Metric::gauge(
+        "kubeedge_edgecontroller_oldest_write_seconds",
+        "For how long the write that waits for longest has been to be made; 0 if none waits.",
+    );
+    let writes = all.iter().fold(writes, |metric, (what, writing)| {
+        let outcomes = [("done", writing.done), ("refused", writing.refused), ("retried", writing.retried)];
+        outcomes.into_iter().fold(metric, |metric, (outcome, count)| {
+            metric.with(&[("what", what), ("outcome", outcome)], count as f64)
+        })
+    });
+    let oldest = all.iter().fold(oldest, |metric, (what, writing)| {
+        metric.with(&[("what", what)], writing.oldest.unwrap_or_default().as_secs_f64())
+    });
+    vec![writes, oldest]
+}
+
+/// Events and questions of nodes, and what is written of them.
 pub(crate) fn of_nodes_wishes(counts: Arc<edgecontroller::Counts>) -> Figures {
     Box::new(move || {
         let dropped = Metric::counter(
@@ -80,7 +116,7 @@ pub(crate) fn of_nodes_wishes(counts: Arc<edgecontroller::Counts>) -> Figures {
         );
         let counter = |name, help, value: u64| Metric::counter(name, help).with(&[], value as f64);
         let events = "Events of nodes that wait for the API; their nodes keep them as well.";
-        vec![
+        let mut metrics = vec![
             counter(
                 "kubeedge_edgecontroller_events_recorded_total",
                 "Events of nodes that the API has taken.",
@@ -99,7 +135,9 @@ pub(crate) fn of_nodes_wishes(counts: Arc<edgecontroller::Counts>) -> Figures {
             held_back
                 .with(&[("what", "events")], counts.events_held_back() as f64)
                 .with(&[("what", "questions")], counts.questions_held_back() as f64),
-        ]
+        ];
+        metrics.extend(of_writes(&counts));
+        metrics
     })
 }
 

@@ -25,7 +25,7 @@ use kubeedge_cloud::{
     cloudhub::{self, CloudHub},
     cloudstream::{self, CloudStream},
     devicecontroller::{self, DeviceController},
-    edgecontroller::{self, EdgeController},
+    edgecontroller::{self, Counts, EdgeController, Writing},
     election::{self, Election},
     enrollment::Enrollment,
     monitor::{self, Check, Monitor},
@@ -276,6 +276,15 @@ async fn run(serve: &Serve, config: Config) -> Result<()> {
         denials.push(("edgecontroller", edgecontroller.denials()));
         watched.metrics.push(figures::of_nodes_wishes(edgecontroller.counts()));
         let (listed, unwatched) = (edgecontroller.listed(), edgecontroller.unwatched());
+        watched.metrics.push(figures::of_watches("edgecontroller", unwatched.clone()));
+        for (name, writing) in [
+            ("edgecontroller-writes", Counts::reports as fn(&Counts) -> Writing),
+            ("edgecontroller-leases", Counts::leases),
+        ] {
+            let (counts, most) = (edgecontroller.counts(), config.stalled_after);
+            let takes = move || writing(&counts).stalled.is_none_or(|stalled| stalled < most);
+            watched.checks.push(Check { name, holds: Box::new(takes) });
+        }
         watched.metrics.push(figures::of_edgecontroller(edgecontroller.unread()));
         watched.checks.push(Check { name: "edgecontroller", holds: Box::new(move || *listed.borrow()) });
         let sees = Box::new(move || unwatched.borrow().is_empty());
@@ -292,6 +301,7 @@ async fn run(serve: &Serve, config: Config) -> Result<()> {
         );
         denials.push(("devicecontroller", devicecontroller.denials()));
         let unwatched = devicecontroller.unwatched();
+        watched.metrics.push(figures::of_watches("devicecontroller", unwatched.clone()));
         let sees = Box::new(move || unwatched.borrow().is_empty());
         watched.checks.push(Check { name: "devicecontroller-watches", holds: sees });
         watched.metrics.push(figures::of_devicecontroller(devicecontroller.counts()));

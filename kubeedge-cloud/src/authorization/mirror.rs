@@ -13,7 +13,7 @@ use super::{Denial, items};
 use crate::controller::references;
 
 /// The annotation that makes a Pod one that stands for another; its value is the other's hash.
-const MIRROR: &str = "kubernetes.io/config.mirror";
+pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
 
 pub(super) fn check(node: &NodeName, report: &MirrorReport) -> Result<(), Denial> {
     let MirrorReport { reference, pod } = report;

@@ -14,7 +14,7 @@
 //! | to label or annotate it | as NodeRestriction has it; nobody sets policies for himself | `label`, `annotation` |
 //! | to write or end a pod | it is on the node, with this UID | `other-pod`, `no-such-object` |
 //! | for a pod to stand for a file | it is on the node, and refers to nothing of the API | `not-a-mirror`, `mirror-elsewhere`, `mirror-wants-more` |
-//! | to record an event | it is about the node or a pod of its own | `other-event` |
+//! | to record an event | it is about the node or a pod of its own, of this UID if it says one | `other-event`, `no-such-object` |
 //! | to write a device | the device is on the node, with this UID | `other-device`, `no-such-object` |
 //! | to send a message by a rule | the rule begins on the node, or on all | `other-rule` |
 //!
@@ -157,15 +157,25 @@ fn record(node: &NodeName, event: &Value, graph: &impl Graph) -> Result<(), Deni
     let about = &event["involvedObject"];
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (kind, namespace, name) = (text(&about["kind"]), text(&about["namespace"]), text(&about["name"]));
-    let own = match kind.as_str() {
-        "Pod" => {
-            let pod = graph.root(&ObjectRef::pod(namespace.as_str(), name.as_str()));
-            pod.is_some_and(|(_, on)| on == node) && event["metadata"]["namespace"] == *namespace
-        }
-        "Node" => name == node.as_str() && event["metadata"]["namespace"] == "default",
-        _ => false,
-    };
-    if own { Ok(()) } else { Err(Denial::OtherEvent) }
+    match kind.as_str() {
+        "Pod" => match graph.root(&ObjectRef::pod(namespace.as_str(), name.as_str())) {
+            Some((pod, on)) if on == node && event["metadata"]["namespace"] == *namespace => {
+                if is_about(pod, &text(&about["uid"])) { Ok(()) } else { Err(Denial::NoSuchObject) }
+            }
+            Some(_) | None => Err(Denial::OtherEvent),
+        },
+        "Node" if name == node.as_str() && event["metadata"]["namespace"] == "default" => Ok(()),
+        _ => Err(Denial::OtherEvent),
+    }
+}
+
+/// Whether an event that says this UID is about the pod. A pod that is gone is nobody's, also if another has its name. Events
+/// about the pods of a node's files say the UID that these have at the node, as `kubectl describe` looks for them.
+fn is_about(pod: &Held, uid: &str) -> bool {
+    uid.is_empty() || uid == pod.uid.as_str() || {
+        let json: Value = serde_json::from_slice(&pod.json()).unwrap_or_default();
+        json["metadata"]["annotations"][mirror::MIRROR] == *uid
+    }
 }
 
 fn items(list: &Value) -> &[Value] {

@@ -100,7 +100,7 @@ impl Default for Timing {
             page: 500,
             request: Duration::from_secs(60),
             watch: Duration::from_secs(240),
-            idle: Duration::from_secs(120),
+            idle: Duration::from_secs(75),
             backoff: Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) },
         }
     }
@@ -362,7 +362,8 @@ impl Watcher {
         let dispensable = (problem.is_missing() && self.kind.optional)
             || (problem.is_forbidden() && self.kind.may_be_forbidden())
             || problem.is_expired();
-        if self.failures > 0 && !dispensable {
+        // An API that has not answered in all this time is not one that restarts.
+        if (self.failures > 0 || matches!(problem, Problem::Late)) && !dispensable {
             self.sight.lost(self.kind.kind, &problem.to_string());
         }
     }

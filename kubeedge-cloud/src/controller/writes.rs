@@ -44,6 +44,8 @@ pub(crate) struct Writes<K, V> {
     entries: BTreeMap<Arc<K>, Entry<V>>,
     /// When each key is looked at next; keys of one instant in the order in which they came.
     due: BTreeSet<(Instant, u64, Arc<K>)>,
+    /// Since when each key has something that is to be written and is not.
+    since: BTreeSet<(Instant, Arc<K>)>,
     next_number: u64,
     in_flight: usize,
     /// The instant at which all writes begun so far would have begun, had they been evenly spaced.
@@ -55,8 +57,21 @@ struct Entry<V> {
     waiting: Option<V>,
     busy: bool,
     failures: u32,
+    /// Since when what waits, and what is in flight, is to be written.
+    waiting_since: Option<Instant>,
+    busy_since: Option<Instant>,
     due: Option<(Instant, u64)>,
     not_before: Instant,
+}
+
+impl<V> Entry<V> {
+    fn forget_waiting<K: Ord>(&mut self, key: &Arc<K>, all: &mut BTreeSet<(Instant, Arc<K>)>) {
+        if let Some(since) = self.waiting_since.take()
+            && self.busy_since != Some(since)
+        {
+            all.remove(&(since, key.clone()));
+        }
+    }
 }
 
 impl<K: Ord + Clone, V> Writes<K, V> {
@@ -66,6 +81,7 @@ impl<K: Ord + Clone, V> Writes<K, V> {
             limits,
             entries: BTreeMap::new(),
             due: BTreeSet::new(),
+            since: BTreeSet::new(),
             next_number: 0,
             in_flight: 0,
             spaced_until: None,
@@ -84,10 +100,16 @@ impl<K: Ord + Clone, V> Writes<K, V> {
             waiting: None,
             busy: false,
             failures: 0,
+            waiting_since: None,
+            busy_since: None,
             due: None,
             not_before: now,
         });
         let replaced = entry.waiting.replace(value);
+        if entry.waiting_since.is_none() {
+            entry.waiting_since = Some(at.max(now));
+            self.since.insert((at.max(now), key.clone()));
+        }
         if entry.failures == 0 {
             entry.not_before = entry.not_before.max(at);
         }
@@ -108,13 +130,18 @@ impl<K: Ord + Clone, V> Writes<K, V> {
 
     /// Takes back what waits for `key`; a write in flight goes on.
     pub(crate) fn withdraw(&mut self, key: &K) -> Option<V> {
-        self.entries.get_mut(key)?.waiting.take()
+        let (key, _) = self.entries.get_key_value(key)?;
+        let key = key.clone();
+        let entry = self.entries.get_mut(&key)?;
+        entry.forget_waiting(&key, &mut self.since);
+        entry.waiting.take()
     }
 
     /// Takes back what waits for all keys that `of` picks; writes in flight go on.
     #[cfg(any(test, feature = "edgecontroller"))]
     pub(crate) fn withdraw_all(&mut self, of: impl Fn(&K) -> bool) {
-        for (_, entry) in self.entries.iter_mut().filter(|(key, _)| of(key)) {
+        for (key, entry) in self.entries.iter_mut().filter(|(key, _)| of(key)) {
+            entry.forget_waiting(key, &mut self.since);
             entry.waiting = None;
         }
     }
@@ -134,6 +161,7 @@ impl<K: Ord + Clone, V> Writes<K, V> {
                 continue;
             };
             entry.busy = true;
+            entry.busy_since = entry.waiting_since.take();
             entry.not_before = now + self.limits.interval;
             self.in_flight += 1;
             self.count(now);
@@ -144,10 +172,15 @@ impl<K: Ord + Clone, V> Writes<K, V> {
 
     /// The write of `key` is done, or will never be.
     pub(crate) fn succeeded(&mut self, key: &K) {
-        if let Some(entry) = self.finish(key) {
-            entry.failures = 0;
-            self.schedule(key);
+        let Some(entry) = self.finish(key) else { return };
+        entry.failures = 0;
+        if let Some(since) = entry.busy_since.take()
+            && entry.waiting_since != Some(since)
+            && let Some((key, _)) = self.entries.get_key_value(key)
+        {
+            self.since.remove(&(since, key.clone()));
         }
+        self.schedule(key);
     }
 
     /// The write of `key` has to be tried again: with `value`, unless a newer one waits. Returns how often it
@@ -159,6 +192,15 @@ impl<K: Ord + Clone, V> Writes<K, V> {
         entry.not_before = entry.not_before.max(now + backoff.after(entry.failures));
         entry.failures = entry.failures.saturating_add(1);
         let failures = entry.failures;
+        // What has taken its place meanwhile waits for the same.
+        let (since, newer) = (entry.busy_since.take(), entry.waiting_since);
+        entry.waiting_since = since.or(newer);
+        if since.is_some()
+            && since != newer
+            && let (Some(newer), Some((key, _))) = (newer, self.entries.get_key_value(key))
+        {
+            self.since.remove(&(newer, key.clone()));
+        }
         self.schedule(key);
         failures
     }
@@ -170,6 +212,12 @@ impl<K: Ord + Clone, V> Writes<K, V> {
         }
         let (at, _, _) = self.due.first()?;
         Some(self.free_at().map_or(*at, |free| free.max(*at)))
+    }
+
+    /// Since when the one that waits for longest is to be written; it may be in flight, or have failed.
+    #[cfg(any(test, feature = "edgecontroller"))]
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        self.since.first().map(|(since, _)| *since)
     }
 
     /// When there is room for a value that would be put then, at `at` or later; `None` if only after another call.
@@ -294,6 +342,35 @@ mod tests {
             }
         }
         assert_eq!(writes.poll_write(start + 3 * second), Some(("a", 29)));
+    }
+
+    #[test]
+    fn the_oldest_is_what_has_waited_for_longest_in_flight_or_not_and_nothing_that_is_done() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut writes = writes(|_| {});
+        assert_eq!(writes.oldest(), None);
+        writes.put("a", 1, start);
+        writes.put("a", 2, at(1));
+        writes.put("b", 1, at(2));
+        writes.put_at("c", 1, at(60), at(2));
+        assert_eq!(writes.oldest(), Some(start), "a newer value waits for as long");
+        writes.poll_write(at(3));
+        writes.put("a", 3, at(4));
+        writes.failed(&"a", 2, at(5));
+        assert_eq!(writes.oldest(), Some(start), "it has failed");
+        writes.poll_write(at(5));
+        writes.poll_write(at(6));
+        writes.put("a", 4, at(7));
+        writes.succeeded(&"a");
+        assert_eq!(writes.oldest(), Some(at(2)), "b is in flight");
+        writes.succeeded(&"b");
+        assert_eq!(writes.oldest(), Some(at(7)));
+        assert_eq!(writes.withdraw(&"a"), Some(4));
+        assert_eq!(writes.oldest(), Some(at(60)), "its time is yet to come");
+        writes.withdraw_all(|_| true);
+        assert_eq!(writes.oldest(), None);
+        assert!(writes.since.is_empty());
     }
 
     #[test]

@@ -1,4 +1,12 @@
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::controller::{Outcome, now};
 
 /// Why an event of a node was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +53,71 @@ pub struct Counts {
     dropped: [AtomicU64; Dropped::ALL.len()],
     events_held_back: AtomicU64,
     questions_held_back: AtomicU64,
+    reports: Tried,
+    leases: Tried,
+}
+
+/// What became of writes of one sort, and what of them waits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Writing {
+    /// Writes that the API has taken.
+    pub done: u64,
+    /// Writes that it refuses for good.
+    pub refused: u64,
+    /// Attempts that failed and are made again.
+    pub retried: u64,
+    /// For how long the one that waits for longest has been to be written.
+    pub oldest: Option<Duration>,
+    /// For how long something has been to be written without the API having taken or refused anything.
+    pub stalled: Option<Duration>,
+}
+
+#[derive(Debug, Default)]
+struct Tried {
+    done: AtomicU64,
+    refused: AtomicU64,
+    retried: AtomicU64,
+    moments: Mutex<Moments>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Moments {
+    /// Since when the one that waits for longest is to be written.
+    oldest: Option<Instant>,
+    answered: Option<Instant>,
+}
+
+impl Tried {
+    fn note(&self, outcome: &Outcome) {
+        let (count, answered) = match outcome {
+            Outcome::Done => (&self.done, true),
+            Outcome::Refused(_) => (&self.refused, true),
+            Outcome::Retry(_) => (&self.retried, false),
+        };
+        count.fetch_add(1, Relaxed);
+        if answered {
+            self.moments.lock().unwrap_or_else(PoisonError::into_inner).answered = Some(now());
+        }
+    }
+
+    fn set_oldest(&self, oldest: Option<Instant>) {
+        self.moments.lock().unwrap_or_else(PoisonError::into_inner).oldest = oldest;
+    }
+
+    fn read(&self) -> Writing {
+        let Moments { oldest, answered } = *self.moments.lock().unwrap_or_else(PoisonError::into_inner);
+        // A write whose time is yet to come waits for nobody.
+        let oldest = oldest.filter(|since| *since <= now()).map(|since| now().duration_since(since));
+        let answered = answered.map(|answered| now().duration_since(answered));
+        let stalled = oldest.map(|oldest| answered.map_or(oldest, |answered| answered.min(oldest)));
+        Writing {
+            done: self.done.load(Relaxed),
+            refused: self.refused.load(Relaxed),
+            retried: self.retried.load(Relaxed),
+            oldest,
+            stalled,
+        }
+    }
 }
 
 impl Counts {
@@ -78,6 +151,29 @@ impl Counts {
         self.questions_held_back.load(Relaxed)
     }
 
+    /// What became of the states that nodes report.
+    pub fn reports(&self) -> Writing {
+        self.reports.read()
+    }
+
+    /// What became of the renewals of nodes' Leases.
+    pub fn leases(&self) -> Writing {
+        self.leases.read()
+    }
+
+    pub(super) fn note_report(&self, outcome: &Outcome) {
+        self.reports.note(outcome);
+    }
+
+    pub(super) fn note_lease(&self, outcome: &Outcome) {
+        self.leases.note(outcome);
+    }
+
+    pub(super) fn set_oldest(&self, report: Option<Instant>, lease: Option<Instant>) {
+        self.reports.set_oldest(report);
+        self.leases.set_oldest(lease);
+    }
+
     pub(super) fn note_recorded(&self) {
         self.recorded.fetch_add(1, Relaxed);
     }
@@ -97,5 +193,30 @@ impl Counts {
 
     pub(super) fn set_questions(&self, held_back: u64) {
         self.questions_held_back.store(held_back, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn writes_are_stalled_while_something_waits_and_the_api_takes_nothing() {
+        let counts = Counts::default();
+        let wait = |seconds| tokio::time::advance(Duration::from_secs(seconds));
+        let stalled = || counts.reports().stalled.map(|stalled| stalled.as_secs());
+        wait(100).await;
+        assert_eq!(stalled(), None, "nothing is to be written");
+        counts.set_oldest(Some(now()), Some(now() + Duration::from_secs(10)));
+        wait(5).await;
+        counts.note_report(&Outcome::Retry("down".to_owned()));
+        assert_eq!((stalled(), counts.leases().oldest), (Some(5), None));
+        counts.note_report(&Outcome::Done);
+        wait(3).await;
+        assert_eq!(stalled(), Some(3), "one that fails alone is no reason to go elsewhere");
+        let reports = counts.reports();
+        assert_eq!((reports.done, reports.retried, reports.oldest), (1, 1, Some(Duration::from_secs(8))));
+        counts.set_oldest(None, None);
+        assert_eq!(stalled(), None);
     }
 }

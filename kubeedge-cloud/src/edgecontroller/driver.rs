@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{
     FutureExt, StreamExt,
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Config, EdgeController, Inbox, Outbox,
+    Config, Counts, EdgeController, Inbox, Outbox,
     events::{self, Event, Events, Recorded},
     ownership::{self, Claim, Renewed},
     questions::Questions,
@@ -66,6 +66,7 @@ pub(super) struct Driver {
     questions: Questions,
     answering: FuturesUnordered<BoxFuture<'static, NodeName>>,
     events: Events,
+    counts: Arc<Counts>,
     recording: FuturesUnordered<BoxFuture<'static, (NodeName, Event, Recorded)>>,
     absent: BoxStream<'static, (Vec<NodeName>, Timestamp)>,
     waiting: Vec<(NodeName, Replier<Snapshot>)>,
@@ -117,7 +118,8 @@ impl Driver {
             taking: BTreeMap::new(),
             questions: Questions::new(counts.clone()),
             answering: FuturesUnordered::new(),
-            events: Events::new(backoff, counts),
+            events: Events::new(backoff, counts.clone()),
+            counts,
             recording: FuturesUnordered::new(),
             absent: absent(api.clone(), config.clone(), leads),
             waiting: Vec::new(),
@@ -161,6 +163,9 @@ impl Driver {
                 }
                 Some((pod, outcome)) = self.tolerating.next() => self.state.handle_tolerated(pod, outcome, now()),
                 Some((key, wanted, written)) = self.writing.next() => {
+                    if let Written::Tried(outcome) = &written {
+                        self.counts.note_report(outcome);
+                    }
                     self.state.handle_written(key, wanted, written, now());
                 }
                 Some((node, session, renewed)) = self.renewing.next() => {
@@ -254,6 +259,8 @@ impl Driver {
         self.answer_waiting();
         self.answer_questions();
         self.record_events();
+        let (report, lease) = self.state.oldest();
+        self.counts.set_oldest(report, lease);
     }
 
     fn answer_questions(&mut self) {
@@ -300,6 +307,12 @@ impl Driver {
     }
 
     fn handle_renewed(&mut self, node: NodeName, session: u64, renewed: Renewed) {
+        match &renewed {
+            // The API has answered.
+            Renewed::Held(_) | Renewed::Lost(_) => self.counts.note_lease(&Outcome::Done),
+            Renewed::Failed(outcome) => self.counts.note_lease(outcome),
+            Renewed::Superseded => {}
+        }
         let claim = self.claims.get_mut(&node).filter(|(current, _)| *current == session);
         let (Some((_, claim)), false) = (claim, matches!(renewed, Renewed::Superseded)) else {
             // What holds of an earlier session says nothing about the one that there is.

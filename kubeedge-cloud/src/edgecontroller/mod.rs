@@ -54,7 +54,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use counts::{Counts, Dropped};
+pub use counts::{Counts, Dropped, Writing};
 
 use crate::{authorization::Denials, controller::Sight};
 

@@ -473,6 +473,11 @@ impl State {
         others.into_iter().chain([reports]).flatten().min()
     }
 
+    /// Since when the report, and the renewal of a Lease, that waits for longest is to be written.
+    pub(super) fn oldest(&self) -> (Option<Instant>, Option<Instant>) {
+        (self.reports.oldest(), self.leases.oldest())
+    }
+
     /// Whether it is known what exists.
     pub(super) fn is_complete(&self) -> bool {
         self.placement.is_complete()

@@ -492,7 +492,8 @@ async fn an_event_that_comes_while_the_api_is_gone_is_acknowledged_when_it_is_ba
 #[tokio::test]
 async fn an_event_of_another_is_not_rewritten_by_one_of_its_name() {
     let cluster = Cluster::start().await;
-    cluster.create(PODS, &pod("web", "edge-1", None)).await;
+    let web = cluster.create(PODS, &pod("web", "edge-1", None)).await;
+    let web = web["metadata"]["uid"].as_str().unwrap().to_owned();
     let event = |name: &str, about: &str, host: &str, message: &str| {
         json!({
             "apiVersion": "v1", "kind": "Event", "metadata": { "namespace": "default", "name": name },
@@ -500,15 +501,15 @@ async fn an_event_of_another_is_not_rewritten_by_one_of_its_name() {
             "source": { "host": host }, "message": message,
         })
     };
-    cluster.create(EVENTS, &event("of-another-node", "p1", "edge-2", "true")).await;
-    cluster.create(EVENTS, &event("of-nobody", "p1", "", "true")).await;
+    cluster.create(EVENTS, &event("of-another-node", &web, "edge-2", "true")).await;
+    cluster.create(EVENTS, &event("of-nobody", &web, "", "true")).await;
     cluster.create(EVENTS, &event("about-another-pod", "p2", "edge-1", "true")).await;
-    cluster.create(EVENTS, &event("own", "p1", "edge-1", "true")).await;
+    cluster.create(EVENTS, &event("own", &web, "edge-1", "true")).await;
     let (client, gate) = cluster.client_behind("/none");
     let running = run(client, quick());
     running.outside.snapshots.call(node("edge-1"), LONG).await.unwrap();
     for name in ["of-another-node", "of-nobody", "about-another-pod", "own"] {
-        let json = event(name, "p1", "edge-1", "false").to_string().into();
+        let json = event(name, &web, "edge-1", "false").to_string().into();
         let message = UploadedEvent { json };
         running.event("edge-1", 1, message);
     }

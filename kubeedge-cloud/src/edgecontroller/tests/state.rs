@@ -589,6 +589,32 @@ fn an_event_is_taken_only_about_the_node_itself_and_its_pods() {
     assert!(read("edge-1", "Secret", "web", "default").is_err());
 }
 
+#[test]
+fn an_event_about_a_pod_of_the_same_name_and_another_uid_is_not_the_nodes_but_that_of_its_file_is() {
+    let of_file = changed(&pod("static", "p2", "edge-1", &[]), |json| {
+        json["metadata"]["annotations"] = json!({ "kubernetes.io/config.mirror": "f1" });
+    });
+    let state = listed(&[&pod("web", "p1", "edge-1", &[]), &of_file]);
+    let read = |name: &str, uid: &str| {
+        let event = json!({
+            "metadata": { "name": "e.1", "namespace": "default" },
+            "involvedObject": { "kind": "Pod", "namespace": "default", "name": name, "uid": uid },
+        });
+        let message = UploadedEvent { json: event.to_string().into() };
+        state.read_event(&FromNode { node: node("edge-1"), message })
+    };
+    for (name, uid) in [("web", "p1"), ("web", ""), ("static", "p2"), ("static", "f1")] {
+        assert!(read(name, uid).is_ok(), "{name} {uid}");
+    }
+    for (name, uid) in [("web", "p0"), ("web", "f1"), ("static", "p1")] {
+        assert_eq!(
+            read(name, uid).unwrap_err(),
+            crate::authorization::Denial::NoSuchObject.to_string(),
+            "{name} {uid}"
+        );
+    }
+}
+
 /// The Node as the API has it at a version, if it is an edge's or not.
 pub(super) fn api_node(name: &str, version: u64, labels: &Value, annotations: &Value) -> Object {
     object(&json!({
