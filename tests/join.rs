@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use kubeedge_cloud::pki::{Authority, Issued};
 use kubeedge_core::{
+    join::JoinToken,
     tls::{self, Identity},
     transport::{
         Transport, TransportError,
@@ -348,6 +349,48 @@ async fn the_links_refuse_certificates_that_are_expired_foreign_or_of_an_authori
     for transport in transports(&good)? {
         transport.connect().await?;
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_of_the_authority_goes_on_over_restarts_of_the_cloud() -> Result<()> {
+    let mut site = Site::start()?;
+    let (node, hour) = ("edge-1".parse()?, Duration::from_secs(3600));
+    let first = site.authority()?;
+    let old = first.issue_node(&node, hour)?;
+    for (step, follows, old_is_good) in
+        [("introduce", false, true), ("switch", true, true), ("retire", true, false)]
+    {
+        let kubeconfig = site.cloud.kubeconfig();
+        let output = site.keadm(&["rotate-ca", step, "--kube-config", &kubeconfig.to_string_lossy()])?;
+        ensure!(output.status.success(), "{step}: {}", String::from_utf8_lossy(&output.stderr));
+        // Once more than is needed: the first start may have changed what the second one finds.
+        for _ in 0..2 {
+            site.cloud.kill();
+            site.cloud.spawn()?;
+        }
+        let signs = site.authority()?;
+        ensure!((signs.certificate_pem() != first.certificate_pem()) == follows, "after {step}");
+        let roots = signs.certificate_pem().to_owned() + first.certificate_pem();
+        let dial = async |issued: &Issued| -> Result<bool> {
+            let identity = Identity::from_pem(issued.certificate_pem.as_bytes(), issued.key_pem.as_bytes())?;
+            let tls = tls::client_config(&identity, tls::roots_from_pem(roots.as_bytes())?)?;
+            let cloud = format!("127.0.0.1:{}", site.cloud.ports.websocket);
+            let transport = WebSocketTransport::new(WebSocketConfig::new(cloud, tls.into()))?;
+            match transport.connect().await {
+                Ok(_) => Ok(true),
+                Err(TransportError::Refused { .. }) => Ok(false),
+                Err(other) => bail!("after {step}: {other:?}"),
+            }
+        };
+        ensure!(dial(&signs.issue_node(&node, hour)?).await?, "after {step}");
+        ensure!(dial(&old).await? == old_is_good, "after {step}");
+        ensure!(site.token()?.parse::<JoinToken>()?.is_of(&signs.certificate_der()?), "after {step}");
+    }
+    let kubeconfig = site.cloud.kubeconfig();
+    let output = site.keadm(&["rotate-ca", "status", "--kube-config", &kubeconfig.to_string_lossy()])?;
+    let said = String::from_utf8(output.stdout)?;
+    ensure!(said.contains("no rotation is under way") && said.contains("all nodes have"), "{said}");
     Ok(())
 }
 
