@@ -1,6 +1,13 @@
 //! The cloud half of KubeEdge, one feature per part.
 
-#[cfg(any(feature = "admission", feature = "cloudstream", feature = "relay", feature = "router"))]
+#[cfg(any(
+    feature = "admission",
+    feature = "cloudstream",
+    feature = "enrollment",
+    feature = "monitor",
+    feature = "relay",
+    feature = "router"
+))]
 mod accept;
 
 #[cfg(feature = "admission")]

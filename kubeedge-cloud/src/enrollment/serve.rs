@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -21,9 +21,7 @@ use kubeedge_core::{
 use rustls::pki_types::CertificateDer;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    task::JoinSet,
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -34,15 +32,13 @@ use super::{
     policy::Claim,
     rate::Rate,
 };
+use crate::accept::accept;
 
 /// Where a node finds all authorities that are trusted, as PEM. KubeEdge has no such path.
 const BUNDLE_PATH: &str = "/kubeedge-rs/ca-bundle.pem";
 
 /// How many headers a request may have. KubeEdge's have six.
 const HEADERS_MAX: usize = 32;
-
-/// How long to wait when the system gives no socket.
-const PAUSE: Duration = Duration::from_millis(100);
 
 type Answer = Response<Full<Bytes>>;
 
@@ -78,29 +74,11 @@ impl Server {
         Ok(Self { driver: driver.clone(), acceptor, joins: rate(), names: rate() })
     }
 
+    /// Accepts connections and serves them until `stop`, all in this one future.
     pub(super) async fn run(self, listener: TcpListener, stop: CancellationToken) {
-        let permits = Arc::new(Semaphore::new(self.driver.config.limits.connections.max(1)));
-        let mut connections = JoinSet::new();
-        loop {
-            let accepted = tokio::select! {
-                () = stop.cancelled() => return,
-                Some(_) = connections.join_next() => continue,
-                accepted = accept(&listener, &permits) => accepted,
-            };
-            match accepted {
-                Ok((stream, permit)) => {
-                    let server = self.clone();
-                    connections.spawn(async move {
-                        server.connection(stream).await;
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection for joining could not be accepted");
-                    sleep(PAUSE).await;
-                }
-            }
-        }
+        let at_once = self.driver.config.limits.connections;
+        let served = accept(&listener, at_once, "joining", |stream, _| self.clone().connection(stream));
+        stop.run_until_cancelled(served).await;
     }
 
     async fn connection(self, stream: TcpStream) {
@@ -241,15 +219,6 @@ impl Server {
 fn take_turn(rate: &Mutex<Rate>) -> Result<(), Refused> {
     let taken = rate.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
     if taken { Ok(()) } else { Err(Refused::TooMany) }
-}
-
-async fn accept(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = permits.clone().acquire_owned().await.map_err(std::io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, permit))
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

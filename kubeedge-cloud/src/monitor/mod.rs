@@ -21,7 +21,7 @@
 //! # }
 //! ```
 
-use std::{fmt, io, time::Duration};
+use std::{fmt, time::Duration};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -68,14 +68,10 @@ pub struct Inbox {
     pub checks: Vec<Check>,
 }
 
-/// Says why Monitor cannot go on.
+/// Says why Monitor cannot go on. A connection that cannot be accepted never ends it, so that there is no reason.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
-    /// The socket can no longer accept connections.
-    #[error("metrics can no longer be served")]
-    Listen(#[source] io::Error),
-}
+pub enum Error {}
 
 /// The part; see the [module](self).
 #[derive(Debug)]
@@ -94,9 +90,10 @@ impl Monitor {
     /// Serves until `stop`.
     ///
     /// # Errors
-    /// If the socket can no longer accept connections.
+    /// None; see [`Error`].
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
-        serve::run(self, stop).await
+        serve::run(self, stop).await;
+        Ok(())
     }
 }
 

@@ -5,46 +5,20 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    net::TcpStream,
-    task::JoinSet,
-    time::{Duration, sleep, timeout},
-};
+use tokio::{net::TcpStream, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, Error, Inbox, Monitor};
+use super::{Config, Inbox, Monitor};
+use crate::accept::accept;
 
-/// The pause after a connection could not be accepted, as when descriptors have run out.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-
-/// How often in a row accepting may fail before the socket counts as broken: a minute.
-const FAILURES_MAX: u32 = 600;
-
-pub(super) async fn run(monitor: Monitor, stop: CancellationToken) -> Result<(), Error> {
+/// Accepts connections and serves them until `stop`, all in this one future.
+pub(super) async fn run(monitor: Monitor, stop: CancellationToken) {
     let Monitor { config, listener, inbox } = monitor;
     let inbox = Arc::new(inbox);
-    let mut connections = JoinSet::new();
-    let mut failures = 0;
-    loop {
-        let may_accept = connections.len() < config.connections_max.max(1);
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            Some(_) = connections.join_next() => continue,
-            accepted = listener.accept(), if may_accept => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                failures = 0;
-                connections.spawn(serve(stream, inbox.clone(), config.clone()));
-            }
-            Err(error) if failures >= FAILURES_MAX => return Err(Error::Listen(error)),
-            Err(error) => {
-                failures += 1;
-                tracing::debug!(%error, "a connection for metrics cannot be accepted");
-                sleep(ACCEPT_AGAIN).await;
-            }
-        }
-    }
+    let served = accept(&listener, config.connections_max, "metrics", |stream, _| {
+        serve(stream, inbox.clone(), config.clone())
+    });
+    stop.run_until_cancelled(served).await;
 }
 
 /// One request of one connection: who asks every few seconds needs no connection between.
