@@ -10,7 +10,6 @@ use kubeedge_core::{
     message::Snapshot,
     pipe::{Call, Replier},
 };
-use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -18,13 +17,12 @@ use super::{
     Config, Inbox, Outbox, Router,
     deliver::deliver,
     rest::{Ended, Rest},
-    rules::{ENDPOINTS, Name, RULES, Rules},
+    rules::{Counters, ENDPOINTS, Name, RULES, Rules},
     state::{Job, Outcome as Delivery, State},
+    status,
 };
 use crate::controller::{
-    Backoff, Change, Outcome, Timing, Writes,
-    api::{Api, Place},
-    now, sleep_until, watch as watch_kind,
+    Backoff, Change, Outcome, Timing, Writes, api::Api, now, sleep_until, watch as watch_kind,
 };
 
 /// Writes of rules' statuses at once.
@@ -47,7 +45,7 @@ pub(super) struct Driver {
     delivering: FuturesUnordered<BoxFuture<'static, (Job, Delivery)>>,
     /// Rules whose counters have changed.
     writes: Writes<Name, ()>,
-    writing: FuturesUnordered<BoxFuture<'static, (Name, Outcome)>>,
+    writing: FuturesUnordered<BoxFuture<'static, (Name, Counters, Outcome)>>,
     rules: watch::Sender<Arc<Rules>>,
     ended: mpsc::Receiver<Ended>,
     rest: BoxFuture<'static, ()>,
@@ -112,9 +110,8 @@ impl Driver {
                 }
                 Some(call) = self.inbox.snapshots.recv() => self.handle_snapshot(call),
                 Some((job, outcome)) = self.delivering.next() => {
-                    let retried = matches!(outcome, Delivery::Retry(_));
                     self.state.handle_outcome(&job, outcome, now());
-                    if !retried || self.state.counters(&job.lane.1).is_some() {
+                    if self.state.uncounted(&job.lane.1).is_some() {
                         self.writes.put(job.lane.1, (), now());
                     }
                 }
@@ -122,7 +119,9 @@ impl Driver {
                     self.state.count(&rule, failure);
                     self.writes.put(rule, (), now());
                 }
-                Some((rule, outcome)) = self.writing.next() => self.handle_written(&rule, outcome),
+                Some((rule, counted, outcome)) = self.writing.next() => {
+                    self.handle_written(&rule, &counted, outcome);
+                }
                 () = &mut self.rest => {}
                 () = sleep_until(next) => {}
             }
@@ -172,31 +171,25 @@ impl Driver {
     }
 
     fn write(&mut self, rule: Name) {
-        let Some(counters) = self.state.counters(&rule) else { return self.writes.succeeded(&rule) };
-        // The resource has no path of its own for its status.
-        let patch = json!({ "status": {
-            "successMessages": counters.success_messages,
-            "failMessages": counters.fail_messages,
-            "errors": counters.errors,
-        }});
+        let Some(counted) = self.state.uncounted(&rule).cloned() else {
+            return self.writes.succeeded(&rule);
+        };
         let api = self.api.clone();
         self.writing.push(
             async move {
-                let place = Place { kind: RULES, namespace: &rule.0, name: &rule.1 };
-                let outcome = match api.merge(place, "", &patch).await {
-                    Ok(_) => Outcome::Done,
-                    Err(error) if error.is_missing() => Outcome::Done,
-                    Err(error) => error.into(),
-                };
-                (rule, outcome)
+                let outcome = status::add(&api, &rule, &counted).await;
+                (rule, counted, outcome)
             }
             .boxed(),
         );
     }
 
-    fn handle_written(&mut self, rule: &Name, outcome: Outcome) {
+    fn handle_written(&mut self, rule: &Name, counted: &Counters, outcome: Outcome) {
         match outcome {
-            Outcome::Done => self.writes.succeeded(rule),
+            Outcome::Done => {
+                self.state.handle_counted(rule, counted);
+                self.writes.succeeded(rule);
+            }
             Outcome::Refused(why) => {
                 tracing::warn!(namespace = rule.0, rule = rule.1, why, "the status of a rule is refused");
                 self.writes.succeeded(rule);

@@ -54,6 +54,7 @@ mod rest;
 mod rules;
 mod seen;
 mod state;
+mod status;
 #[cfg(test)]
 mod tests;
 

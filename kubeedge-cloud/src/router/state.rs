@@ -45,6 +45,7 @@ pub(super) struct State {
     lanes: BTreeMap<LaneKey, Lane>,
     busy: usize,
     taken: VecDeque<ToNode<Delivery>>,
+    /// What was counted and is not in the rules' statuses, to which other clouds add as well.
     counted: BTreeMap<Name, Counters>,
     without_rule: u64,
     denials: Denials,
@@ -254,8 +255,7 @@ impl State {
 
     /// A message, or a request, has gone through a rule, or has failed to.
     pub(super) fn count(&mut self, rule: &Name, failure: Option<String>) {
-        let known = self.rules.counters(rule).cloned().unwrap_or_default();
-        let counters = self.counted.entry(rule.clone()).or_insert(known);
+        let counters = self.counted.entry(rule.clone()).or_default();
         match failure {
             None => counters.success_messages += 1,
             Some(why) => {
@@ -267,9 +267,22 @@ impl State {
         }
     }
 
-    /// The counters of a rule, as they should stand in its status.
-    pub(super) fn counters(&self, rule: &Name) -> Option<&Counters> {
+    /// What was counted of a rule and is not in its status.
+    pub(super) fn uncounted(&self, rule: &Name) -> Option<&Counters> {
         self.counted.get(rule)
+    }
+
+    /// So much of it is in the rule's status.
+    pub(super) fn handle_counted(&mut self, rule: &Name, counted: &Counters) {
+        let Some(left) = self.counted.get_mut(rule) else { return };
+        left.success_messages = left.success_messages.saturating_sub(counted.success_messages);
+        left.fail_messages = left.fail_messages.saturating_sub(counted.fail_messages);
+        if left.fail_messages == 0 {
+            left.errors = Vec::new();
+        }
+        if *left == Counters::default() {
+            self.counted.remove(rule);
+        }
     }
 
     fn finish(&mut self, node: &NodeName, id: UploadId) {

@@ -24,10 +24,13 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    super::{Outside, Router, pipes},
+    super::{Outside, Router, pipes, rules::Counters, status::add},
     *,
 };
-use crate::controller::testing::{Cluster, eventually};
+use crate::controller::{
+    api::Api,
+    testing::{Cluster, eventually},
+};
 
 /// A server that remembers what it was posted, and fails at first.
 #[derive(Clone, Default)]
@@ -120,6 +123,31 @@ async fn a_message_of_a_node_reaches_its_target_and_the_node_is_told_only_then()
         (rule["status"]["successMessages"] == 3).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_several_clouds_count_for_a_rule_is_added_up() {
+    let cluster = Cluster::start().await;
+    create(&cluster, &[up("a", "user/t", "http://a")]).await;
+    let (api, rule) = (Api::new(cluster.client()), name("a"));
+    let cloud = async |counts: [u64; 3]| {
+        for count in counts {
+            let counted = Counters { success_messages: count, ..Counters::default() };
+            while !matches!(add(&api, &rule, &counted).await, crate::controller::Outcome::Done) {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    futures::future::join_all([cloud([10, 1, 1]), cloud([5, 1, 1]), cloud([1, 1, 1])]).await;
+    let failed = Counters { fail_messages: 2, errors: vec!["down".to_owned()], ..Counters::default() };
+    assert!(matches!(add(&api, &rule, &failed).await, crate::controller::Outcome::Done));
+    let status = cluster.get(RULES, "default", "a").await.unwrap()["status"].clone();
+    assert_eq!(status, json!({ "successMessages": 22, "failMessages": 2, "errors": ["down"] }));
+    let gone = add(&api, &name("gone"), &failed).await;
+    assert!(
+        matches!(gone, crate::controller::Outcome::Done),
+        "with the rule its counters are gone: {gone:?}"
+    );
 }
 
 #[tokio::test]
