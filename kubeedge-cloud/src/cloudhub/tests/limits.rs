@@ -1,5 +1,6 @@
 //! What sessions may take, and what one costs the others.
 
+use futures::FutureExt as _;
 use tokio::time::{Instant, sleep};
 
 use super::*;
@@ -80,8 +81,53 @@ async fn a_session_that_needs_more_memory_than_it_may_have_is_ended_with_a_reaso
     assert!(reason.contains("bytes of memory"), "{reason}");
 }
 
+/// In how many rounds of all tasks, at most, several nodes have had what changed for each of them, while another has many
+/// large changes or none.
+async fn rounds_until_told(changes_of_another: usize) -> usize {
+    let mut stage = Stage::new(Config::default());
+    let _stalled = stage.synchronized("stalled", Vec::new()).await;
+    let mut healthy = Vec::new();
+    for name in ["a", "b", "c"] {
+        healthy.push((name, stage.synchronized(name, Vec::new()).await));
+    }
+    let mut most = 0;
+    for version in 1..=50 {
+        for number in 0..changes_of_another {
+            let long =
+                Object { json: vec![b' '; 64 << 10].into(), ..object(&format!("pod-{number}"), version) };
+            let message = ObjectEvent::Applied(long);
+            stage.outside.downstream.send(ToNode { node: node("stalled"), message }).unwrap();
+        }
+        for (name, _) in &healthy {
+            let message = ObjectEvent::Applied(object("pod", version));
+            stage.outside.downstream.send(ToNode { node: node(name), message }).unwrap();
+        }
+        let (mut told, mut rounds) = (0, 0);
+        while told < healthy.len() {
+            assert!(rounds < 1_000, "version {version} does not come");
+            if let Some(frame) = next(&*healthy[told].1).now_or_never() {
+                assert_eq!(frame, applied(version, object("pod", version)));
+                say(&*healthy[told].1, ack(Lane::Pods, version)).await;
+                told += 1;
+            } else {
+                tokio::task::yield_now().await;
+                rounds += 1;
+            }
+        }
+        most = most.max(rounds);
+    }
+    most
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_node_that_never_reads_costs_a_bounded_amount_and_the_others_no_time() {
+async fn a_node_that_never_reads_makes_others_wait_no_longer_however_much_there_is_for_it() {
+    let (alone, few, many) =
+        (rounds_until_told(0).await, rounds_until_told(5).await, rounds_until_told(100).await);
+    assert!(few <= alone + 4 && many <= alone + 4, "{alone}, {few}, {many}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_never_reads_costs_a_bounded_amount_and_the_others_no_wait() {
     let mut stage = Stage::new(Config::default());
     let _stalled = stage.synchronized("stalled", Vec::new()).await;
     let healthy = stage.synchronized("healthy", Vec::new()).await;
