@@ -62,10 +62,10 @@ const CHANGE_EVERY: Duration = Duration::from_millis(5);
 #[derive(Debug, Default, Serialize)]
 struct Figures {
     sessions: usize,
-    /// Against the same process with the same Nodes and Pods in the API.
+    /// Against a cloudcore of an empty API: a session, its node and its pods.
     rss_kib_per_session: f64,
-    /// Against a cloudcore of an empty API.
-    rss_kib_per_session_with_its_pods: f64,
+    /// Against the same process that has listed the same Nodes and Pods: the session alone.
+    rss_kib_per_session_alone: f64,
     rss_kib_empty: u64,
     rss_kib_listed: u64,
     rss_kib_connected: u64,
@@ -153,8 +153,8 @@ async fn measure(options: &Options) -> Result<Figures> {
         |without: u64| round((rss_kib_connected as f64 - without as f64) / options.nodes as f64);
     Ok(Figures {
         sessions: options.nodes,
-        rss_kib_per_session: per_session(rss_kib_listed),
-        rss_kib_per_session_with_its_pods: per_session(rss_kib_empty),
+        rss_kib_per_session: per_session(rss_kib_empty),
+        rss_kib_per_session_alone: per_session(rss_kib_listed),
         rss_kib_empty,
         rss_kib_listed,
         rss_kib_connected,
