@@ -11,10 +11,11 @@
 //! else and needs no such credit, at most once a second for each device: a connection that came or went, and a
 //! property that has come to be as desired, or has ceased to.
 //!
-//! Each value in the status has in its `metadata` the `timestamp` of its writing in milliseconds, its `type`, its `source`
-//! (`cloud`, `application`, `mapper`) and its `version`. Versions count the writes that were accepted at the edge,
-//! and only grow: a report with an older one never takes the place of a newer, in whatever order they come, and the
-//! difference between two statuses says how many values were passed over.
+//! Each value in the status has in its `metadata` the `timestamp` of its writing in milliseconds and, as a date,
+//! `observedAt`; its `type`, its `source` (`cloud`, `application`, `mapper`) and its `version`. Versions count the writes
+//! that were accepted at the edge, and only grow: a report with an older one never takes the place of a newer, in whatever
+//! order they come. A reported value has beside them, if there are any, how many were `passedOver` so far: accepted at the
+//! edge, and replaced by newer ones before the Device's turn came.
 //!
 //! ```no_run
 //! use kubeedge_cloud::devicecontroller::{self, Config, DeviceController};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use kubeedge_core::{
     message::{DeviceReport, Object, TwinReport, TwinValue},
     pace::Urgency,
@@ -12,6 +13,12 @@ use serde_json::{Map, Value, json};
 /// KubeEdge's CRDs, numbers too.
 const TIMESTAMP: &str = "timestamp";
 const VERSION: &str = "version";
+
+/// The timestamp again, as Kubernetes writes times (RFC 3339, UTC).
+const OBSERVED_AT: &str = "observedAt";
+
+/// How many accepted values never stood in the status since it has a version, because newer ones came before their turn.
+const PASSED_OVER: &str = "passedOver";
 
 /// What a report makes of the Device: the whole list of twins, because a merge patch replaces lists.
 ///
@@ -40,13 +47,17 @@ fn twin(twin: &TwinReport) -> Value {
     json.into()
 }
 
-/// The timestamp is milliseconds since the Unix epoch. The version counts the accepted writes, so that the
-/// difference between two statuses says how many values were passed over.
+/// The timestamp is milliseconds since the Unix epoch. The version counts the accepted writes.
 fn value(twin: &TwinValue) -> Value {
     let mut metadata: Map<String, Value> =
         twin.metadata.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
     metadata.insert(TIMESTAMP.to_owned(), twin.timestamp_ms.to_string().into());
     metadata.insert(VERSION.to_owned(), twin.version.to_string().into());
+    let observed = i64::try_from(twin.timestamp_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    if let Some(observed) = observed {
+        metadata
+            .insert(OBSERVED_AT.to_owned(), observed.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string().into());
+    }
     json!({ "value": twin.value, "metadata": metadata })
 }
 
@@ -78,6 +89,7 @@ fn read_value(json: &Value) -> Option<TwinValue> {
     let given = json["metadata"].as_object().into_iter().flatten();
     let mut metadata: BTreeMap<String, String> =
         given.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect();
+    metadata.remove(OBSERVED_AT);
     let mut number =
         |name: &str| metadata.remove(name).and_then(|text| text.parse().ok()).unwrap_or_default();
     Some(TwinValue { value, timestamp_ms: number(TIMESTAMP), version: number(VERSION), metadata })
@@ -108,6 +120,7 @@ pub(super) fn merge(mut report: DeviceReport, known: &DeviceReport) -> DeviceRep
     for twin in &mut report.twins {
         let Some(known) = known.twins.iter().find(|known| known.property == twin.property) else { continue };
         keep_newer(&mut twin.reported, known.reported.as_ref());
+        count_passed_over(&mut twin.reported, known.reported.as_ref());
         keep_newer(&mut twin.observed_desired, known.observed_desired.as_ref());
     }
     // What a report leaves out of these two stands in the status as it was.
@@ -120,6 +133,17 @@ pub(super) fn merge(mut report: DeviceReport, known: &DeviceReport) -> DeviceRep
 fn keep_newer(value: &mut Option<TwinValue>, known: Option<&TwinValue>) {
     if let Some(known) = known.filter(|known| is_older(value.as_ref(), known)) {
         *value = Some(known.clone());
+    }
+}
+
+/// Brings the count of what was passed over on from what the status says. One without a version was not written here.
+fn count_passed_over(value: &mut Option<TwinValue>, known: Option<&TwinValue>) {
+    let (Some(value), Some(known)) = (value, known.filter(|known| known.version > 0)) else { return };
+    let before: u64 = known.metadata.get(PASSED_OVER).and_then(|text| text.parse().ok()).unwrap_or_default();
+    let between = value.version.saturating_sub(known.version).saturating_sub(1);
+    match before.saturating_add(between) {
+        0 => {}
+        all => drop(value.metadata.insert(PASSED_OVER.to_owned(), all.to_string())),
     }
 }
 
@@ -168,4 +192,66 @@ fn desired(device: &Object) -> BTreeMap<String, String> {
         Some((property["name"].as_str()?.to_owned(), property["desired"]["value"].as_str()?.to_owned()))
     };
     properties.into_iter().flatten().filter_map(desired).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use kubeedge_core::{id::Uid, message::ObjectRef};
+
+    use super::*;
+
+    fn reported(version: u64) -> DeviceReport {
+        let value = TwinValue {
+            value: "20".to_owned(),
+            timestamp_ms: 1_767_225_600_250,
+            version,
+            ..TwinValue::default()
+        };
+        DeviceReport {
+            device: "default/room".parse().unwrap(),
+            uid: Uid::new("d1"),
+            twins: vec![TwinReport {
+                property: "temperature".to_owned(),
+                reported: Some(value),
+                observed_desired: None,
+            }],
+            state: None,
+            last_online: None,
+        }
+    }
+
+    fn device(status: &Value) -> Object {
+        let json = json!({
+            "apiVersion": "devices.kubeedge.io/v1beta1", "kind": "Device",
+            "metadata": { "namespace": "default", "name": "room", "uid": "d1", "resourceVersion": "1" },
+            "status": status,
+        });
+        Object::from_json(json.to_string()).unwrap()
+    }
+
+    #[test]
+    fn a_status_says_when_a_value_was_observed_and_how_many_were_passed_over_before_it() {
+        let mut known = reported(3);
+        for (version, passed_over) in
+            [(3, None), (4, None), (9, Some("4")), (9, Some("4")), (10, Some("4")), (12, Some("5"))]
+        {
+            let merged = merge(reported(version), &known);
+            let status = patch(&merged)["status"].clone();
+            let metadata = &status["twins"][0]["reported"]["metadata"];
+            assert_eq!(metadata["observedAt"], "2026-01-01T00:00:00.250Z");
+            assert_eq!(metadata["passedOver"].as_str(), passed_over, "version {version}");
+            let device = device(&status);
+            assert_eq!(device.reference, ObjectRef::device(&merged.device));
+            known = told(&device).unwrap();
+            assert_eq!(known, merged, "it is read back as it was written");
+            assert!(says(&device, &merge(reported(version), &known)), "and is not written again");
+        }
+    }
+
+    #[test]
+    fn a_value_that_another_program_has_written_without_a_version_counts_for_nothing() {
+        let status = json!({ "twins": [{ "propertyName": "temperature", "reported": { "value": "1", "metadata": {} } }] });
+        let merged = merge(reported(900), &told(&device(&status)).unwrap());
+        assert!(patch(&merged)["status"]["twins"][0]["reported"]["metadata"]["passedOver"].is_null());
+    }
 }

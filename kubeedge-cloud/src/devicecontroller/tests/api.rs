@@ -126,7 +126,8 @@ async fn a_report_reaches_the_devices_status_and_does_not_come_back_down() {
     running.report("edge-1", 1, &oven, "180");
     assert_eq!(running.acked().await, 1);
     let status = cluster.get(DEVICES, "default", "oven").await.unwrap()["status"].clone();
-    let value = json!({ "value": "180", "metadata": { "timestamp": "1700", "version": "1" } });
+    let metadata = json!({ "timestamp": "1700", "observedAt": "1970-01-01T00:00:01.700Z", "version": "1" });
+    let value = json!({ "value": "180", "metadata": metadata });
     let twin = json!({ "propertyName": "temperature", "reported": value, "observedDesired": value });
     assert_eq!(status, json!({ "twins": [twin], "state": "online" }));
     let echo = tokio::time::timeout(Duration::from_millis(50), running.outside.downstream.recv()).await;

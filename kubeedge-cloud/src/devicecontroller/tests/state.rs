@@ -146,12 +146,15 @@ fn a_report_becomes_the_status_of_the_device() {
     let now = Instant::now();
     let mut state = listed(&Config::default(), &[&device("one", "d1", "edge-1", "meter")]);
     state.handle_report(report("edge-1", 1, "one", "d1", "21"), now);
+    let metadata = json!({
+        "timestamp": "1700", "observedAt": "1970-01-01T00:00:01.700Z", "type": "int", "version": "1",
+    });
     let expected = json!({
         "metadata": { "uid": "d1" },
         "status": {
             "twins": [{
                 "propertyName": "temperature",
-                "reported": { "value": "21", "metadata": { "timestamp": "1700", "type": "int", "version": "1" } },
+                "reported": { "value": "21", "metadata": metadata },
             }],
             "state": "online",
             "lastOnlineTime": "2026-01-01T00:00:00Z",
