@@ -243,7 +243,14 @@ impl State {
 
     /// Takes what a node reports.
     pub(super) fn handle_report(&mut self, from: FromNode<Delivered<Report>>, now: Instant) {
-        let FromNode { node, message } = from;
+        let FromNode { node, mut message } = from;
+        if let Report::Pod(report) = &mut message.message
+            && let Some((pod, _)) = self.placement.root(&report.reference)
+            && pod.uid == report.uid
+        {
+            // The names that are here already, and not a copy for as long as the report waits.
+            (report.reference, report.uid) = (pod.reference.clone(), pod.uid.clone());
+        }
         let session = self.sessions.get_mut(&node).filter(|session| !session.online);
         if session.as_ref().is_some_and(|session| session.lost) {
             // Another cloud has the node, and is told of everything that is not acknowledged here.

@@ -8,13 +8,14 @@ use std::{
     any::Any,
     io::Cursor,
     mem,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
+use bytes::BytesMut;
 use quinn_proto::{
     ConnectionId, Side, TransportError, TransportErrorCode,
     crypto::{
-        ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, ServerConfig, Session,
+        CryptoError, ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, ServerConfig, Session,
         UnsupportedVersion, rustls::QuicServerConfig,
     },
     transport_parameters::TransportParameters,
@@ -22,7 +23,7 @@ use quinn_proto::{
 use rustls::{
     CipherSuite,
     pki_types::CertificateDer,
-    quic::{KeyChange, Secrets, ServerConnection, Suite, Version},
+    quic::{KeyChange, PacketKeySet, Secrets, ServerConnection, Suite, Version},
 };
 
 /// QUIC version 1 (RFC 9000), the only one that is spoken.
@@ -73,7 +74,7 @@ impl ServerConfig for SessionConfig {
             // The configuration was tried when it was made; without it, nobody is let in.
             Err(_) => Stage::Complete(Mutex::default()),
         };
-        Box::new(ServerSession { initial: self.initial, stage, next: None })
+        Box::new(ServerSession { initial: self.initial, stage, next: Next::None })
     }
 }
 
@@ -81,7 +82,16 @@ impl ServerConfig for SessionConfig {
 struct ServerSession {
     initial: Suite,
     stage: Stage,
-    next: Option<Secrets>,
+    next: Next,
+}
+
+/// Of what the keys are made that replace others.
+enum Next {
+    None,
+    /// Of these, which the handshake has given.
+    Of(Box<Secrets>),
+    /// Of what comes after the keys that were given last.
+    After(Arc<Later>),
 }
 
 enum Stage {
@@ -169,15 +179,23 @@ impl Session for ServerSession {
         Some(boxed(match change {
             KeyChange::Handshake { keys } => keys,
             KeyChange::OneRtt { keys, next } => {
-                self.next = Some(next);
+                self.next = Next::Of(Box::new(next));
                 keys
             }
         }))
     }
 
     fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
-        let keys = self.next.as_mut()?.next_packet_keys();
-        Some(KeyPair { local: Box::new(keys.local), remote: Box::new(keys.remote) })
+        let secrets = match mem::replace(&mut self.next, Next::None) {
+            Next::None => return None,
+            Next::Of(secrets) => *secrets,
+            Next::After(given) => given.secrets_after(),
+        };
+        let later = Arc::new(Later { secrets, keys: OnceLock::new() });
+        self.next = Next::After(later.clone());
+        let (local, remote) =
+            (LaterKey { of: later.clone(), is_local: true }, LaterKey { of: later, is_local: false });
+        Some(KeyPair { local: Box::new(local), remote: Box::new(remote) })
     }
 
     fn is_valid_retry(&self, _: &ConnectionId, _: &[u8], _: &[u8]) -> bool {
@@ -193,6 +211,61 @@ impl Session for ServerSession {
     ) -> Result<(), ExportKeyingMaterialError> {
         // Nothing above the link has keys of its own.
         Err(ExportKeyingMaterialError)
+    }
+}
+
+/// Keys that take the place of others, made when the first packet needs them.
+///
+/// Whoever makes them only then takes longer over that packet, which shows that keys are being changed; so RFC 9001 §6.3
+/// recommends to make them before. Here that is no secret, and each pair takes a kilobyte, which few connections ever use.
+struct Later {
+    secrets: Secrets,
+    keys: OnceLock<PacketKeySet>,
+}
+
+impl Later {
+    fn keys(&self) -> &PacketKeySet {
+        self.keys.get_or_init(|| self.secrets.clone().next_packet_keys())
+    }
+
+    fn secrets_after(&self) -> Secrets {
+        let mut secrets = self.secrets.clone();
+        drop(secrets.next_packet_keys());
+        secrets
+    }
+}
+
+struct LaterKey {
+    of: Arc<Later>,
+    is_local: bool,
+}
+
+impl LaterKey {
+    fn key(&self) -> &impl PacketKey {
+        let keys = self.of.keys();
+        if self.is_local { &keys.local } else { &keys.remote }
+    }
+}
+
+impl PacketKey for LaterKey {
+    fn encrypt(&self, packet: u64, buffer: &mut [u8], header_len: usize) {
+        self.key().encrypt(packet, buffer, header_len);
+    }
+
+    fn decrypt(&self, packet: u64, header: &[u8], payload: &mut BytesMut) -> Result<(), CryptoError> {
+        self.key().decrypt(packet, header, payload)
+    }
+
+    fn tag_len(&self) -> usize {
+        self.key().tag_len()
+    }
+
+    fn confidentiality_limit(&self) -> u64 {
+        self.key().confidentiality_limit()
+    }
+
+    fn integrity_limit(&self) -> u64 {
+        self.key().integrity_limit()
     }
 }
 

@@ -106,6 +106,36 @@ async fn another_protocol_is_refused() {
 }
 
 #[tokio::test]
+async fn a_connection_goes_on_when_its_keys_are_changed_again_and_again() {
+    let pki = Pki::new();
+    let listener = listener(&pki);
+    let (_endpoint, connecting) = raw_client(&listener, &pki, ALPN);
+    let (raw, cloud) = tokio::join!(connecting, listener.accept());
+    let (raw, cloud) = (raw.unwrap(), cloud.unwrap());
+    let mut up = raw.open_uni().await.unwrap();
+    up.write_all(&[Lane::Pods.index() as u8]).await.unwrap();
+    let mut down = None;
+    for round in 0..4u8 {
+        up.write_all(&[0, 0, 0, 1, round]).await.unwrap();
+        let received = timeout(SOON, cloud.recv()).await.unwrap().unwrap().unwrap();
+        assert_eq!(received, (Lane::Pods, Bytes::copy_from_slice(&[round])));
+        cloud.send(Lane::Pods, Bytes::copy_from_slice(&[round])).await.unwrap();
+        while down.is_none() {
+            let mut stream = timeout(SOON, raw.accept_uni()).await.unwrap().unwrap();
+            let mut lane = [0];
+            stream.read_exact(&mut lane).await.unwrap();
+            down = Some(stream).filter(|_| lane[0] == Lane::Pods.index() as u8);
+        }
+        let mut frame = [0; 5];
+        timeout(SOON, down.as_mut().unwrap().read_exact(&mut frame)).await.unwrap().unwrap();
+        assert_eq!(frame, [0, 0, 0, 1, round]);
+        raw.force_key_update();
+        // Keys are not changed while packets under those before may still come.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_length_over_the_limit_ends_only_that_connection() {
     let pki = Pki::new();
     let listener = listener(&pki);
