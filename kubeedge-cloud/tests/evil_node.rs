@@ -200,6 +200,8 @@ fn pod(name: &str, node: &str, secret: &str) -> Value {
         "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": "default" },
         "spec": {
             "nodeName": node,
+            // So the cloud has nothing to change of it, and whatever changes was the node's doing.
+            "tolerations": [{ "operator": "Exists" }],
             "containers": [{ "name": "main", "image": "web", "envFrom": [{ "secretRef": { "name": secret } }] }],
             "volumes": [{ "name": "t", "projected": { "sources": [{ "serviceAccountToken": { "path": "t" } }] } }],
         },
