@@ -291,6 +291,7 @@ impl State {
                 if let Some(wanted) = waiting.or(held) {
                     self.reports.put(key, wanted, now);
                 }
+                self.forget_told(&node);
                 self.judge(&node);
                 self.leases.put(node, (), now);
             }

@@ -3,7 +3,8 @@
 //! An edge does not repeat what was acknowledged. But while the cloud side cannot reach the API, the node lifecycle
 //! controller sets a node's conditions to Unknown and its pods to not ready, and an operator may delete a Node
 //! whose edge is connected. So with each renewal of a Lease the state of the node is compared again, and that of
-//! its pods that changed in the API since the last renewal.
+//! its pods that changed in the API since the last renewal. What an earlier session has told says nothing any more: the
+//! node may have been with another cloud meanwhile, and tells everything anew.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -81,6 +82,12 @@ impl Kept {
 }
 
 impl State {
+    /// Takes that the node has another session: what it told in an earlier one may have been overtaken in another cloud.
+    pub(super) fn forget_told(&mut self, node: &NodeName) {
+        let Self { placement, kept, .. } = self;
+        placement.roots_of(node).for_each(|pod| kept.forget(&pod.reference));
+    }
+
     /// Keeps what the API has taken.
     pub(super) fn keep(&mut self, node: &NodeName, wanted: Wanted) {
         let Wanted::Report(reported) = wanted else { return };

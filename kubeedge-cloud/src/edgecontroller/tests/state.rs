@@ -735,6 +735,31 @@ fn a_pods_status_that_another_has_changed_is_told_again_with_the_next_renewal() 
 }
 
 #[test]
+fn a_status_of_an_earlier_session_is_not_told_again_because_another_cloud_may_have_been_told_a_newer_one() {
+    let mut now = Instant::now();
+    let web = pod("web", "p1", "edge-1", &[]);
+    let is = |phase: &str| changed(&web, |json| json["status"] = json!({ "phase": phase }));
+    let mut state = listed(&[&web]);
+    session(&mut state, SessionState::Online, now);
+    let running = PodState::Status(r#"{"phase":"Running"}"#.into());
+    state.handle_report(from("edge-1", 1, pod_report("web", "p1", running)), now);
+    let job = state.poll_write(now).unwrap();
+    finish(&mut state, job, Outcome::Done, now);
+    state.handle_change(Change::Applied(is("Running")));
+
+    now += Duration::from_secs(1);
+    session(&mut state, SessionState::Offline, now);
+    state.handle_change(Change::Applied(is("Succeeded")));
+    now += Duration::from_secs(1);
+    session(&mut state, SessionState::Online, now);
+    assert!(again(&mut state, now).is_none(), "the node has not spoken yet");
+    // Nor if the watch tells of it late.
+    state.handle_change(Change::Applied(is("Succeeded")));
+    now += Duration::from_secs(10);
+    assert!(again(&mut state, now).is_none());
+}
+
+#[test]
 fn a_clock_that_is_wrong_is_told_once_a_second_of_it_changes_and_one_that_is_right_once() {
     let now = Instant::now();
     let mut state = listed(&[]);
