@@ -147,6 +147,17 @@ impl Cloud {
 
     /// As [`Cloud::another`], with more lines for its configuration file, under `modules:`.
     pub fn another_with_modules(&self, folder: &Path, kubeconfig: &str, modules: &str) -> Result<Self> {
+        self.another_with_config(folder, kubeconfig, "", modules)
+    }
+
+    /// As [`Cloud::another_with_modules`], with more members of `commonConfig`, each with a comma before it.
+    pub fn another_with_config(
+        &self,
+        folder: &Path,
+        kubeconfig: &str,
+        common: &str,
+        modules: &str,
+    ) -> Result<Self> {
         let ports = Ports {
             quic: free_port()?,
             websocket: free_port()?,
@@ -164,7 +175,7 @@ impl Cloud {
         for file in ["ca/rootCA.crt", "ca/rootCA.key"] {
             fs::copy(self.data().join(file), cloud.data().join(file))?;
         }
-        fs::write(cloud.folder.join("cloudcore.yaml"), cloud.config(1, "") + modules)?;
+        fs::write(cloud.folder.join("cloudcore.yaml"), cloud.config(1, common) + modules)?;
         cloud.spawn()?;
         Ok(cloud)
     }
@@ -358,11 +369,27 @@ impl Edge {
 
     /// Gives the node a certificate and a configuration.
     pub fn prepare(binaries: &Binaries, folder: &Path, cloud: &Cloud, options: &EdgeOptions) -> Result<Self> {
+        cloud.issue(&options.node, &folder.join("certificates"))?;
+        Self::prepare_at(binaries, folder, cloud.ports.quic, cloud.ports.websocket, options)
+    }
+
+    /// Starts the edgecore of a node whose certificates are in `folder/certificates` already; its link goes to this port
+    /// over QUIC.
+    pub fn start_at(binaries: &Binaries, folder: &Path, quic: u16, options: &EdgeOptions) -> Result<Self> {
+        Self::prepare_at(binaries, folder, quic, quic, options)?.started()
+    }
+
+    fn prepare_at(
+        binaries: &Binaries,
+        folder: &Path,
+        quic: u16,
+        websocket: u16,
+        options: &EdgeOptions,
+    ) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let (mqtt, api) = (free_port()?, free_port()?);
         let edge = Self { binaries: binaries.clone(), folder: folder.to_owned(), mqtt, api, process: None };
-        cloud.issue(&options.node, &folder.join("certificates"))?;
-        fs::write(folder.join("edgecore.yaml"), edge.config(cloud, options))?;
+        fs::write(folder.join("edgecore.yaml"), edge.config(quic, websocket, options))?;
         Ok(edge)
     }
 
@@ -371,10 +398,10 @@ impl Edge {
         Ok(self)
     }
 
-    fn config(&self, cloud: &Cloud, options: &EdgeOptions) -> String {
+    fn config(&self, quic: u16, websocket: u16, options: &EdgeOptions) -> String {
         let folder = self.folder.display();
-        let quic = options.quic.unwrap_or(cloud.ports.quic);
-        let (websocket, use_websocket) = (cloud.ports.websocket, options.websocket);
+        let quic = options.quic.unwrap_or(quic);
+        let use_websocket = options.websocket;
         let runtime = match &options.containerd {
             None => format!("  runtime: process\n  processDirectory: {folder}/processes\n"),
             Some(_) => "  runtime: containerd\n".to_owned(),

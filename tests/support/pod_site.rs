@@ -33,10 +33,20 @@ impl Site {
 
     /// Starts a node on this containerd, with more members of the kubelet's configuration.
     pub(crate) fn start_on(containerd: Containerd, kubelet: &str) -> Result<Self> {
+        Self::start_with(containerd, kubelet, "", "")
+    }
+
+    /// As [`Site::start_on`], with more members of the cloud's `commonConfig`, and lines under its `modules:`.
+    pub(crate) fn start_with(
+        containerd: Containerd,
+        kubelet: &str,
+        common: &str,
+        modules: &str,
+    ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         fs::create_dir_all(folder.path().join("marks"))?;
         let binaries = binaries();
-        let cloud = Cloud::start(&binaries, &folder.path().join("cloud"))?;
+        let cloud = Cloud::start_with_config(&binaries, &folder.path().join("cloud"), 1, common, modules)?;
         let options = EdgeOptions {
             containerd: Some(containerd.socket()),
             kubelet: kubelet.to_owned(),

@@ -90,6 +90,18 @@ kubeedgeRs: {{replicas: {{enable: true}}}}
         }
     }
 
+    /// Sends the process a signal, by the name that `kill` has for it.
+    #[allow(dead_code, reason = "not every program that includes this file stops clouds")]
+    pub fn signal(&self, name: &str) -> Result<()> {
+        let pid = self.process.as_ref().context("no cloudcore")?.id().to_string();
+        let sent =
+            Command::new("kill").args([format!("-{name}"), pid]).status().context("cannot run kill")?;
+        if !sent.success() {
+            bail!("kill -{name}: {sent}");
+        }
+        Ok(())
+    }
+
     /// The resident memory.
     pub fn rss_kib(&self) -> Result<u64> {
         self.status("VmRSS:")
