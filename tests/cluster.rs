@@ -91,6 +91,16 @@ pub fn clean(admin: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The authority of the certificates that API servers show to kubelets, and to what answers in the place of one.
+pub fn kubelet_clients(admin: &Path) -> Result<String> {
+    let map = ["-n", "kube-system", "get", "configmap", "extension-apiserver-authentication"];
+    let authority = kubectl(admin, &[&map[..], &["-o", "jsonpath={.data.client-ca-file}"]].concat(), b"")?;
+    if !authority.contains("BEGIN CERTIFICATE") {
+        bail!("the cluster does not say what its API servers' certificates are issued by");
+    }
+    Ok(authority)
+}
+
 /// Runs kubectl as the administrator and gives what it printed.
 pub fn kubectl(admin: &Path, args: &[&str], input: &[u8]) -> Result<String> {
     let mut process = Command::new("kubectl")

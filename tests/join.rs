@@ -394,7 +394,7 @@ async fn a_rotation_of_the_authority_goes_on_over_restarts_of_the_cloud() -> Res
     Ok(())
 }
 
-/// How many joins are refused; `JOINS=100000` for the full number.
+/// How many joins are refused; `JOINS` sets another number, as `cargo xtask soak joins` does.
 fn joins() -> usize {
     std::env::var("JOINS").ok().and_then(|text| text.parse().ok()).unwrap_or(600)
 }

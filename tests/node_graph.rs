@@ -19,7 +19,8 @@ use kubeedge_core::message::{Connectivity, Object};
 use serde_json::json;
 use tokio::time::sleep;
 
-/// How many Secrets there are that nothing refers to, of 10 KiB each; `SECRETS` sets another number.
+/// How many Secrets there are that nothing refers to, of 10 KiB each; `SECRETS` sets another
+/// number, as `cargo xtask soak secrets` does.
 const SECRETS: usize = 1000;
 
 const KIB_OF_EACH: u64 = 10;

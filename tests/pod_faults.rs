@@ -27,7 +27,7 @@ use kubeedge_tests::{
 use random::Random;
 use serde_json::json;
 
-/// How often edgecore is killed; `POD_KILLS` says otherwise.
+/// How often edgecore is killed; `POD_KILLS` says otherwise, as `cargo xtask soak pod-kills` does.
 const KILLS: u64 = 50;
 /// At most so many pods are there at a time.
 const PODS_MAX: usize = 8;

@@ -55,6 +55,7 @@ async fn a_mapper_in_python_registers_reports_is_killed_and_comes_back_however_i
     Ok(())
 }
 
+// `DMI_ROUNDS` and `DMI_SEED` set other numbers, as `cargo xtask soak mapper-restarts` does.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_restarts_in_whatever_order_no_report_is_lost_and_no_device_is_created_twice() -> Result<()>
 {

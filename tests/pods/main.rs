@@ -3,7 +3,8 @@
 //!
 //! The rows are in `table/*.yaml`. A row's pod is called after it; what a row leaves out is filled in: the image
 //! is that of the tests, `restartPolicy` is `Never`, and a pod is given one second to stop. `${HOST}` is a folder
-//! of the node, see [`prepare_host`], `${IPC}` its IPC namespace. `PODS=text` runs only the rows whose names contain the text.
+//! of the node, see [`prepare_host`], `${IPC}` its IPC namespace. `PODS=text` runs only the rows whose names contain the text, as
+//! `cargo xtask soak pods --only` does.
 
 #[path = "../support/containerd.rs"]
 mod containerd;

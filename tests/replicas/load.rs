@@ -119,7 +119,7 @@ impl Load {
 
     /// How long it is until the next change: there are quiet times and busy ones.
     pub(crate) fn pause(&mut self) -> Duration {
-        let longest = if self.changes / 20 % 2 == 0 { 60 } else { 600 };
+        let longest = if (self.changes / 20).is_multiple_of(2) { 60 } else { 600 };
         Duration::from_millis(self.random.below(longest))
     }
 

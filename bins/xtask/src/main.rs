@@ -10,6 +10,7 @@ mod run;
 #[path = "../../../tests/site.rs"]
 #[expect(dead_code, unreachable_pub, reason = "written for the tests, which use all of it")]
 mod site;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -50,6 +51,11 @@ enum Command {
         #[arg(long, default_value_t = 2_000)]
         seeds: u64,
     },
+    /// Runs one test for longer, or with more, than all tests together leave time for. Installs the real parts that are missing.
+    Soak {
+        #[command(subcommand)]
+        test: soak::Soak,
+    },
     /// Prints one of our figures.
     Measure {
         /// Which figure.
@@ -85,6 +91,7 @@ fn main() -> ExitCode {
             test::run(filter.as_deref(), !no_real_parts)
         }
         Command::Sim { seed, seeds } => test::simulate(seed, seeds),
+        Command::Soak { test } => soak::run(test),
         Command::Measure { name, output } => measure::run(name, output),
         Command::Gen { check } => generate::run(check),
         Command::RealParts => real_parts::install(),

@@ -13,11 +13,10 @@ use crate::{
 /// Runs all tests; with the real parts, after installing what is missing of them.
 pub(crate) fn run(filter: Option<&str>, real_parts: bool) -> Result<()> {
     if real_parts {
-        real_parts::install()?;
-        python::install()?;
+        build_with_real_parts()?;
+    } else {
+        build()?;
     }
-    // The end-to-end tests run the binaries and examples that a user would.
-    step(cargo().args(["build", "--workspace", "--bins", "--examples"]))?;
     step(&mut tests(filter, real_parts))?;
     if filter.is_none() {
         step(cargo().args(["test", "--workspace", "--doc", "--all-features", "--quiet"]))?;
@@ -44,6 +43,7 @@ const ON_CLUSTER: &[&str] = &[
     "end_to_end_pod_troubles",
     "end_to_end_pods",
     "end_to_end_relay",
+    "end_to_end_streams",
     "replicas",
     "security",
 ];
@@ -61,9 +61,7 @@ const STANDALONE: &[(&str, &str)] = &[
 /// leave there. The filter may be the name of a test binary as well.
 pub(crate) fn on_cluster(filter: Option<&str>, kubeconfig: &Path) -> Result<()> {
     let kubeconfig = kubeconfig.canonicalize().with_context(|| kubeconfig.display().to_string())?;
-    real_parts::install()?;
-    python::install()?;
-    step(cargo().args(["build", "--workspace", "--bins", "--examples"]))?;
+    build_with_real_parts()?;
     let (binaries, filter) = match filter {
         Some(name) if ON_CLUSTER.contains(&name) => (vec![name], None),
         filter => (ON_CLUSTER.to_vec(), filter),
@@ -83,9 +81,45 @@ pub(crate) fn on_cluster(filter: Option<&str>, kubeconfig: &Path) -> Result<()> 
         command.args(["--skip", test]);
     }
     let tested = step(&mut command);
-    // What tests leave behind the next one takes away; nobody follows the last. KubeEdge's kinds and cloudcore's rights stay.
-    let left = cluster::forget_webhooks(&kubeconfig).and_then(|()| cluster::clean(&kubeconfig));
-    tested.and(left.context("the cluster is not as it was before"))
+    tested.and(tidy(&kubeconfig))
+}
+
+/// What tests leave behind the next one takes away; nobody follows the last. KubeEdge's kinds and cloudcore's rights stay.
+fn tidy(kubeconfig: &Path) -> Result<()> {
+    let left = cluster::forget_webhooks(kubeconfig).and_then(|()| cluster::clean(kubeconfig));
+    left.context("the cluster is not as it was before")
+}
+
+fn build_with_real_parts() -> Result<()> {
+    real_parts::install()?;
+    python::install()?;
+    build()
+}
+
+/// The end-to-end tests run the binaries and examples that a user would.
+fn build() -> Result<()> {
+    step(cargo().args(["build", "--workspace", "--bins", "--examples"]))
+}
+
+/// Runs those tests of one binary whose names contain the filter, one after another, with these variables, and shows what
+/// they print.
+pub(crate) fn one(
+    binary: &str,
+    filter: &str,
+    variables: &[(&str, String)],
+    kubeconfig: Option<&Path>,
+) -> Result<()> {
+    build_with_real_parts()?;
+    let mut command = cargo();
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
+    let kubeconfig = kubeconfig.map(|file| file.canonicalize().with_context(|| file.display().to_string()));
+    let kubeconfig = kubeconfig.transpose()?;
+    if let Some(file) = &kubeconfig {
+        command.env(cluster::VARIABLE, file);
+    }
+    command.args(["test", "--workspace", "--test", binary, "--", "--test-threads=1", "--nocapture"]);
+    let tested = step(command.arg(filter));
+    tested.and(kubeconfig.map_or(Ok(()), |file| tidy(&file)))
 }
 
 /// Runs the whole-system simulation: one seed, or many.
@@ -135,6 +169,7 @@ const REAL: &[&str] = &[
     "end_to_end_pod_resources",
     "end_to_end_pod_troubles",
     "end_to_end_streams",
+    "replicas",
 ];
 
 fn tests(filter: Option<&str>, real_parts: bool) -> Command {
