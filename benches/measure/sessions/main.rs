@@ -20,7 +20,7 @@
 //!   life. Then it is killed, which the nodes notice with their next heartbeat or a probe of their own.
 //! * Ready: from the start of the process to the first 200 of `/readyz`, with all Nodes and Pods to be listed; once with
 //!   nobody connecting, once in the storm.
-#![expect(clippy::print_stdout, reason = "a command for people")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command for people")]
 
 #[path = "../../../tests/support/fleet/mod.rs"]
 #[expect(dead_code, unreachable_pub, reason = "written for the tests, which use all of it")]
@@ -114,6 +114,7 @@ async fn measure(options: &Options) -> Result<Figures> {
     sleep(settle).await;
     let rss_kib_empty = cloudcore.rss_kib()?;
     cloudcore.kill();
+    eprintln!("{rss_kib_empty} KiB with an empty API");
 
     let names: Vec<String> = (0..options.nodes).map(|number| format!("node-{number}")).collect();
     api.create_pods(&names, PODS).await?;
@@ -123,18 +124,21 @@ async fn measure(options: &Options) -> Result<Figures> {
     let ready_ms = ready(&cloudcore, began).await?;
     sleep(settle).await;
     let rss_kib_listed = cloudcore.rss_kib()?;
+    eprintln!("ready after {ready_ms} ms with {} pods listed, {rss_kib_listed} KiB", options.nodes * PODS);
 
     let began = Instant::now();
     let mut nodes: Vec<Node> =
         names.iter().map(|name| Node::start(name, &authority, &[cloudcore.quic])).collect::<Result<_>>()?;
     all_in_sync(&nodes).await?;
     let first_connect_seconds = began.elapsed().as_secs_f64();
+    eprintln!("{} nodes connected after {first_connect_seconds:.1} s", options.nodes);
     api.wait_for_running(options.nodes * PODS).await?;
     sleep(settle).await;
     let before = traffic(&nodes);
     sleep(settle).await;
     let idle = traffic(&nodes).since(&before);
     let rss_kib_connected = cloudcore.rss_kib()?;
+    eprintln!("{rss_kib_connected} KiB with all of them; pods are changed, three times");
 
     let change_ms_p99 = changes(&api, &names, &nodes, false).await?;
     let change_ms_p99_again = changes(&api, &names, &nodes, false).await?;
@@ -142,6 +146,7 @@ async fn measure(options: &Options) -> Result<Figures> {
     let change_ms_p99_beside_a_stalled_node = changes(&api, &names, &nodes, true).await?;
     nodes.swap_remove(0);
 
+    eprintln!("cloudcore is restarted, then killed");
     cloudcore.terminate()?;
     let (storm_seconds, ready_in_storm_ms) = come_back(&mut cloudcore, &nodes).await?;
     let storm_peak_rss_kib = cloudcore.peak_rss_kib()?;

@@ -4,6 +4,7 @@
 //! wrote. So an object is cut out of the list or the watch line as the text it is, and only its head is read.
 
 mod answer;
+mod page;
 
 use std::{collections::VecDeque, pin::Pin, time::Duration};
 
@@ -14,14 +15,16 @@ use futures::{
 };
 use kube::{
     Client,
-    core::{Request, params::ListParams, params::WatchParams},
+    core::{Request, params::WatchParams},
 };
 use kubeedge_core::message::{Object, ObjectRef};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Backoff, Sight, pruned};
-use answer::{Event, List, Problem, version_of};
+use answer::{Event, Problem, version_of};
+use page::Page;
 
 /// A kind of the API, and how its requests spell it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,6 +112,9 @@ impl Default for Timing {
 /// The longest line of a watch: etcd takes objects of at most 1.5 MiB, and JSON may be larger than protobuf.
 const LINE_LIMIT: u64 = 16 << 20;
 
+/// The page after one of more bytes is asked for when that one is taken, so that two large ones are never held at once.
+const AHEAD_LIMIT: usize = 4 << 20;
+
 /// After so many failures in a row a kind that the API does not have is taken as empty: an API server that starts
 /// may deny a kind for some seconds.
 const MISSING_FOR_GOOD: u32 = 3;
@@ -140,18 +146,27 @@ pub(crate) fn watch_metadata_in(
     timing: Timing,
     sight: Sight,
 ) -> impl Stream<Item = Change> + Send {
-    Watcher { metadata_only: true, ..Watcher::new(client, kind, timing, sight) }.changes()
+    Watcher { forms: Some(METADATA), ..Watcher::new(client, kind, timing, sight) }.changes()
 }
 
-/// What is asked for where `metadata` is enough. An API that cannot do that gives whole objects.
-const METADATA_LIST: &str =
-    "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1, application/json";
-const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json";
+/// What to ask for, of a list and of one object, where that is not everything.
+#[derive(Debug, Clone, Copy)]
+struct Forms {
+    list: &'static str,
+    one: &'static str,
+}
+
+/// `metadata` alone. An API that cannot do that gives whole objects.
+#[cfg(any(test, feature = "edgecontroller"))]
+const METADATA: Forms = Forms {
+    list: "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1, application/json",
+    one: "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json",
+};
 
 struct Watcher {
     client: Client,
     kind: Kind,
-    metadata_only: bool,
+    forms: Option<Forms>,
     timing: Timing,
     sight: Sight,
     told: VecDeque<Change>,
@@ -164,6 +179,8 @@ struct Watcher {
 enum Phase {
     /// A page of the list is asked for: the first, or the one that the token names.
     List { page: Option<String> },
+    /// Such a page is on its way.
+    Listing { first: bool, page: AbortOnDropHandle<Result<Page, Problem>> },
     /// The list is complete; a watch from this version is opened.
     Open { version: String },
     /// A watch is open.
@@ -177,7 +194,7 @@ impl Watcher {
         Self {
             client,
             kind,
-            metadata_only: false,
+            forms: None,
             timing,
             sight,
             told: VecDeque::new(),
@@ -209,48 +226,42 @@ impl Watcher {
 
     async fn step(&mut self, phase: Phase) -> Result<Phase, Failure> {
         match phase {
-            Phase::List { page } => self.list(page).await,
+            Phase::List { page } => Ok(self.ask(page)),
+            Phase::Listing { first, page } => self.list(first, page).await,
             Phase::Open { version } => self.open(version).await,
             Phase::Watching { version, lines, opened } => self.line(version, lines, opened).await,
         }
     }
 
-    async fn list(&mut self, page: Option<String>) -> Result<Phase, Failure> {
-        let first = page.is_none();
-        let params =
-            ListParams { limit: Some(self.timing.page), continue_token: page, ..ListParams::default() };
-        let text =
-            self.text(&params).await.map_err(|error| Failure::new(error, Phase::List { page: None }))?;
-        let list: List<'_> = serde_json::from_str(&text)
-            .map_err(|error| Failure::new(error.into(), Phase::List { page: None }))?;
+    /// Asks for a page, which comes and is read while the objects of the page before it are taken.
+    fn ask(&self, page: Option<String>) -> Phase {
+        let (first, forms) = (page.is_none(), self.forms);
+        let page = page::get(self.client.clone(), self.kind, forms, self.timing, page);
+        Phase::Listing { first, page: AbortOnDropHandle::new(tokio::spawn(page)) }
+    }
+
+    async fn list(
+        &mut self,
+        first: bool,
+        page: AbortOnDropHandle<Result<Page, Problem>>,
+    ) -> Result<Phase, Failure> {
+        let page = page.await.unwrap_or_else(|error| Err(error.into()));
+        let page = page.map_err(|problem| Failure::new(problem, Phase::List { page: None }))?;
         self.succeeded();
         if first {
             self.told.push_back(Change::Began(self.kind));
         }
-        for item in list.items.unwrap_or_default() {
-            if let Some(object) = self.read(item) {
-                self.told.push_back(Change::Applied(object));
-            }
-        }
-        let next = list.metadata.next.filter(|token| !token.is_empty());
-        Ok(match next {
+        let asks_ahead = page.bytes <= AHEAD_LIMIT;
+        self.told.extend(page.objects.into_iter().map(Change::Applied));
+        Ok(match page.next {
+            Some(token) if asks_ahead => self.ask(Some(token)),
             Some(token) => Phase::List { page: Some(token) },
             None => {
                 self.was_listed = true;
                 self.told.push_back(Change::Listed(self.kind));
-                Phase::Open { version: list.metadata.resource_version }
+                Phase::Open { version: page.version }
             }
         })
-    }
-
-    async fn text(&mut self, params: &ListParams) -> Result<String, Problem> {
-        let mut request = Request::new(self.kind.path()).list(params).map_err(kube::Error::BuildRequest)?;
-        if let (true, Ok(form)) = (self.metadata_only, METADATA_LIST.parse()) {
-            request.headers_mut().insert("accept", form);
-        }
-        let asked = self.client.request_text(request);
-        let answered = tokio::time::timeout(self.timing.request, asked).await;
-        Ok(answered.map_err(|_| Problem::Late)??)
     }
 
     async fn open(&mut self, version: String) -> Result<Phase, Failure> {
@@ -276,7 +287,7 @@ impl Watcher {
         if let Ok(identity) = "identity".parse() {
             request.headers_mut().insert("accept-encoding", identity);
         }
-        if let (true, Ok(form)) = (self.metadata_only, METADATA.parse()) {
+        if let Some(form) = self.forms.and_then(|forms| forms.one.parse().ok()) {
             request.headers_mut().insert("accept", form);
         }
         let asked = self.client.request_stream(request);
@@ -332,22 +343,12 @@ impl Watcher {
     }
 
     fn tell(&mut self, raw: &RawValue, change: fn(Object) -> Change, version: String) -> String {
-        match self.read(raw) {
+        match read(self.kind, raw) {
             Some(object) => {
                 self.told.push_back(change(object));
                 version_of(raw).unwrap_or(version)
             }
             None => version,
-        }
-    }
-
-    fn read(&self, raw: &RawValue) -> Option<Object> {
-        match Object::from_item(self.kind.api_version, self.kind.kind, pruned(raw.get())) {
-            Ok(object) => Some(object),
-            Err(error) => {
-                tracing::warn!(kind = self.kind.kind, %error, "the API sent an object that cannot be read");
-                None
-            }
         }
     }
 
@@ -400,6 +401,17 @@ impl Watcher {
         self.failures = self.failures.saturating_add(1);
         self.phase = failure.next;
         tokio::time::sleep(wait).await;
+    }
+}
+
+/// The object in a list or a line; `None`, and a warning, if it is none.
+fn read(kind: Kind, raw: &RawValue) -> Option<Object> {
+    match Object::from_item(kind.api_version, kind.kind, pruned(raw.get())) {
+        Ok(object) => Some(object),
+        Err(error) => {
+            tracing::warn!(kind = kind.kind, %error, "the API sent an object that cannot be read");
+            None
+        }
     }
 }
 

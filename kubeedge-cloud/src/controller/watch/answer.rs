@@ -15,13 +15,15 @@ pub(super) enum Problem {
     Late,
     #[error("the API ended the watch at once")]
     Ended,
+    #[error("the page was not read: {0}")]
+    Task(#[from] tokio::task::JoinError),
 }
 
 impl Problem {
     fn code(&self) -> Option<u16> {
         match self {
             Self::Api(error) => api::code(error),
-            Self::Json(_) | Self::Late | Self::Ended => None,
+            Self::Json(_) | Self::Late | Self::Ended | Self::Task(_) => None,
         }
     }
 

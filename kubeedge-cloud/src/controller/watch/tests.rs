@@ -87,6 +87,20 @@ async fn all_pages_are_listed_and_then_watched_from_the_version_of_the_list() {
     assert!(asked[3].contains("resourceVersion=9"), "the bookmark is where it goes on: {asked:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_next_page_comes_while_a_page_is_taken_unless_both_may_be_large() {
+    let large =
+        format!(r#"{{"metadata":{{"name":"a","uid":"u"}},"data":{{"a":"{}"}}}}"#, "a".repeat(5 << 20));
+    for (first, ahead) in [(map("a", 1), 2), (large, 1)] {
+        let (client, asked) = scripted(vec![list(5, "more", &[&first]), list(5, "", &[&map("b", 2)])]);
+        let mut changes = watch(client, MAPS, Timing::default()).boxed();
+        tell(&mut changes, 1).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(asked.lock().unwrap().len(), ahead);
+        assert_eq!(tell(&mut changes, 3).await[1..], ["+ConfigMap b 2", "listed ConfigMap"]);
+    }
+}
+
 #[tokio::test]
 async fn an_object_keeps_its_bytes() {
     let text = map("a", 1);
