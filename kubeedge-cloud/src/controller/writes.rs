@@ -54,23 +54,22 @@ pub(crate) struct Writes<K, V> {
 
 #[derive(Debug)]
 struct Entry<V> {
-    waiting: Option<V>,
-    busy: bool,
-    failures: u32,
-    /// Since when what waits, and what is in flight, is to be written.
-    waiting_since: Option<Instant>,
+    /// What waits, and since when it is to be written.
+    waiting: Option<(V, Instant)>,
+    /// Since when what is in flight is to be written.
     busy_since: Option<Instant>,
+    failures: u32,
     due: Option<(Instant, u64)>,
     not_before: Instant,
 }
 
 impl<V> Entry<V> {
-    fn forget_waiting<K: Ord>(&mut self, key: &Arc<K>, all: &mut BTreeSet<(Instant, Arc<K>)>) {
-        if let Some(since) = self.waiting_since.take()
-            && self.busy_since != Some(since)
-        {
+    fn take_waiting<K: Ord>(&mut self, key: &Arc<K>, all: &mut BTreeSet<(Instant, Arc<K>)>) -> Option<V> {
+        let (value, since) = self.waiting.take()?;
+        if self.busy_since != Some(since) {
             all.remove(&(since, key.clone()));
         }
+        Some(value)
     }
 }
 
@@ -98,18 +97,20 @@ impl<K: Ord + Clone, V> Writes<K, V> {
         let key = Arc::new(key);
         let entry = self.entries.entry(key.clone()).or_insert_with(|| Entry {
             waiting: None,
-            busy: false,
-            failures: 0,
-            waiting_since: None,
             busy_since: None,
+            failures: 0,
             due: None,
             not_before: now,
         });
-        let replaced = entry.waiting.replace(value);
-        if entry.waiting_since.is_none() {
-            entry.waiting_since = Some(at.max(now));
-            self.since.insert((at.max(now), key.clone()));
-        }
+        let replaced = match &mut entry.waiting {
+            Some((waiting, _)) => Some(std::mem::replace(waiting, value)),
+            None => {
+                let since = at.max(now);
+                entry.waiting = Some((value, since));
+                self.since.insert((since, key.clone()));
+                None
+            }
+        };
         if entry.failures == 0 {
             entry.not_before = entry.not_before.max(at);
         }
@@ -125,7 +126,7 @@ impl<K: Ord + Clone, V> Writes<K, V> {
     /// Whether a write of `key` is in flight.
     #[cfg(any(test, feature = "devicecontroller"))]
     pub(crate) fn is_busy(&self, key: &K) -> bool {
-        self.entries.get(key).is_some_and(|entry| entry.busy)
+        self.entries.get(key).is_some_and(|entry| entry.busy_since.is_some())
     }
 
     /// Takes back what waits for `key`; a write in flight goes on.
@@ -133,16 +134,14 @@ impl<K: Ord + Clone, V> Writes<K, V> {
         let (key, _) = self.entries.get_key_value(key)?;
         let key = key.clone();
         let entry = self.entries.get_mut(&key)?;
-        entry.forget_waiting(&key, &mut self.since);
-        entry.waiting.take()
+        entry.take_waiting(&key, &mut self.since)
     }
 
     /// Takes back what waits for all keys that `of` picks; writes in flight go on.
     #[cfg(any(test, feature = "edgecontroller"))]
     pub(crate) fn withdraw_all(&mut self, of: impl Fn(&K) -> bool) {
         for (key, entry) in self.entries.iter_mut().filter(|(key, _)| of(key)) {
-            entry.forget_waiting(key, &mut self.since);
-            entry.waiting = None;
+            entry.take_waiting(key, &mut self.since);
         }
     }
 
@@ -155,13 +154,12 @@ impl<K: Ord + Clone, V> Writes<K, V> {
             let key = first.2;
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             entry.due = None;
-            let Some(value) = entry.waiting.take() else {
+            let Some((value, since)) = entry.waiting.take() else {
                 // Its interval is over and there is nothing to write: nothing is left to be known of it.
                 self.entries.remove(&key);
                 continue;
             };
-            entry.busy = true;
-            entry.busy_since = entry.waiting_since.take();
+            entry.busy_since = Some(since);
             entry.not_before = now + self.limits.interval;
             self.in_flight += 1;
             self.count(now);
@@ -172,12 +170,10 @@ impl<K: Ord + Clone, V> Writes<K, V> {
 
     /// The write of `key` is done, or will never be.
     pub(crate) fn succeeded(&mut self, key: &K) {
-        let Some(entry) = self.finish(key) else { return };
+        let Some((entry, since)) = self.finish(key) else { return };
         entry.failures = 0;
-        if let Some(since) = entry.busy_since.take()
-            && entry.waiting_since != Some(since)
-            && let Some((key, _)) = self.entries.get_key_value(key)
-        {
+        let waits_as_long = matches!(&entry.waiting, Some((_, waiting)) if *waiting == since);
+        if !waits_as_long && let Some((key, _)) = self.entries.get_key_value(key) {
             self.since.remove(&(since, key.clone()));
         }
         self.schedule(key);
@@ -187,17 +183,15 @@ impl<K: Ord + Clone, V> Writes<K, V> {
     /// failed in a row.
     pub(crate) fn failed(&mut self, key: &K, value: V, now: Instant) -> u32 {
         let backoff = self.limits.backoff;
-        let Some(entry) = self.finish(key) else { return 0 };
-        entry.waiting.get_or_insert(value);
+        let Some((entry, since)) = self.finish(key) else { return 0 };
+        // What has taken its place meanwhile waits for as long as it did.
+        let (value, newer) = entry.waiting.take().unwrap_or((value, since));
+        entry.waiting = Some((value, since));
         entry.not_before = entry.not_before.max(now + backoff.after(entry.failures));
         entry.failures = entry.failures.saturating_add(1);
         let failures = entry.failures;
-        // What has taken its place meanwhile waits for the same.
-        let (since, newer) = (entry.busy_since.take(), entry.waiting_since);
-        entry.waiting_since = since.or(newer);
-        if since.is_some()
-            && since != newer
-            && let (Some(newer), Some((key, _))) = (newer, self.entries.get_key_value(key))
+        if newer != since
+            && let Some((key, _)) = self.entries.get_key_value(key)
         {
             self.since.remove(&(newer, key.clone()));
         }
@@ -226,18 +220,18 @@ impl<K: Ord + Clone, V> Writes<K, V> {
         (self.in_flight < self.limits.at_once).then(|| self.free_at().map_or(at, |free| free.max(at)))
     }
 
-    fn finish(&mut self, key: &K) -> Option<&mut Entry<V>> {
-        let entry = self.entries.get_mut(key).filter(|entry| entry.busy)?;
-        entry.busy = false;
+    fn finish(&mut self, key: &K) -> Option<(&mut Entry<V>, Instant)> {
+        let entry = self.entries.get_mut(key)?;
+        let since = entry.busy_since.take()?;
         self.in_flight -= 1;
-        Some(entry)
+        Some((entry, since))
     }
 
     fn schedule(&mut self, key: &K) {
         let Some((key, _)) = self.entries.get_key_value(key) else { return };
         let key = key.clone();
         let Some(entry) = self.entries.get_mut(&key) else { return };
-        if entry.busy {
+        if entry.busy_since.is_some() {
             return;
         }
         if let Some((at, number)) = entry.due {
