@@ -218,6 +218,12 @@ impl Placement {
         false
     }
 
+    /// Takes that the API has no such node any more.
+    #[cfg(any(test, feature = "edgecontroller"))]
+    pub(crate) fn handle_node_gone(&mut self, node: &NodeName) {
+        self.strangers.handle_gone(node);
+    }
+
     /// What to tell a node next.
     pub(crate) fn poll_output(&mut self) -> Option<ToNode<ObjectEvent>> {
         self.outputs.pop_front()

@@ -109,6 +109,7 @@ impl State {
 
     fn forget_node(&mut self, node: &NodeName) {
         if self.nodes.known.remove(node).is_some() {
+            self.placement.handle_node_gone(node);
             self.note_changed(node);
         }
     }
