@@ -21,7 +21,9 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, CustomResourceDefinitionVersion, CustomResourceValidation, JSONSchemaProps,
+};
 use kube::{CustomResourceExt, core::crd::merge_crds};
 use serde_json::{Value, json};
 
@@ -115,9 +117,9 @@ pub fn crds() -> Vec<Value> {
     let both = |old, new| merge_crds(vec![old, new], "v1alpha2").expect("both versions are of one kind");
     // KubeEdge writes these statuses together with the object.
     let mut crds: Vec<CustomResourceDefinition> = vec![
-        without_status_path(devices::Device::crd()),
-        devices::DeviceModel::crd(),
-        without_status_path(devices::DeviceStatus::crd()),
+        once_stored(with_open_status(without_status_path(devices::Device::crd())), "v1alpha2"),
+        once_stored(devices::DeviceModel::crd(), "v1alpha2"),
+        once_stored(without_status_path(devices::DeviceStatus::crd()), "v1alpha2"),
         without_status_path(rules::Rule::crd()),
     ];
     crds.extend([
@@ -147,6 +149,34 @@ fn without_status_path(mut crd: CustomResourceDefinition) -> CustomResourceDefin
     for version in &mut crd.spec.versions {
         version.subresources = None;
     }
+    crd
+}
+
+/// Keeps members of the status that are not known here: KubeEdge's own definition does, and other software may write there.
+fn with_open_status(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    for version in &mut crd.spec.versions {
+        let schema = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
+        let status = schema.and_then(|schema| schema.properties.as_mut()?.get_mut("status"));
+        if let Some(status) = status {
+            status.x_kubernetes_preserve_unknown_fields = Some(true);
+        }
+    }
+    crd
+}
+
+/// Names an older version, which is not served: its objects mean something else. A cluster that has ever stored it takes no
+/// definition without it (Kubernetes, "Versions in CustomResourceDefinitions").
+fn once_stored(mut crd: CustomResourceDefinition, name: &str) -> CustomResourceDefinition {
+    let free = JSONSchemaProps {
+        type_: Some("object".to_owned()),
+        x_kubernetes_preserve_unknown_fields: Some(true),
+        ..JSONSchemaProps::default()
+    };
+    crd.spec.versions.push(CustomResourceDefinitionVersion {
+        name: name.to_owned(),
+        schema: Some(CustomResourceValidation { open_api_v3_schema: Some(free) }),
+        ..CustomResourceDefinitionVersion::default()
+    });
     crd
 }
 

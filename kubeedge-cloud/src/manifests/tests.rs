@@ -27,6 +27,9 @@ fn every_kind_of_kubeedge_is_defined_under_its_own_names() {
     let expected = [
         "apps.kubeedge.io/v1alpha1 edgeapplications Namespaced",
         "apps.kubeedge.io/v1alpha1 nodegroups Cluster",
+        "devices.kubeedge.io/v1alpha2 devicemodels Namespaced",
+        "devices.kubeedge.io/v1alpha2 devices Namespaced",
+        "devices.kubeedge.io/v1alpha2 devicestatuses Namespaced",
         "devices.kubeedge.io/v1beta1 devicemodels Namespaced",
         "devices.kubeedge.io/v1beta1 devices Namespaced",
         "devices.kubeedge.io/v1beta1 devicestatuses Namespaced",
@@ -45,14 +48,18 @@ fn every_kind_of_kubeedge_is_defined_under_its_own_names() {
 }
 
 #[test]
-fn one_version_of_each_kind_is_stored_and_all_are_served() {
+fn one_version_of_each_kind_is_stored_and_those_whose_objects_are_understood_are_served() {
     for crd in crds() {
         let versions = crd["spec"]["versions"].as_array().unwrap();
         let stored: Vec<_> = versions.iter().filter(|version| version["storage"] == true).collect();
         assert_eq!(stored.len(), 1, "{}", crd["metadata"]["name"]);
-        assert!(versions.iter().all(|version| version["served"] == true));
+        let of_devices = crd["spec"]["group"] == "devices.kubeedge.io";
+        for version in versions {
+            let is_old = of_devices && version["name"] == "v1alpha2";
+            assert_eq!(version["served"], !is_old, "{}", crd["metadata"]["name"]);
+        }
         if versions.len() == 2 {
-            assert_eq!(stored[0]["name"], "v1alpha2");
+            assert_eq!(stored[0]["name"], if of_devices { "v1beta1" } else { "v1alpha2" });
         }
     }
 }
