@@ -37,14 +37,7 @@ pub(super) fn warn(root: &Node<'_>, defaults: &Node<'_>, warnings: &mut Vec<Stri
             warnings.push(format!("{}: not available in this cloudcore; it has no effect", node.path()));
         }
     }
-    let kind = root.at("kind");
-    if kind.text()? != "CloudCore" {
-        warnings.push(format!(
-            "{}: {:?} is not CloudCore; is this the right file?",
-            kind.path(),
-            kind.text()?
-        ));
-    }
+    tree::warn_of_kind(root, "CloudCore", warnings)?;
     tree::warn_without_effect(root, defaults, WITHOUT_EFFECT, warnings);
     if root.at("modules.cloudStream.enable").bool()? {
         tree::warn_without_effect(root, defaults, OF_THE_TUNNEL, warnings);

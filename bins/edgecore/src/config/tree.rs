@@ -136,6 +136,19 @@ pub(crate) fn warn_without_effect(
     warnings.extend(changed.map(|(path, why)| format!("{path}: it has no effect: {why}")));
 }
 
+/// Doubts a file that says that it is another program's.
+///
+/// # Errors
+/// If `kind` is no text.
+pub(crate) fn warn_of_kind(root: &Node<'_>, expected: &str, warnings: &mut Vec<String>) -> Result<()> {
+    let kind = root.at("kind");
+    let found = kind.text()?;
+    if found != expected {
+        warnings.push(format!("{}: {found:?} is not {expected}; is this the right file?", kind.path()));
+    }
+    Ok(())
+}
+
 /// A value with its path.
 #[derive(Debug, Clone)]
 pub(crate) struct Node<'a> {

@@ -54,14 +54,7 @@ pub(super) fn warn(root: &Node<'_>, defaults: &Node<'_>, warnings: &mut Vec<Stri
             warnings.push(format!("{}: not available in this edge; it has no effect", node.path()));
         }
     }
-    let kind = root.at("kind");
-    if kind.text()? != "EdgeCore" {
-        warnings.push(format!(
-            "{}: {:?} is not EdgeCore; is this the right file?",
-            kind.path(),
-            kind.text()?
-        ));
-    }
+    tree::warn_of_kind(root, "EdgeCore", warnings)?;
     tree::warn_without_effect(root, defaults, WITHOUT_EFFECT, warnings);
     Ok(())
 }
