@@ -10,13 +10,13 @@ mod unused;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    num::NonZeroU32,
+    num::{NonZeroU32, NonZeroUsize},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use kubeedge_cloud::devicecontroller;
+use kubeedge_cloud::{devicecontroller, edgecontroller};
 
 use hub::Hub;
 use tree::Node;
@@ -42,8 +42,8 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     /// How this one is one of several that serve the same API; `None` if it is the only one.
     pub(crate) replicas: Option<Replicas>,
-    /// Whether pods and their configuration go to nodes.
-    pub(crate) edge_controller: bool,
+    /// Whether pods and their configuration go to nodes, and how much of the API this takes at once.
+    pub(crate) edge_controller: Option<edgecontroller::Config>,
     /// For how long the API may take nothing of what is to be written before that is said.
     pub(crate) stalled_after: Duration,
     /// Whether devices go to nodes, and how often their statuses are written.
@@ -191,7 +191,7 @@ impl Config {
             hub: hub::read(&root.at("modules.cloudHub"))?,
             limits: limits(&root.at("kubeedgeRs.cloudHub"))?,
             replicas: replicas(&root.at("kubeedgeRs.replicas"))?,
-            edge_controller: controller.at("enable").bool()?,
+            edge_controller: edge_controller(root)?,
             stalled_after: root.at("kubeedgeRs.edgeController.stalledAfter").duration()?,
             device_controller: device_controller(root)?,
             enrollment: enrollment(&root.at("kubeedgeRs.enrollment"))?,
@@ -273,6 +273,24 @@ fn router(root: &Node<'_>) -> Result<Option<Router>> {
     let ca = root.at("kubeedgeRs.router.targetCAFile");
     let target_ca = ca.filled()?.map(|_| ca.file()).transpose()?;
     Ok(node.listener()?.map(|listen| Router { listen, rest_timeout, target_ca }))
+}
+
+fn edge_controller(root: &Node<'_>) -> Result<Option<edgecontroller::Config>> {
+    let ours = root.at("kubeedgeRs.edgeController");
+    let count = |key, most: u32| -> Result<NonZeroUsize> {
+        NonZeroUsize::new(usize::try_from(ours.at(key).number(1u32, most)?)?).context("it is at least one")
+    };
+    let config = edgecontroller::Config {
+        writes_at_once: count("writesAtOnce", 1_000)?,
+        events_at_once: count("eventsAtOnce", 1_000)?,
+        events_waiting_max: count("eventsWaitingPerNode", 100_000)?,
+        events_tried_for: ours.at("eventsTriedFor").duration()?,
+        questions_at_once: count("questionsAtOnce", 1_000)?,
+        questions_per_node: count("questionsPerNode", 1_000)?,
+        questions_waiting_max: count("questionsWaitingPerNode", 100_000)?,
+        ..edgecontroller::Config::default()
+    };
+    Ok(root.at("modules.edgeController.enable").bool()?.then_some(config))
 }
 
 fn device_controller(root: &Node<'_>) -> Result<Option<devicecontroller::Config>> {

@@ -239,14 +239,14 @@ async fn run(serve: &Serve, config: Config) -> Result<()> {
     watched.metrics.push(figures::of_joining(enrollment.counts(), link_tls));
     group.spawn("enrollment", enrollment.run(stop.child_token()));
     let mut denials = Vec::new();
-    if config.edge_controller {
+    if let Some(limits) = &config.edge_controller {
         snapshots.push(edge_snapshots_tx);
         let mut edgecontroller = EdgeController::new(
             edgecontroller::Config {
                 identity: name.clone(),
                 address: peers.as_ref().map(|(_, _, address)| address.clone()).unwrap_or_default(),
                 kubelet_port: config.cloud_stream.as_ref().map(|stream| stream.node_port),
-                ..edgecontroller::Config::default()
+                ..limits.clone()
             },
             client.clone(),
             edgecontroller::Inbox {

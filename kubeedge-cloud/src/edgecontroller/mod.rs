@@ -81,6 +81,19 @@ pub struct Config {
     /// How many writes of reports, and how many of Leases, are in flight at once. 16 each: enough to hide the time
     /// that the API takes, and few beside the 400 requests that an API server handles at once by default.
     pub writes_at_once: NonZeroUsize,
+    /// How many events are written at once. 16, as reports; of one node they are written one after the other, so that an event
+    /// and what it has come to stay in order.
+    pub events_at_once: NonZeroUsize,
+    /// How many events of one node wait at most; links let an edge have 32 on their way.
+    pub events_waiting_max: NonZeroUsize,
+    /// For how long an event is tried. An hour: as long as an API server keeps one by default.
+    pub events_tried_for: Duration,
+    /// How many questions of nodes the API is asked at once. 32: a node that waits for a token starts no pod meanwhile.
+    pub questions_at_once: NonZeroUsize,
+    /// And how many of one node. 4: enough for the tokens of a pod.
+    pub questions_per_node: NonZeroUsize,
+    /// How many questions of one node wait at most; links let an edge have 64 open.
+    pub questions_waiting_max: NonZeroUsize,
     /// The wait after a first failure of the API; it doubles with each.
     pub retry_first: Duration,
     /// The longest wait after failures of the API.
@@ -105,6 +118,12 @@ impl Default for Config {
             absent_grace: Duration::from_secs(40),
             away_grace: Duration::from_secs(3),
             writes_at_once: const { NonZeroUsize::new(16).expect("16 is not zero") },
+            events_at_once: const { NonZeroUsize::new(16).expect("16 is not zero") },
+            events_waiting_max: const { NonZeroUsize::new(1024).expect("1024 is not zero") },
+            events_tried_for: Duration::from_secs(3600),
+            questions_at_once: const { NonZeroUsize::new(32).expect("32 is not zero") },
+            questions_per_node: const { NonZeroUsize::new(4).expect("4 is not zero") },
+            questions_waiting_max: const { NonZeroUsize::new(256).expect("256 is not zero") },
             retry_first: Duration::from_secs(1),
             retry_max: Duration::from_secs(30),
             kubelet_port: None,

@@ -8,22 +8,14 @@ use kubeedge_core::{
     pipe::Replier,
 };
 
-use super::{Counts, requests, state::Plan, turns::Turns};
+use super::{Config, Counts, requests, state::Plan, turns::Turns};
 use crate::controller::{Kind, api::Api};
-
-/// How many questions the API is asked at once.
-const AT_ONCE: usize = 32;
-
-/// And how many of one node: enough for the tokens of a pod.
-const PER_NODE: usize = 4;
-
-/// How many questions of one node wait at most. Links let an edge have 64 open.
-const WAITING_MAX: usize = 256;
 
 /// The questions that wait for the API.
 #[derive(Debug)]
 pub(super) struct Questions {
     turns: Turns<Question>,
+    waiting_max: usize,
     counts: Arc<Counts>,
 }
 
@@ -41,8 +33,9 @@ enum About {
 }
 
 impl Questions {
-    pub(super) fn new(counts: Arc<Counts>) -> Self {
-        Self { turns: Turns::new(AT_ONCE, PER_NODE), counts }
+    pub(super) fn new(config: &Config, counts: Arc<Counts>) -> Self {
+        let turns = Turns::new(config.questions_at_once.get(), config.questions_per_node.get());
+        Self { turns, waiting_max: config.questions_waiting_max.get(), counts }
     }
 
     /// A node has asked. What is known here is answered at once.
@@ -52,10 +45,10 @@ impl Questions {
             Plan::Ask(kind, reference) => About::Object(kind, reference),
             Plan::Issue(request) => About::Token(request),
         };
-        if self.turns.waiting_of(&node) >= WAITING_MAX {
+        if self.turns.waiting_of(&node) >= self.waiting_max {
             self.turns.retain(&node, |question| !question.replier.is_withdrawn());
         }
-        if self.turns.waiting_of(&node) >= WAITING_MAX {
+        if self.turns.waiting_of(&node) >= self.waiting_max {
             return replier.answer(Answer::Refused("too many questions of the node wait".to_owned()));
         }
         self.turns.put(node, Question { about, replier });
@@ -103,7 +96,7 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_asks_without_pause_holds_up_itself_and_what_is_known_is_answered_at_once() {
         let (caller, mut callee) = pipe::calls("queries", 1024);
-        let mut questions = Questions::new(Arc::default());
+        let mut questions = Questions::new(&Config::default(), Arc::default());
         let object = || Plan::Ask(super::super::state::NODES, ObjectRef::node("n"));
         let busy = (0..300).map(|_| ("busy", object()));
         let others = [("busy", Plan::Answer(Answer::NotFound)), ("quiet", object())];
@@ -122,7 +115,7 @@ mod tests {
             under_way.push(next);
         }
         let of = |name: &str| under_way.iter().filter(|(of, _)| *of == node(name)).count();
-        assert_eq!((of("busy"), of("quiet")), (PER_NODE, 1));
+        assert_eq!((of("busy"), of("quiet")), (4, 1));
         assert!(questions.counts.questions_held_back() > 250);
         // Those for which there was no room are told so.
         let refused = calls.pop().unwrap().await.unwrap().unwrap();
@@ -133,7 +126,7 @@ mod tests {
             let _ = call.await;
         }
         drop(under_way);
-        (0..PER_NODE).for_each(|_| questions.handle_answered(&node("busy")));
+        (0..4).for_each(|_| questions.handle_answered(&node("busy")));
         assert!(questions.poll(Instant::now()).is_none());
     }
 }

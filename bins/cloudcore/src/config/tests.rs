@@ -37,8 +37,27 @@ fn defaults_are_those_of_kubeedge_with_quic_besides() {
     assert_eq!(config.hub.token_refresh, Duration::from_secs(12 * 3600));
     assert_eq!(config.hub.node_limit, 500);
     assert_eq!(config.monitor, "127.0.0.1:9091".parse().unwrap());
-    assert!(config.edge_controller);
+    assert_eq!(config.edge_controller, Some(edgecontroller::Config::default()));
     assert_eq!(config.api, Api { master: None, kubeconfig: None });
+}
+
+#[test]
+fn how_much_of_the_api_nodes_may_take_is_said_by_the_file() {
+    let changed = "{writesAtOnce: 64, eventsTriedFor: 10m, questionsPerNode: 8, questionsWaitingPerNode: 100}";
+    let count = |count| NonZeroUsize::new(count).unwrap();
+    let expected = edgecontroller::Config {
+        writes_at_once: count(64),
+        events_tried_for: Duration::from_secs(600),
+        questions_per_node: count(8),
+        questions_waiting_max: count(100),
+        ..edgecontroller::Config::default()
+    };
+    assert_eq!(parse(&at("kubeedgeRs.edgeController", changed)).edge_controller, Some(expected));
+    for (key, value) in [("writesAtOnce", "0"), ("eventsAtOnce", "1001"), ("eventsTriedFor", "soon")] {
+        let path = format!("kubeedgeRs.edgeController.{key}");
+        let error = Config::parse(&at(&path, value)).unwrap_err().to_string();
+        assert!(error.contains(&path), "{error}");
+    }
 }
 
 #[test]

@@ -18,23 +18,13 @@ use kubeedge_core::{
 };
 use serde_json::Value;
 
-use super::{Counts, Dropped, turns::Turns};
+use super::{Config, Counts, Dropped, turns::Turns};
 use crate::controller::Backoff;
 pub(super) use record::{Recorded, record};
-
-/// How many events are written at once; of one node they are written one after the other, so that an event and what it
-/// has come to stay in order.
-const AT_ONCE: usize = 16;
-
-/// For how long an event is tried: as long as an API server keeps one by default.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(3600);
 
 /// An event that fails so often while the API takes others is the cause itself. While the API takes none, none is given up
 /// for it.
 const FAILURES_AMONG_OTHERS: u32 = 5;
-
-/// How many events of a node wait at most. Links let an edge have no more on their way.
-const WAITING_MAX: usize = 1024;
 
 /// The events that are not in the API.
 #[derive(Debug)]
@@ -47,6 +37,8 @@ pub(super) struct Events {
     /// How many were written, to tell whether the API takes any.
     written: u64,
     waiting: usize,
+    waiting_max: usize,
+    tried_for: Duration,
     counts: Arc<Counts>,
 }
 
@@ -70,14 +62,16 @@ impl Event {
 }
 
 impl Events {
-    pub(super) fn new(backoff: Backoff, counts: Arc<Counts>) -> Self {
+    pub(super) fn new(config: &Config, counts: Arc<Counts>) -> Self {
         Self {
-            turns: Turns::new(AT_ONCE, 1),
-            backoff,
+            turns: Turns::new(config.events_at_once.get(), 1),
+            backoff: Backoff { first: config.retry_first, max: config.retry_max },
             arrived: VecDeque::new(),
             taken: VecDeque::new(),
             written: 0,
             waiting: 0,
+            waiting_max: config.events_waiting_max.get(),
+            tried_for: config.events_tried_for,
             counts,
         }
     }
@@ -105,7 +99,7 @@ impl Events {
         self.retain(&node, |event| event.delivery.session >= delivery.session);
         match judged {
             Err(why) => self.drop(node, delivery, Dropped::Denied, &why),
-            Ok(_) if self.turns.waiting_of(&node) >= WAITING_MAX => {
+            Ok(_) if self.turns.waiting_of(&node) >= self.waiting_max => {
                 self.drop(node, delivery, Dropped::TooMany, "too many events of the node wait");
             }
             Ok(event) => {
@@ -163,7 +157,7 @@ impl Events {
         if event.among_others >= FAILURES_AMONG_OTHERS {
             return self.give_up(node, event.delivery, Dropped::Failed, why);
         }
-        if now.duration_since(event.since) >= GIVE_UP_AFTER {
+        if now.duration_since(event.since) >= self.tried_for {
             return self.give_up(node, event.delivery, Dropped::Late, why);
         }
         tracing::debug!(%node, why, "an event of a node will be tried again");

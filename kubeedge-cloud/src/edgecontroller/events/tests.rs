@@ -1,9 +1,13 @@
+use std::num::NonZeroUsize;
+
 use serde_json::json;
 
 use super::*;
 use crate::controller::testing::node;
 
 const SECOND: Duration = Duration::from_secs(1);
+
+const MOST: NonZeroUsize = NonZeroUsize::new(1000).expect("it is not zero");
 
 struct World {
     events: Events,
@@ -14,8 +18,9 @@ struct World {
 impl World {
     fn new() -> Self {
         let counts = Arc::new(Counts::default());
-        let backoff = Backoff { first: SECOND, max: 30 * SECOND };
-        Self { events: Events::new(backoff, counts.clone()), counts, now: Instant::now() }
+        let config =
+            Config { retry_first: SECOND, retry_max: 30 * SECOND, events_waiting_max: MOST, ..Config::default() };
+        Self { events: Events::new(&config, counts.clone()), counts, now: Instant::now() }
     }
 
     fn put(&mut self, from: &str, session: u64, number: u64) {
@@ -154,8 +159,8 @@ fn what_comes_again_in_a_new_session_is_written_once_and_a_node_that_sends_witho
     assert_eq!(world.counts.events_recorded(), 4);
 
     (0..3000).for_each(|number| world.put("a", 3, number));
-    assert_eq!(world.counts.events_waiting(), WAITING_MAX);
-    assert_eq!(world.dropped(), [(Dropped::TooMany, 3000 - WAITING_MAX as u64)]);
+    assert_eq!(world.counts.events_waiting(), MOST.get());
+    assert_eq!(world.dropped(), [(Dropped::TooMany, 3000 - MOST.get() as u64)]);
     world.events.handle_lost(&node("a"));
     assert_eq!((world.counts.events_waiting(), world.events.poll_write(world.now)), (0, None));
 }
