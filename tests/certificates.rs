@@ -10,18 +10,27 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::PostParams;
-use kubeedge_cloud::enrollment::{self, Counts, Enrollment, ServerCertificate, Step, Trusted};
+use kubeedge_cloud::{
+    cloudhub::{self, CloudHub, Gauges},
+    enrollment::{self, Counts, Enrollment, ServerCertificate, Step, Trusted},
+};
 use kubeedge_core::{
+    hub::{NodeConfig, Offence},
     join::JoinToken,
-    tls::{self, Identity, Live},
+    message::{Connectivity, Inventory, Snapshot},
+    tls::{self, Identity, Live, Refusal},
     transport::{
         Listener, Transport,
         quic::{QuicConfig, QuicListener, QuicListenerConfig, QuicTransport},
+        websocket::{WebSocketConfig, WebSocketListener, WebSocketListenerConfig, WebSocketTransport},
     },
 };
-use kubeedge_edge::certificates::{self, Certificates, Config, Error, Files, Server};
+use kubeedge_edge::{
+    certificates::{self, Certificates, Config, Error, Files, Server},
+    edgehub::{self, EdgeHub},
+};
 use kubeedge_tests::api::Api;
-use tokio::{net::TcpListener, time::sleep};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -259,5 +268,110 @@ async fn a_certificate_that_somebody_brings_is_taken_without_a_restart() -> Resu
     ensure!(edge.shown().is_none());
     edge.holds(&cloud, DAY).await?;
     tokio::time::timeout(Duration::from_secs(20), edge.tls.ready()).await?;
+    Ok(())
+}
+
+/// A link between both, and what CloudHub says of it.
+struct Link {
+    hub: Gauges,
+    connectivity: watch::Receiver<Connectivity>,
+    _tasks: JoinSet<()>,
+}
+
+impl Link {
+    fn start(cloud: &Cloud, edge: &Edge, over: &str) -> Result<Self> {
+        let (listening, dialling) =
+            (Arc::new(cloud.tls.server_config()?), Arc::new(edge.tls.client_config()?));
+        let at = "127.0.0.1:0".parse()?;
+        let (listener, transport): (Box<dyn Listener>, Arc<dyn Transport>) = if over == "quic" {
+            let listener = QuicListener::bind(at, listening, QuicListenerConfig::default())?;
+            let config = QuicConfig::new(listener.local_address(), dialling);
+            (Box::new(listener), Arc::new(QuicTransport::new(config)?))
+        } else {
+            let listener = WebSocketListener::bind(at, listening, WebSocketListenerConfig::default())?;
+            let config = WebSocketConfig::new(listener.local_address(), dialling);
+            (Box::new(listener), Arc::new(WebSocketTransport::new(config)?))
+        };
+        let link = NodeConfig { heartbeat: Duration::from_millis(200), ..NodeConfig::default() };
+        let (inbox, outbox, mut cloud_side) = cloudhub::pipes();
+        let config = cloudhub::Config { link, ..cloudhub::Config::default() };
+        let cloudhub = CloudHub::new(config, vec![listener], inbox, outbox);
+        let hub = cloudhub.gauges();
+        let (inbox, outbox, mut edge_side) = edgehub::pipes();
+        let edgehub =
+            EdgeHub::new(edgehub::Config::new(edge.config.node.clone()), transport, inbox, outbox)
+                .with_renewals(edge.tls.renewals());
+        let (connectivity, mut tasks) = (edge_side.connectivity.clone(), JoinSet::new());
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        tasks.spawn(async move { drop(cloudhub.run(stopped).await) });
+        tasks.spawn(async move { drop(edgehub.run(stop).await) });
+        tasks.spawn(async move {
+            while let Some(asked) = cloud_side.snapshots.recv().await {
+                asked.answer(Snapshot::default());
+            }
+        });
+        tasks.spawn(async move {
+            while let Some(asked) = edge_side.inventory.recv().await {
+                asked.answer(Inventory::default());
+            }
+        });
+        Ok(Self { hub, connectivity, _tasks: tasks })
+    }
+
+    async fn is(&mut self, wanted: Connectivity) -> Result<()> {
+        let reached = self.connectivity.wait_for(|now| *now == wanted);
+        tokio::time::timeout(Duration::from_secs(20), reached).await.context(format!("{wanted:?}"))??;
+        Ok(())
+    }
+
+    fn expired(&self) -> u64 {
+        let offences = self.hub.counts().offences;
+        offences.into_iter().find(|(offence, _)| *offence == Offence::Expired).map_or(0, |(_, count)| count)
+    }
+}
+
+/// Certificates end with a whole second, and are looked at with each heartbeat.
+const LASTS: Duration = Duration::from_secs(3);
+
+#[tokio::test]
+async fn a_session_ends_with_the_certificate_that_it_began_with_on_each_transport() -> Result<()> {
+    for over in ["quic", "websocket"] {
+        let cloud = Cloud::start(enrollment::Config::default()).await?;
+        let edge = Edge::new(&cloud, None)?;
+        edge.holds(&cloud, LASTS).await?;
+        let _shown = Certificates::open(edge.config.clone(), edge.tls.clone());
+        let mut link = Link::start(&cloud, &edge, over)?;
+        link.is(Connectivity::Synchronized).await?;
+        let began = Instant::now();
+        link.is(Connectivity::Offline).await?;
+        ensure!(began.elapsed() < LASTS + Duration::from_secs(3), "{over}: {:?}", began.elapsed());
+        until("it to be counted", || link.expired() == 1).await?;
+        let refused =
+            || cloud.tls.refused().iter().any(|(refusal, count)| *refusal == Refusal::Expired && *count > 0);
+        until("the certificate to be refused from there on", refused).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_that_renews_its_certificate_comes_again_with_it_before_the_one_before_has_ended() -> Result<()>
+{
+    for over in ["quic", "websocket"] {
+        let cloud = Cloud::start(enrollment::Config::default()).await?;
+        let mut edge = Edge::new(&cloud, None)?;
+        edge.holds(&cloud, LASTS).await?;
+        let ends = Instant::now() + LASTS;
+        drop(Certificates::open(edge.config.clone(), edge.tls.clone()));
+        let mut link = Link::start(&cloud, &edge, over)?;
+        link.is(Connectivity::Synchronized).await?;
+        // It is renewed at once, since more than two thirds of its life are over.
+        edge.run();
+        until("the next certificate", || cloud.counts.renewed() == 1).await?;
+        sleep(ends.saturating_duration_since(Instant::now()) + Duration::from_millis(1500)).await;
+        link.is(Connectivity::Synchronized).await?;
+        ensure!(link.expired() == 0, "{over}");
+        ensure!(cloud.tls.refused().iter().all(|(_, count)| *count == 0), "{over}");
+    }
     Ok(())
 }

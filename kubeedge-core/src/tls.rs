@@ -24,6 +24,7 @@ use std::{
     fmt, fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 pub use rustls::RootCertStore;
@@ -230,6 +231,14 @@ fn provider() -> Arc<CryptoProvider> {
 /// If the bytes are no certificate, or its common name is no node's.
 pub fn node_of(certificate: &CertificateDer<'_>) -> Result<NodeName, Error> {
     Ok(NodeName::from_user_name(&common_name(certificate)?)?)
+}
+
+/// Reads which node a certificate belongs to, as [`node_of`] does, and when the certificate ends, in time since 1970.
+///
+/// # Errors
+/// If the bytes are no certificate, or its common name is no node's.
+pub fn node_until(certificate: &CertificateDer<'_>) -> Result<(NodeName, Duration), Error> {
+    Ok((node_of(certificate)?, Lifetime::of(certificate)?.not_after))
 }
 
 /// Reads which of the clouds that serve one API a certificate belongs to: its common name is

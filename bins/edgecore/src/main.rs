@@ -204,7 +204,8 @@ async fn run(file: &Path) -> Result<()> {
                 uploaded: uploaded_tx,
                 connectivity: connectivity_tx,
             },
-        );
+        )
+        .with_renewals(link_tls.renewals());
         let session = stop.child_token();
         group.spawn("edgehub", async move {
             // There is nobody to dial as before there is a certificate.

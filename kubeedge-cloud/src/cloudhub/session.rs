@@ -266,7 +266,9 @@ impl Session {
         match event {
             LineEvent::Frame(frame) => {
                 self.look_at_clock(&frame);
-                self.link.handle_frame(frame, now());
+                if !self.has_expired() {
+                    self.link.handle_frame(frame, now());
+                }
             }
             LineEvent::Garbled(error) => self.link.handle_offence(Offence::Garbled, error.to_string()),
             LineEvent::Free(_) => {}
@@ -276,6 +278,18 @@ impl Session {
             LineEvent::Broken(error) => self.link.handle_offence(Offence::Garbled, error.to_string()),
             LineEvent::Lost(reason) => self.link.handle_disconnected(reason),
         }
+    }
+
+    /// Ends a session whose node has shown a certificate that has ended meanwhile. A node that is not silent for too long says
+    /// something at each heartbeat, so it needs no timer.
+    fn has_expired(&mut self) -> bool {
+        let Some(ends) = self.line.identity_ends() else { return false };
+        let expired = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() > ends;
+        if expired {
+            let reason = "the certificate that the node showed has ended; it has to come with another";
+            self.link.handle_offence(Offence::Expired, reason);
+        }
+        expired
     }
 
     fn look_at_clock(&mut self, frame: &Frame) {

@@ -39,6 +39,7 @@ pub struct Live(Arc<Shared>);
 
 struct Shared {
     identity: watch::Sender<Option<Arc<Held>>>,
+    shown: watch::Sender<u64>,
     trust: RwLock<Option<Arc<Trust>>>,
     refused: [AtomicU64; Refusal::ALL.len()],
 }
@@ -59,6 +60,7 @@ impl Live {
     pub fn empty() -> Self {
         Self(Arc::new(Shared {
             identity: watch::Sender::new(None),
+            shown: watch::Sender::new(0),
             trust: RwLock::default(),
             refused: Default::default(),
         }))
@@ -83,6 +85,7 @@ impl Live {
         let (chain, key) = (identity.chain.clone(), identity.key.clone_key());
         let key = Arc::new(CertifiedKey::from_der(chain, key, &provider())?);
         self.0.identity.send_replace(Some(Arc::new(Held { identity, key })));
+        self.0.shown.send_modify(|shown| *shown += 1);
         Ok(())
     }
 
@@ -119,6 +122,11 @@ impl Live {
     pub async fn ready(&self) {
         // The sender lives in `self`, so waiting cannot fail.
         let _ = self.0.identity.subscribe().wait_for(Option::is_some).await;
+    }
+
+    /// Counts the identities that have been shown. Whoever has a connection that was made before a change may make it anew.
+    pub fn renewals(&self) -> watch::Receiver<u64> {
+        self.0.shown.subscribe()
     }
 
     /// Builds what an edge dials with, as [`client_config`](super::client_config) does.

@@ -99,7 +99,8 @@ impl MemoryNetwork {
 
     /// Ends every cut.
     pub fn restore(&self) {
-        self.shared.cuts.send_modify(|cuts| *cuts = Cuts::default());
+        let ended = |cuts: &Cuts| Cuts { identities_end: cuts.identities_end, ..Cuts::default() };
+        self.shared.cuts.send_modify(|cuts| *cuts = ended(cuts));
     }
 
     /// Ends the cut of one node; a cut of all stays.
@@ -107,6 +108,11 @@ impl MemoryNetwork {
         self.shared.cuts.send_modify(|cuts| {
             cuts.nodes.remove(node);
         });
+    }
+
+    /// Lets what proves the identities of all nodes end at this time, since 1970, also for connections that are open.
+    pub fn end_identities(&self, at: Duration) {
+        self.shared.cuts.send_modify(|cuts| cuts.identities_end = Some(at));
     }
 
     /// Breaks all connections that are open; both ends see an error at once and can connect again.
@@ -150,6 +156,7 @@ impl Shared {
 struct Cuts {
     all: bool,
     nodes: BTreeSet<NodeName>,
+    identities_end: Option<Duration>,
 }
 
 impl Cuts {
@@ -311,6 +318,10 @@ impl MemoryConnection {
 impl Connection for MemoryConnection {
     fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    fn identity_ends(&self) -> Option<Duration> {
+        (self.side == Side::Cloud).then(|| self.wire.cuts.borrow().identities_end).flatten()
     }
 
     fn path(&self) -> String {

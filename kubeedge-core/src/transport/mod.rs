@@ -63,6 +63,12 @@ pub trait Connection: fmt::Debug + Send + Sync + 'static {
     /// The peer as its certificate has proven it.
     fn peer(&self) -> &Peer;
 
+    /// When what proved the peer's identity ends, in time since 1970; `None` if it never does, or is not known. A
+    /// certificate is judged when the connection is made, and a session may outlive it.
+    fn identity_ends(&self) -> Option<Duration> {
+        None
+    }
+
     /// How the peer is reached, for logs: transport and address.
     fn path(&self) -> String;
 

@@ -4,6 +4,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -72,6 +73,11 @@ impl Line {
     /// The peer as its certificate has proven it.
     pub fn peer(&self) -> &Peer {
         self.connection.peer()
+    }
+
+    /// When what proved the peer's identity ends, as [`Connection::identity_ends`] has it.
+    pub fn identity_ends(&self) -> Option<Duration> {
+        self.connection.identity_ends()
     }
 
     /// How the peer is reached, for logs.

@@ -13,10 +13,13 @@ use kubeedge_core::{
     hub::{EdgeLink, EdgeOutput, Frame},
     message::{Answer, Inventory, Lane, Request, Response, Upload},
     pipe::{CallError, Replier},
-    transport::Peer,
+    transport::{Connection, Peer},
     wire::{Codec, Line, LineEvent, TooLong},
 };
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -43,6 +46,11 @@ pub(super) struct Driver {
     last_failure: Option<String>,
     /// When the cloud was told last what the clock shows.
     clock_said: Option<Instant>,
+    renewals: Option<watch::Receiver<u64>>,
+    /// When another connection is tried for in place of the one that there is, after that has failed.
+    succeed_at: Option<Instant>,
+    /// The connection that is about to take that place.
+    successor: Option<Box<dyn Connection>>,
 }
 
 /// How long a connection may take to close with its last words.
@@ -50,6 +58,12 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often the cloud is told what the clock of this machine shows, beside once a session. Clocks drift by seconds a day.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(300);
+
+/// How long after a failure another connection is tried for again: the certificate of the one that there is lasts for months.
+const SUCCEED_RETRY: Duration = Duration::from_secs(30);
+
+/// What is told of a session that ends for another one.
+const RENEWED: &str = "the node comes again with its next certificate";
 
 /// Sends a frame; with the answer that the node is in sync, and with a ping now and then, goes what the clock shows.
 fn send(line: &mut Line, frame: &Frame, clock_said: &mut Option<Instant>) -> Result<(), TooLong> {
@@ -68,7 +82,7 @@ fn now() -> std::time::Instant {
 
 impl Driver {
     pub(super) fn new(hub: EdgeHub) -> Self {
-        let EdgeHub { config, transport, codec, inbox, outbox } = hub;
+        let EdgeHub { config, transport, codec, inbox, outbox, renewals } = hub;
         let link = EdgeLink::new(config.link.clone(), config.node.clone(), config.seed, now());
         Self {
             dialling: Dialling::new(transport, config.dial_timeout, config.dial_interval),
@@ -84,6 +98,9 @@ impl Driver {
             asking: BTreeMap::new(),
             last_failure: None,
             clock_said: None,
+            renewals,
+            succeed_at: None,
+            successor: None,
         }
     }
 
@@ -95,6 +112,8 @@ impl Driver {
                 () = stop.cancelled() => break,
                 event = next_event(&mut self.line) => self.handle_line(event),
                 dialled = self.dialling.next() => self.handle_dialled(dialled)?,
+                () = renewed(&mut self.renewals), if self.line.is_some() => self.dial(),
+                () = until(self.succeed_at.map(Instant::into_std)) => self.dial(),
                 Some(answer) = self.inventory.next() => match answer {
                     Ok(inventory) => self.link.handle_inventory(&inventory, now()),
                     Err(error) => self.link.handle_garbled(format!("nobody says what the node holds: {error}"), now()),
@@ -152,7 +171,7 @@ impl Driver {
 
     fn perform(&mut self, output: EdgeOutput) {
         match output {
-            EdgeOutput::Dial => self.dialling.begin(),
+            EdgeOutput::Dial => self.dial(),
             EdgeOutput::NeedInventory => {
                 let (caller, deadline) = (self.outbox.inventory.clone(), self.config.inventory_timeout);
                 self.inventory.push(Box::pin(async move { caller.call((), deadline).await }));
@@ -186,19 +205,39 @@ impl Driver {
         }
     }
 
+    /// Dials, also while there is a session, which another one is to succeed. What is renewed from here on may come too late
+    /// for this attempt.
+    fn dial(&mut self) {
+        self.succeed_at = None;
+        if let Some(renewals) = &mut self.renewals {
+            renewals.mark_unchanged();
+        }
+        self.dialling.begin();
+    }
+
     fn handle_dialled(&mut self, dialled: Dialled) -> Result<(), Error> {
         let reason = match dialled {
             Ok(connection) if *connection.peer() == Peer::Cloud => {
                 self.dialling.stop();
-                self.line = Some(Line::new(connection, self.codec.clone()));
-                self.link.handle_connected(now());
+                if self.line.is_some() {
+                    self.successor = Some(connection);
+                    self.link.handle_succeeded(RENEWED, now());
+                } else {
+                    self.line = Some(Line::new(connection, self.codec.clone()));
+                    self.link.handle_connected(now());
+                }
                 return Ok(());
             }
             Ok(connection) => format!("the peer is {:?}, not the cloud", connection.peer()),
             Err(error) if error.is_retryable() => error.to_string(),
             Err(error) => return Err(Error::Transport(error)),
         };
-        if self.dialling.goes_on() {
+        if self.line.is_some() {
+            debug!(node = %self.config.node, reason, "no connection in place of the one that there is");
+            if !self.dialling.goes_on() {
+                self.succeed_at = Some(Instant::now() + SUCCEED_RETRY);
+            }
+        } else if self.dialling.goes_on() {
             self.note_failure(reason, None);
         } else {
             self.link.handle_disconnected(reason, now());
@@ -232,12 +271,21 @@ impl Driver {
         self.asked.clear();
         self.inventory.clear();
         self.dialling.stop();
-        self.note_failure(reason.clone(), Some(retry_in));
+        self.succeed_at = None;
+        if self.successor.is_some() {
+            info!(node = %self.config.node, reason, "the session is succeeded by another");
+        } else {
+            self.note_failure(reason.clone(), Some(retry_in));
+        }
         if let Some(line) = self.line.take() {
             let last_words = std::iter::from_fn(|| self.link.poll_transmit(Lane::Heartbeat, now())).collect();
             self.closing.push(Box::pin(async move {
                 let _ = timeout(CLOSE_TIMEOUT, line.close(last_words, reason)).await;
             }));
+        }
+        if let Some(connection) = self.successor.take() {
+            self.line = Some(Line::new(connection, self.codec.clone()));
+            self.link.handle_connected(now());
         }
     }
 
@@ -265,6 +313,17 @@ async fn next_event(line: &mut Option<Line>) -> LineEvent {
         Some(line) => line.next().await,
         None => pending().await,
     }
+}
+
+/// Waits for the next change. Cancel-safe.
+async fn renewed(renewals: &mut Option<watch::Receiver<u64>>) {
+    if let Some(changed) = renewals
+        && changed.changed().await.is_ok()
+    {
+        return;
+    }
+    // There is nobody who could renew anything.
+    pending().await
 }
 
 async fn until(at: Option<std::time::Instant>) {

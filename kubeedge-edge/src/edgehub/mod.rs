@@ -57,6 +57,7 @@ pub struct EdgeHub {
     codec: Arc<dyn Codec>,
     inbox: Inbox,
     outbox: Outbox,
+    renewals: Option<watch::Receiver<u64>>,
 }
 
 /// What EdgeHub goes by.
@@ -224,13 +225,22 @@ pub enum Error {
 impl EdgeHub {
     /// Creates the part.
     pub fn new(config: Config, transport: Arc<dyn Transport>, inbox: Inbox, outbox: Outbox) -> Self {
-        Self { config, transport, codec: Arc::new(Native), inbox, outbox }
+        Self { config, transport, codec: Arc::new(Native), inbox, outbox, renewals: None }
     }
 
     /// Speaks another wire format than [`Native`].
     #[must_use]
     pub fn with_codec(mut self, codec: Arc<dyn Codec>) -> Self {
         self.codec = codec;
+        self
+    }
+
+    /// Connects anew whenever this changes, as
+    /// [`Live::renewals`](https://docs.rs/kubeedge-core/latest/kubeedge_core/tls/struct.Live.html) does with each certificate: a
+    /// session does not outlive the one that it began with. The session before goes on until there is a connection.
+    #[must_use]
+    pub fn with_renewals(mut self, renewals: watch::Receiver<u64>) -> Self {
+        self.renewals = Some(renewals);
         self
     }
 

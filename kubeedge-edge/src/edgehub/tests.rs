@@ -1,7 +1,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -21,7 +21,11 @@ use kubeedge_core::{
     },
     wire::{Codec, Native},
 };
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Config, EdgeHub, Error, Outside, pipes};
@@ -31,6 +35,7 @@ struct Stage {
     network: MemoryNetwork,
     listener: MemoryListener,
     outside: Outside,
+    renewals: watch::Sender<u64>,
     stop: CancellationToken,
     part: JoinHandle<Result<(), Error>>,
 }
@@ -47,9 +52,11 @@ impl Stage {
         let transport = Arc::new(make(network.transport("edge-1".parse().unwrap())));
         let (inbox, outbox, outside) = pipes();
         let stop = CancellationToken::new();
-        let hub = EdgeHub::new(Config::new(node), transport, inbox, outbox);
+        let renewals = watch::Sender::new(0);
+        let hub =
+            EdgeHub::new(Config::new(node), transport, inbox, outbox).with_renewals(renewals.subscribe());
         let part = tokio::spawn(hub.run(stop.clone()));
-        Self { network, listener, outside, stop, part }
+        Self { network, listener, outside, renewals, stop, part }
     }
 
     /// Takes a session as a cloud does that has nothing to compare.
@@ -387,4 +394,68 @@ async fn a_transport_that_can_never_connect_ends_the_part() {
         error.to_string(),
         "the node cannot dial the cloud: the transport's configuration is wrong: no certificate"
     );
+}
+
+/// A transport that is refused when it is told to be.
+#[derive(Debug)]
+struct Refusable {
+    inner: MemoryTransport,
+    refused: Arc<AtomicBool>,
+}
+
+impl Transport for Refusable {
+    fn name(&self) -> &'static str {
+        "refusable"
+    }
+
+    fn connect<'a, 'b>(&'a self) -> BoxFuture<'b, Result<Box<dyn Connection>, TransportError>>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        Box::pin(async {
+            if self.refused.load(Ordering::SeqCst) {
+                let (peer, reason) = ("the cloud".to_owned(), "a certificate of a stranger".to_owned());
+                return Err(TransportError::Refused { peer, reason });
+            }
+            self.inner.connect().await
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewed_certificate_is_shown_by_another_session_and_the_one_before_goes_on_until_then() {
+    let refused = Arc::new(AtomicBool::new(false));
+    let mut stage = Stage::with(|inner| Refusable { inner, refused: refused.clone() });
+    let (first, _) = stage.session().await;
+    stage.wait_for(Connectivity::Online).await;
+    // This cloud does not believe in the next certificate yet, and nothing is lost by it.
+    refused.store(true, Ordering::SeqCst);
+    stage.renewals.send_modify(|shown| *shown += 1);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    stage.outside.reports.send(node_report("{}")).unwrap();
+    assert_eq!(next(&*first).await, item(1, Payload::Report(node_report("{}"))));
+
+    refused.store(false, Ordering::SeqCst);
+    let since = Instant::now();
+    let (second, _) = stage.session().await;
+    assert!(since.elapsed() < Duration::from_secs(31), "{:?}", since.elapsed());
+    let Frame::Goodbye { reason } = next(&*first).await else { panic!("no goodbye") };
+    assert!(reason.contains("next certificate"), "{reason}");
+    // What the first session has not brought to the API is in the second.
+    assert_eq!(next(&*second).await, item(1, Payload::Report(node_report("{}"))));
+    stage.wait_for(Connectivity::Online).await;
+
+    // What is renewed without a session is shown by the next, and needs no other.
+    stage.network.drop_connections();
+    stage.wait_for(Connectivity::Offline).await;
+    stage.renewals.send_modify(|shown| *shown += 1);
+    let (third, _) = stage.session().await;
+    let silent = async {
+        loop {
+            let frame = next(&*third).await;
+            assert!(matches!(frame, Frame::Item(_)), "{frame:?}");
+        }
+    };
+    assert!(timeout(Duration::from_secs(20), silent).await.is_err());
 }

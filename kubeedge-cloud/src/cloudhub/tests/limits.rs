@@ -1,6 +1,7 @@
 //! What sessions may take, and what one costs the others.
 
 use futures::FutureExt as _;
+use kubeedge_core::hub::Offence;
 use tokio::time::{Instant, sleep};
 
 use super::*;
@@ -176,4 +177,26 @@ async fn stopping_sends_the_nodes_elsewhere_one_after_the_other() {
     assert!(left[0] < drain / 10 && left[19] >= Duration::from_millis(150), "{left:?}");
     assert!(left[19] <= drain, "{left:?}");
     stage.part.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_ends_with_the_certificate_that_its_node_has_shown() {
+    let mut stage = Stage::new(Config::default());
+    let edge = stage.synchronized("edge-1", Vec::new()).await;
+    stage.network.end_identities(Duration::MAX);
+    say(&*edge, Frame::Ping(1)).await;
+    assert_eq!(next(&*edge).await, Frame::Pong(1));
+
+    stage.network.end_identities(Duration::from_secs(1_000_000_000));
+    say(&*edge, Frame::Ping(2)).await;
+    let Frame::Goodbye { reason } = next(&*edge).await else { panic!("no goodbye") };
+    assert!(reason.contains("certificate"), "{reason}");
+    assert_eq!(stage.session().await, (node("edge-1"), SessionState::Offline));
+    // Nor does one begin with it, should the handshake not have seen it.
+    let edge = stage.connect("edge-1").await;
+    say(&*edge, hello("edge-1", &Inventory::default())).await;
+    let Frame::Goodbye { .. } = next(&*edge).await else { panic!("no goodbye") };
+    while edge.recv().await.is_ok_and(|frame| frame.is_some()) {}
+    let offences = stage.gauges.counts().offences;
+    assert!(offences.contains(&(Offence::Expired, 2)), "{offences:?}");
 }

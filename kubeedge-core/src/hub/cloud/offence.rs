@@ -13,12 +13,14 @@ pub enum Offence {
     Unexpected,
     /// It holds or sends more than one node may.
     TooMuch,
+    /// The certificate that it showed has ended meanwhile.
+    Expired,
 }
 
 impl Offence {
     /// All of them, in order.
-    pub const ALL: [Self; 5] =
-        [Self::OtherName, Self::TooLong, Self::Garbled, Self::Unexpected, Self::TooMuch];
+    pub const ALL: [Self; 6] =
+        [Self::OtherName, Self::TooLong, Self::Garbled, Self::Unexpected, Self::TooMuch, Self::Expired];
 
     /// The reason in one word, for metrics.
     pub fn as_str(self) -> &'static str {
@@ -28,6 +30,7 @@ impl Offence {
             Self::Garbled => "garbled",
             Self::Unexpected => "unexpected",
             Self::TooMuch => "too-much",
+            Self::Expired => "expired",
         }
     }
 }

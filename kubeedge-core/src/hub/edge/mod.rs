@@ -191,6 +191,21 @@ impl EdgeLink {
         }
     }
 
+    /// The driver has another connection in place of the one that there is. Ends the session with a word to the cloud; when
+    /// the connection is closed, the driver says [`EdgeLink::handle_connected`].
+    pub fn handle_succeeded(&mut self, reason: impl Into<String>, now: Instant) {
+        match self.phase {
+            Phase::Pausing { .. } | Phase::Dialling | Phase::Stopped => {}
+            Phase::Settling { .. }
+            | Phase::TakingStock { .. }
+            | Phase::Greeting { .. }
+            | Phase::Open { .. } => {
+                self.violation(reason.into(), now);
+                self.phase = Phase::Dialling;
+            }
+        }
+    }
+
     /// The part says what it holds.
     pub fn handle_inventory(&mut self, inventory: &Inventory, now: Instant) {
         let Phase::TakingStock { since } = self.phase else { return };

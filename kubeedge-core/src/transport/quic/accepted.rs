@@ -11,7 +11,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -50,6 +50,7 @@ pub(super) struct AcceptedConnection {
     /// Keeps the socket and the machine's task.
     _endpoint: Arc<Endpoint>,
     peer: Peer,
+    identity_ends: Duration,
 }
 
 impl AcceptedConnection {
@@ -57,20 +58,21 @@ impl AcceptedConnection {
     pub(super) async fn shake_hands(
         endpoint: Arc<Endpoint>,
         attempt: quinn_proto::Incoming,
-        identify: impl FnOnce(Option<Box<dyn Any>>) -> Result<Peer, String>,
+        identify: impl FnOnce(Option<Box<dyn Any>>) -> Result<(Peer, Duration), String>,
     ) -> Result<Self, String> {
         let failed = |error: ConnectionError| reason(&error);
         let machine = endpoint.accept(attempt, Arc::default()).map_err(failed)?;
         // Ends the connection if the handshake is given up.
-        let mut connection = Self { machine, _endpoint: endpoint, peer: Peer::Cloud };
+        let mut connection =
+            Self { machine, _endpoint: endpoint, peer: Peer::Cloud, identity_ends: Duration::ZERO };
         let machine = &connection.machine;
         poll_fn(|cx| machine.poll_connected(cx)).await.map_err(failed)?;
         let identity = machine.state().machine.crypto_session().peer_identity();
-        let peer = identify(identity).inspect_err(|reason| machine.close(code::REFUSED, reason.clone()))?;
+        let (peer, identity_ends) = identify(identity).inspect_err(|reason| machine.close(code::REFUSED, reason.clone()))?;
         if !machine.welcome() {
             return Err("the client allows no stream, or nothing on it".to_owned());
         }
-        connection.peer = peer;
+        (connection.peer, connection.identity_ends) = (peer, identity_ends);
         Ok(connection)
     }
 
@@ -83,6 +85,10 @@ impl AcceptedConnection {
 impl Connection for AcceptedConnection {
     fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    fn identity_ends(&self) -> Option<Duration> {
+        Some(self.identity_ends)
     }
 
     fn path(&self) -> String {

@@ -149,9 +149,10 @@ impl fmt::Debug for QuicListener {
     }
 }
 
-/// The node that a client's certificate names.
-fn identify(identity: Option<Box<dyn Any>>) -> Result<Peer, String> {
+/// The node that a client's certificate names, and when that certificate ends.
+fn identify(identity: Option<Box<dyn Any>>) -> Result<(Peer, Duration), String> {
     let chain = identity.and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
     let certificate = chain.as_ref().and_then(|chain| chain.first()).ok_or("no certificate was shown")?;
-    tls::node_of(certificate).map(Peer::Node).map_err(|error| tls::explain(&error))
+    let (node, ends) = tls::node_until(certificate).map_err(|error| tls::explain(&error))?;
+    Ok((Peer::Node(node), ends))
 }

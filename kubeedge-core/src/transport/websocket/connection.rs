@@ -49,6 +49,7 @@ type Stream = WebSocketStream<TlsStream<TcpStream>>;
 /// A connection over WebSocket.
 pub(super) struct WebSocketConnection {
     peer: Peer,
+    identity_ends: Option<Duration>,
     remote: SocketAddr,
     outgoing: Arc<Lanes>,
     reader: tokio::sync::Mutex<Reader>,
@@ -57,13 +58,19 @@ pub(super) struct WebSocketConnection {
 }
 
 impl WebSocketConnection {
-    pub(super) fn new(stream: Stream, remote: SocketAddr, peer: Peer) -> Self {
+    pub(super) fn new(
+        stream: Stream,
+        remote: SocketAddr,
+        peer: Peer,
+        identity_ends: Option<Duration>,
+    ) -> Self {
         let outgoing = Arc::new(Lanes::default());
         let (sink, stream) = stream.split();
         let mut writer = JoinSet::new();
         writer.spawn(write(outgoing.clone(), sink));
         Self {
             peer,
+            identity_ends,
             remote,
             outgoing,
             reader: tokio::sync::Mutex::new(Reader::new(stream)),
@@ -87,6 +94,10 @@ impl WebSocketConnection {
 impl Connection for WebSocketConnection {
     fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    fn identity_ends(&self) -> Option<Duration> {
+        self.identity_ends
     }
 
     fn path(&self) -> String {

@@ -138,9 +138,9 @@ async fn handshake(
         Err(reason) => Err(refuse(StatusCode::FORBIDDEN, reason)),
     };
     let upgraded = accept_hdr_async_with_config(stream, answer, Some(limits())).await;
-    let node = node?;
+    let (node, ends) = node?;
     let stream = upgraded.map_err(|error| error.to_string())?;
-    Ok(WebSocketConnection::new(stream, from, Peer::Node(node)))
+    Ok(WebSocketConnection::new(stream, from, Peer::Node(node), Some(ends)))
 }
 
 /// Lets the client read the TLS alert: closing a socket with bytes unread would reset the connection before.
@@ -155,9 +155,9 @@ async fn part(mut tcp: TcpStream) {
     drop(timeout(Duration::from_secs(1), drain).await);
 }
 
-fn identify(stream: &TlsStream<TcpStream>) -> Result<NodeName, String> {
+fn identify(stream: &TlsStream<TcpStream>) -> Result<(NodeName, Duration), String> {
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    tls::node_of(certificate.ok_or("no certificate was shown")?).map_err(|error| tls::explain(&error))
+    tls::node_until(certificate.ok_or("no certificate was shown")?).map_err(|error| tls::explain(&error))
 }
 
 #[expect(clippy::result_large_err, reason = "tungstenite's callback has this type")]

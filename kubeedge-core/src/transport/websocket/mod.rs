@@ -127,7 +127,7 @@ impl WebSocketTransport {
                 error.to_string()
             })
         })?;
-        Ok(WebSocketConnection::new(stream, server, Peer::Cloud))
+        Ok(WebSocketConnection::new(stream, server, Peer::Cloud, None))
     }
 }
 
