@@ -298,9 +298,8 @@ impl Link {
         let cloudhub = CloudHub::new(config, vec![listener], inbox, outbox);
         let hub = cloudhub.gauges();
         let (inbox, outbox, mut edge_side) = edgehub::pipes();
-        let edgehub =
-            EdgeHub::new(edgehub::Config::new(edge.config.node.clone()), transport, inbox, outbox)
-                .with_renewals(edge.tls.renewals());
+        let edgehub = EdgeHub::new(edgehub::Config::new(edge.config.node.clone()), transport, inbox, outbox)
+            .with_renewals(edge.tls.renewals());
         let (connectivity, mut tasks) = (edge_side.connectivity.clone(), JoinSet::new());
         let stop = CancellationToken::new();
         let stopped = stop.clone();

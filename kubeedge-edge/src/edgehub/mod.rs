@@ -235,9 +235,8 @@ impl EdgeHub {
         self
     }
 
-    /// Connects anew whenever this changes, as
-    /// [`Live::renewals`](https://docs.rs/kubeedge-core/latest/kubeedge_core/tls/struct.Live.html) does with each certificate: a
-    /// session does not outlive the one that it began with. The session before goes on until there is a connection.
+    /// Connects anew whenever this changes, as `kubeedge_core::tls::Live::renewals` does with each certificate: a session does
+    /// not outlive the one that it began with. The session before goes on until there is a connection.
     #[must_use]
     pub fn with_renewals(mut self, renewals: watch::Receiver<u64>) -> Self {
         self.renewals = Some(renewals);

@@ -43,7 +43,8 @@ fn defaults_are_those_of_kubeedge_with_quic_besides() {
 
 #[test]
 fn how_much_of_the_api_nodes_may_take_is_said_by_the_file() {
-    let changed = "{writesAtOnce: 64, eventsTriedFor: 10m, questionsPerNode: 8, questionsWaitingPerNode: 100}";
+    let changed =
+        "{writesAtOnce: 64, eventsTriedFor: 10m, questionsPerNode: 8, questionsWaitingPerNode: 100}";
     let count = |count| NonZeroUsize::new(count).unwrap();
     let expected = edgecontroller::Config {
         writes_at_once: count(64),

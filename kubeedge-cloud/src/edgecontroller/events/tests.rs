@@ -18,8 +18,12 @@ struct World {
 impl World {
     fn new() -> Self {
         let counts = Arc::new(Counts::default());
-        let config =
-            Config { retry_first: SECOND, retry_max: 30 * SECOND, events_waiting_max: MOST, ..Config::default() };
+        let config = Config {
+            retry_first: SECOND,
+            retry_max: 30 * SECOND,
+            events_waiting_max: MOST,
+            ..Config::default()
+        };
         Self { events: Events::new(&config, counts.clone()), counts, now: Instant::now() }
     }
 

@@ -68,7 +68,8 @@ impl AcceptedConnection {
         let machine = &connection.machine;
         poll_fn(|cx| machine.poll_connected(cx)).await.map_err(failed)?;
         let identity = machine.state().machine.crypto_session().peer_identity();
-        let (peer, identity_ends) = identify(identity).inspect_err(|reason| machine.close(code::REFUSED, reason.clone()))?;
+        let (peer, identity_ends) =
+            identify(identity).inspect_err(|reason| machine.close(code::REFUSED, reason.clone()))?;
         if !machine.welcome() {
             return Err("the client allows no stream, or nothing on it".to_owned());
         }
