@@ -82,6 +82,7 @@ pub fn clean(admin: &Path) -> Result<()> {
         delete(&[map, "-n", "default"])?;
     }
     delete(&["secrets,persistentvolumeclaims", "--all", "-n", "default"])?;
+    delete(&["services", "-n", "default", "--field-selector", "metadata.name!=kubernetes"])?;
     // All at once: there are hundreds, which kubectl would delete one after another.
     kubectl(admin, &["delete", "--raw", "/api/v1/namespaces/default/events"], b"")?;
     // The authority of an earlier test, and its token for joining.

@@ -140,7 +140,7 @@ fn what_is_printed_passes_the_strictest_validation_of_kubectl() -> Result<()> {
 const WEBHOOK: &str = "validatingwebhookconfigurations.admissionregistration.k8s.io/kubeedge-crds-validate-webhook-configuration";
 
 /// What cloudcore's parts do: verb, resource, what is below it, and where.
-const NEEDED: [(&str, &str, &str, &str); 24] = [
+const NEEDED: [(&str, &str, &str, &str); 25] = [
     ("watch", "pods", "", "default"),
     ("patch", "pods", "status", "default"),
     ("create", "pods", "", "default"),
@@ -149,6 +149,7 @@ const NEEDED: [(&str, &str, &str, &str); 24] = [
     ("watch", "secrets", "", "default"),
     ("watch", "persistentvolumeclaims", "", "default"),
     ("watch", "persistentvolumes", "", "default"),
+    ("watch", "services", "", "default"),
     ("watch", "runtimeclasses.node.k8s.io", "", "default"),
     ("create", "nodes", "", "default"),
     ("patch", "nodes", "", "default"),
@@ -168,7 +169,7 @@ const NEEDED: [(&str, &str, &str, &str); 24] = [
 ];
 
 /// What would make cloudcore, or who has taken it over, more than the cloud of edge nodes.
-const TOO_MUCH: [(&str, &str, &str, &str); 30] = [
+const TOO_MUCH: [(&str, &str, &str, &str); 31] = [
     ("create", "secrets", "", "default"),
     ("update", "secrets", "", "default"),
     ("delete", "secrets", "", "kubeedge"),
@@ -179,6 +180,7 @@ const TOO_MUCH: [(&str, &str, &str, &str); 30] = [
     ("list", "leases.coordination.k8s.io", "", "kubeedge"),
     ("delete", "leases.coordination.k8s.io", "", "kubeedge"),
     ("patch", "configmaps", "", "default"),
+    ("patch", "services", "", "default"),
     ("update", "pods", "", "default"),
     ("create", "pods", "exec", "default"),
     ("create", "pods", "portforward", "default"),

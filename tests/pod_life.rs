@@ -7,8 +7,9 @@ mod pod_site;
 
 use std::{fs, path::Path, time::Duration};
 
-use anyhow::{Result, ensure};
-use pod_site::{Site, exec, ready, shell, with};
+use anyhow::{Context, Result, ensure};
+use kubeedge_tests::site::{cluster, wait_within};
+use pod_site::{SOON, Site, exec, ready, shell, tail, with};
 use serde_json::{Value, json};
 
 #[test]
@@ -165,6 +166,47 @@ fn what_goes_wrong_reads_in_kubectl_as_people_know_it() -> Result<()> {
     ensure!(left.is_empty(), "{left}");
     let root = find(site.edge.folder(), "pods");
     ensure!(root.is_none_or(|pods| fs::read_dir(pods).is_ok_and(|mut left| left.next().is_none())));
+    Ok(())
+}
+
+#[test]
+fn a_container_is_told_of_the_services_that_there_are_when_it_starts_with_a_link_or_without() -> Result<()> {
+    let mut site = Site::start()?;
+    let service = |port: u16| {
+        let mut spec = json!({ "ports": [{ "port": port }] });
+        if cluster::admin().is_none() {
+            spec["clusterIP"] = json!("10.0.0.11");
+        }
+        json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "db" }, "spec": spec })
+            .to_string()
+    };
+    let says = |name: &str| {
+        let script = format!(
+            "echo {name} $DB_PORT >> /marks/told; while test ! -e /marks/again-{name}; do sleep 0.1; done; \
+             rm /marks/again-{name}"
+        );
+        json!({ "terminationGracePeriodSeconds": 1, "containers": [shell("main", &script)] })
+    };
+    let told = |site: &Site| fs::read_to_string(site.mark("told")).unwrap_or_default();
+    site.cloud.apply(&service(5432))?;
+    let address = site.cloud.kubectl(&["get", "service", "db", "-o", "jsonpath={.spec.clusterIP}"])?;
+    site.apply("first", says("first"))?;
+    site.wait("first", "to be ready", ready)?;
+    ensure!(told(&site) == format!("first tcp://{address}:5432\n"), "{}", told(&site));
+
+    site.cloud.apply(&service(5433))?;
+    site.apply("second", says("second"))?;
+    site.wait("second", "to be ready", ready)?;
+    let both = format!("first tcp://{address}:5432\nsecond tcp://{address}:5433\n");
+    ensure!(told(&site) == both, "a change of a Service restarts nothing: {}", told(&site));
+
+    site.edge.kill();
+    site.cloud.kill();
+    site.edge.spawn()?;
+    fs::write(site.mark("again-first"), "")?;
+    wait_within(SOON, "the container to be started anew", || Ok(told(&site).lines().count() > 2))
+        .with_context(|| tail(&site.edge.log()))?;
+    ensure!(told(&site) == format!("{both}first tcp://{address}:5433\n"), "{}", told(&site));
     Ok(())
 }
 

@@ -8,6 +8,7 @@
 //! | A node asks | Allowed if | Refused as |
 //! |---|---|---|
 //! | for a Node | it is its own | `other-node` |
+//! | for a Service, or is sent it | pods are told of it, and one of its own is in the namespace and not without links | `not-referenced` |
 //! | for any other object, or is sent it | one of its pods or devices is it or refers to it | `not-referenced` |
 //! | for a token | for a pod of its own, of this UID, that mounts this token of this account | `other-pod`, `no-such-object`, `token-not-mounted` |
 //! | to write a Node | it is its own | `other-node` |
@@ -69,7 +70,8 @@ pub(crate) enum Action<'a> {
 pub(crate) trait Graph {
     /// The pod or device of this name, and the node that it is on.
     fn root(&self, reference: &ObjectRef) -> Option<(&Held, &NodeName)>;
-    /// Whether something on the node is of this name or refers to it, existing or not.
+    /// Whether something on the node is of this name or refers to it, existing or not; or is told of it, as pods are of
+    /// Services.
     fn belongs(&self, node: &NodeName, reference: &ObjectRef) -> bool;
 }
 

@@ -176,7 +176,13 @@ impl Session {
                 Some((id, answer)) = self.asked.next() => self.link.handle_answer(id, answer),
                 Some(acked) = self.acked.recv() => self.link.handle_acked(&acked),
                 Some(delivery) = self.taken.recv() => self.link.handle_taken(delivery),
-                Some(event) = self.objects.recv() => self.link.handle_downstream(event),
+                Some(event) = self.objects.recv() => {
+                    self.link.handle_downstream(event);
+                    // Whatever came with it is put in order before the first of it is sent.
+                    while let Some(event) = self.objects.try_recv() {
+                        self.link.handle_downstream(event);
+                    }
+                }
                 Some(Asked { request, reply, .. }) = self.requests.recv() => {
                     let id = self.link.handle_request(request, self.config.request_timeout, now());
                     self.asking.insert(id, reply);

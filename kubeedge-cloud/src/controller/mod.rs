@@ -36,7 +36,7 @@ pub(crate) use api::Outcome;
 #[cfg(any(feature = "devicecontroller", feature = "edgecontroller", feature = "router"))]
 pub(crate) use held::{Held, Packed};
 #[cfg(any(feature = "devicecontroller", feature = "edgecontroller", feature = "router"))]
-pub(crate) use placement::{Placed, Placement};
+pub(crate) use placement::{Goes, Placed, Placement};
 pub(crate) use pruned::pruned;
 pub(crate) use sight::Sight;
 #[cfg(any(feature = "devicecontroller", feature = "edgecontroller"))]

@@ -4,10 +4,13 @@
 //! DeviceModel), which go to every node that has a root referring to them, for as long as it has one. Those may
 //! refer to further ones (a claim to its storage), which go with them.
 //!
+//! Some come without being named (Services): they go to every node that has a root in their namespace.
+//!
 //! Of some kinds there are many more objects than nodes need. Of these only what is referred to is held, and is fetched when
 //! something begins to refer to it.
 
 mod missing;
+mod shared;
 mod strangers;
 mod uses;
 
@@ -21,6 +24,7 @@ use kubeedge_core::{
 use super::{Change, Held, Kind};
 use crate::authorization::Graph;
 use missing::Missing;
+use shared::Shared;
 use strangers::Strangers;
 
 /// What an object says of itself.
@@ -30,6 +34,22 @@ pub(crate) struct Placed {
     pub(crate) node: Option<NodeName>,
     /// The objects it refers to, whether they exist or not.
     pub(crate) references: BTreeSet<ObjectRef>,
+    /// Who is given it, if it is no root.
+    pub(crate) goes: Goes,
+    /// It is a root that is given nothing of what goes to its namespace.
+    pub(crate) is_apart: bool,
+}
+
+/// Who is given an object that is no root.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Goes {
+    /// The nodes of what refers to it.
+    #[default]
+    ToUsers,
+    /// The nodes with a root in its namespace.
+    ToNamespace,
+    /// Nobody: it is as good as absent.
+    Nowhere,
 }
 
 /// All objects that may go to nodes, and who needs them.
@@ -46,6 +66,7 @@ pub(crate) struct Placement {
     others: BTreeMap<ObjectRef, Other>,
     nodes: BTreeMap<NodeName, Node>,
     users: BTreeMap<ObjectRef, BTreeSet<NodeName>>,
+    shared: Shared,
     missing: Missing,
     strangers: Strangers,
     unlisted: Vec<Kind>,
@@ -86,6 +107,7 @@ impl Placement {
             others: BTreeMap::new(),
             nodes: BTreeMap::new(),
             users: BTreeMap::new(),
+            shared: Shared::default(),
             missing: Missing::default(),
             strangers: Strangers::default(),
             unlisted: kinds.to_vec(),
@@ -236,8 +258,9 @@ impl Placement {
 
     /// All objects of the node; what its roots refer to comes before them.
     pub(crate) fn snapshot(&self, node: &NodeName) -> Vec<Object> {
+        let shared = self.shared_with(node);
         let Some(node) = self.nodes.get(node) else { return Vec::new() };
-        let others = node.uses.keys().filter_map(|reference| self.others.get(reference));
+        let others = node.uses.keys().chain(shared).filter_map(|reference| self.others.get(reference));
         let roots = node.roots.iter().filter_map(|reference| self.roots.get(reference));
         others.map(|other| other.object.clone()).chain(roots.map(|root| root.object.object())).collect()
     }
@@ -301,11 +324,12 @@ impl Placement {
             self.apply_other(object, false);
             return;
         }
-        let Placed { node, references } = (self.place)(&object);
+        let Placed { node, references, is_apart, .. } = (self.place)(&object);
         match node.filter(|node| !self.strangers.pass_over(node)) {
             Some(node) => {
                 let node = self.nodes.get_key_value(&node).map(|(known, _)| known.clone()).unwrap_or(node);
-                let references = self.shared(references);
+                let references = self.named(references);
+                self.shared.set_apart(&object.reference, is_apart);
                 self.apply_root(Root { object: Held::new(object), node, references });
             }
             None => self.remove_root(&object.reference),
@@ -313,7 +337,7 @@ impl Placement {
     }
 
     /// The names, each with the text that all others have of it.
-    fn shared(&self, names: BTreeSet<ObjectRef>) -> Box<[ObjectRef]> {
+    fn named(&self, names: BTreeSet<ObjectRef>) -> Box<[ObjectRef]> {
         let shared = names.into_iter().map(|name| match self.users.get_key_value(&name) {
             Some((known, _)) => known.clone(),
             None => name,
@@ -335,6 +359,7 @@ impl Placement {
             self.leave(old);
         }
         self.nodes.entry(root.node.clone()).or_default().roots.insert(reference.clone());
+        self.join(&root.node, reference.namespace());
         let changed =
             !stays || old.as_ref().is_some_and(|old| old.object.fingerprint != root.object.fingerprint);
         self.roots.insert(reference.clone(), root);
@@ -343,6 +368,7 @@ impl Placement {
         }
         if let Some(old) = old {
             self.drop_uses(&old);
+            self.part(&old.node, reference.namespace());
         }
     }
 
@@ -400,12 +426,18 @@ impl Placement {
         if self.others.get(&reference).is_some_and(is_older) {
             return;
         }
-        let references = self.shared((self.place)(&object).references);
+        let Placed { references, goes, .. } = (self.place)(&object);
+        match goes {
+            Goes::ToUsers => {}
+            Goes::ToNamespace => self.share(&reference),
+            Goes::Nowhere => return self.remove(&reference, None),
+        }
+        let references = self.named(references);
         let old = self.others.remove(&reference);
         let replaced = old.as_ref().filter(|old| old.object.uid != object.uid);
         let same = replaced.is_none()
             && old.as_ref().is_some_and(|old| old.object.fingerprint == object.fingerprint);
-        let nodes = self.users.get(&reference).cloned().unwrap_or_default();
+        let nodes = self.nodes_with(&reference);
         for node in &nodes {
             for used in &references {
                 self.add_use(node, used);
@@ -435,19 +467,28 @@ impl Placement {
         if reference.kind() == self.root_kind {
             self.remove_root(reference);
         } else if let Some(old) = self.others.remove(reference) {
-            for node in self.users.get(reference).cloned().unwrap_or_default() {
+            for node in self.nodes_with(reference) {
                 self.tell(&node, deleted(reference, &old.object.uid));
                 for used in &old.references {
                     self.drop_use(&node, used);
                 }
             }
+            self.unshare(reference);
         }
+    }
+
+    /// The nodes that have the object, or would if it existed.
+    fn nodes_with(&self, reference: &ObjectRef) -> BTreeSet<NodeName> {
+        let nodes = self.users.get(reference).or_else(|| self.shared.nodes_with(reference));
+        nodes.cloned().unwrap_or_default()
     }
 
     fn remove_root(&mut self, reference: &ObjectRef) {
         if let Some(old) = self.roots.remove(reference) {
+            self.shared.set_apart(reference, false);
             self.leave(&old);
             self.drop_uses(&old);
+            self.part(&old.node, reference.namespace());
         }
     }
 
@@ -473,6 +514,7 @@ impl Graph for Placement {
         self.nodes
             .get(node)
             .is_some_and(|node| node.roots.contains(reference) || node.uses.contains_key(reference))
+            || self.shared.has(node, reference)
     }
 }
 

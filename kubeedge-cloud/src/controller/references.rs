@@ -1,20 +1,26 @@
 //! What a pod refers to: the ConfigMaps, Secrets and storage that its node needs to run it, and the Secrets that its storage is
-//! reached with.
+//! reached with; and whether Services are for it, which it does not name.
 
 use std::collections::BTreeSet;
 
 use kubeedge_core::message::{Object, ObjectRef};
 use serde_json::Value;
 
-use super::Placed;
+use super::{Goes, Placed};
 
 /// Reads which node a Pod is on and what it refers to, to which storage a claim is bound, or which Secrets storage is reached
 /// with. A pod that cannot be read is on no node.
 pub(crate) fn place(object: &Object) -> Placed {
     match object.reference.kind() {
         "Pod" => place_pod(object),
-        "PersistentVolumeClaim" => Placed { node: None, references: bound(object).into_iter().collect() },
-        "PersistentVolume" => Placed { node: None, references: volume_secrets(object) },
+        "PersistentVolumeClaim" => {
+            Placed { references: bound(object).into_iter().collect(), ..Placed::default() }
+        }
+        "PersistentVolume" => Placed { references: volume_secrets(object), ..Placed::default() },
+        "Service" => {
+            let goes = if is_linked(object) { Goes::ToNamespace } else { Goes::Nowhere };
+            Placed { goes, ..Placed::default() }
+        }
         _ => Placed::default(),
     }
 }
@@ -34,6 +40,18 @@ fn volume_secrets(volume: &Object) -> BTreeSet<ObjectRef> {
     all.filter_map(|(namespace, name)| Some(ObjectRef::secret(namespace?, name?))).collect()
 }
 
+/// Whether pods are told of this Service by their environment: one with an address of its own. How they find the Kubernetes
+/// API is the node's to say, since the Service of the API leads to it in the cluster only.
+fn is_linked(service: &Object) -> bool {
+    if (service.reference.namespace(), service.reference.name()) == ("default", "kubernetes") {
+        return false;
+    }
+    let Ok(json) = serde_json::from_slice::<Value>(&service.json) else { return false };
+    let spec = &json["spec"];
+    let has_address = spec["clusterIP"].as_str().is_some_and(|address| !matches!(address, "" | "None"));
+    has_address && spec["type"] != "ExternalName"
+}
+
 fn bound(claim: &Object) -> Option<ObjectRef> {
     let json: Value = serde_json::from_slice(&claim.json).ok()?;
     let name = json["spec"]["volumeName"].as_str().filter(|name| !name.is_empty())?;
@@ -47,7 +65,8 @@ fn place_pod(pod: &Object) -> Placed {
     let (namespace, pod) = (pod.reference.namespace(), pod.reference.name());
     let mut found = Found { namespace, pod, references: BTreeSet::new() };
     found.in_spec(spec);
-    Placed { node, references: found.references }
+    let is_apart = spec["enableServiceLinks"] == false;
+    Placed { node, references: found.references, is_apart, ..Placed::default() }
 }
 
 struct Found<'a> {

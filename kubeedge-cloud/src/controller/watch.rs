@@ -58,7 +58,7 @@ impl Kind {
     /// Whether the rights that KubeEdge's own manifests give to the cloud side lack this kind: then there is none
     /// of it for the edge, which is better than waiting for it.
     fn may_be_forbidden(&self) -> bool {
-        matches!(self.kind, "PersistentVolumeClaim" | "PersistentVolume" | "RuntimeClass")
+        matches!(self.kind, "PersistentVolumeClaim" | "PersistentVolume" | "RuntimeClass" | "Service")
     }
 
     fn root(&self) -> String {

@@ -397,5 +397,5 @@ fn place(device: &Object) -> Placed {
     let model = spec["deviceModelRef"]["name"].as_str().filter(|name| !name.is_empty());
     let references: BTreeSet<_> =
         model.map(|name| ObjectRef::device_model(device.reference.namespace(), name)).into_iter().collect();
-    Placed { node, references }
+    Placed { node, references, ..Placed::default() }
 }

@@ -68,8 +68,13 @@ pub(super) const VOLUMES: Kind =
 pub(super) const RUNTIME_CLASSES: Kind =
     Kind { api_version: "node.k8s.io/v1", kind: "RuntimeClass", plural: "runtimeclasses", optional: true };
 
+/// Services, of which pods are told by their environment.
+pub(super) const SERVICES: Kind =
+    Kind { api_version: "v1", kind: "Service", plural: "services", optional: true };
+
 /// The kinds that are watched.
-pub(super) const WATCHED: [Kind; 6] = [PODS, CLAIMS, VOLUMES, RUNTIME_CLASSES, CONFIG_MAPS, SECRETS];
+pub(super) const WATCHED: [Kind; 7] =
+    [PODS, SERVICES, CLAIMS, VOLUMES, RUNTIME_CLASSES, CONFIG_MAPS, SECRETS];
 
 /// The kinds of which there may be far more than nodes need: what nothing refers to is not held. They are listed when it is
 /// known what refers to them, so that few have to be fetched.

@@ -5,5 +5,6 @@ mod api;
 mod away;
 mod nodes;
 mod placement;
+mod services;
 mod state;
 mod status;

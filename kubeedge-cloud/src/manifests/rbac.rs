@@ -81,6 +81,8 @@ fn cluster_rules() -> Vec<Value> {
         // What pods on nodes are made of.
         rule("", &["pods", "configmaps", "secrets", "persistentvolumeclaims", "persistentvolumes"], &read),
         rule("node.k8s.io", &["runtimeclasses"], &read),
+        // What pods are told of by their environment. Nodes are given what is watched, and no more is read.
+        rule("", &["services"], &["list", "watch"]),
         // What nodes report of pods; pods that stand for files of nodes; pods that have ended; and the tolerations of
         // pods whose nodes may be away for long.
         rule("", &["pods"], &["create", "delete", "patch"]),

@@ -30,6 +30,7 @@ pub(crate) fn on_update(resource: &Resource, value: &mut Value) {
     match resource.kind {
         "Pod" => pod(value),
         "Secret" => secret(value),
+        "Service" => service(value),
         _ => {}
     }
 }
@@ -43,6 +44,20 @@ fn secret(secret: &mut Value) {
         for (name, text) in plain {
             data.insert(name, base64(text.as_str().unwrap_or_default().as_bytes()).into());
         }
+    }
+}
+
+/// Addresses are not given out: nothing here would lead from one to a pod, so a Service has the one that its author knows.
+fn service(service: &mut Value) {
+    let Some(members) = service.as_object_mut() else { return };
+    let spec = object(members, "spec");
+    default(spec, "type", "ClusterIP");
+    default(spec, "sessionAffinity", "None");
+    for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+        let Some(port) = port.as_object_mut() else { continue };
+        default(port, "protocol", "TCP");
+        let number = port.get("port").cloned().unwrap_or_default();
+        default(port, "targetPort", number);
     }
 }
 
@@ -213,6 +228,20 @@ mod tests {
         assert_eq!(class(json!({})), "BestEffort");
         assert_eq!(class(json!({ "requests": { "cpu": "1" } })), "Burstable");
         assert_eq!(class(json!({ "limits": { "cpu": "1", "memory": "1Gi" } })), "Guaranteed");
+    }
+
+    #[test]
+    fn a_service_keeps_the_address_that_it_was_given_and_gets_none() {
+        for given in [json!({}), json!({ "clusterIP": "10.0.0.7" })] {
+            let mut spec = given.clone();
+            spec["ports"] = json!([{ "port": 80 }]);
+            let mut service = json!({ "metadata": { "name": "a" }, "spec": spec });
+            on_create(Resource::core("services"), &mut service);
+            assert_eq!(service["spec"]["clusterIP"], given["clusterIP"]);
+            assert_eq!(service["spec"]["type"], "ClusterIP");
+            let port = json!({ "port": 80, "protocol": "TCP", "targetPort": 80 });
+            assert_eq!(service["spec"]["ports"], json!([port]));
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! A Kubernetes API inside the process: for sites without a cluster, for trying out, and for tests.
 //!
 //! It holds what an edge needs (nodes, pods, ConfigMaps, Secrets, leases, events, devices and a few more) and
-//! speaks to stock `kubectl` and to `kube::Client`. It is no cluster: there are no Deployments, no services
-//! and no user accounts, and everyone who has the token may do everything.
+//! speaks to stock `kubectl` and to `kube::Client`. It is no cluster: there are no Deployments and no user accounts,
+//! Services have the addresses that they are created with, and everyone who has the token may do everything.
 //!
 //! There are three ways in, one for each need:
 //! * [`ApiServer::client`] for code in the same process, such as controllers and tests;

@@ -186,6 +186,17 @@ pub(crate) static RESOURCES: &[Resource] = &[
         ..CORE
     },
     Resource {
+        kind: "Service",
+        plural: "services",
+        singular: "service",
+        short: &["svc"],
+        status: true,
+        all: true,
+        retype: Some(retype::<core::Service>),
+        columns: table::SERVICE,
+        ..CORE
+    },
+    Resource {
         kind: "ServiceAccount",
         plural: "serviceaccounts",
         singular: "serviceaccount",

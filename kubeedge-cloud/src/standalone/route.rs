@@ -105,7 +105,7 @@ mod tests {
         ] {
             assert!(parse(path).is_err(), "{path}");
         }
-        assert!(matches!(parse("/api/v1/services"), Ok(Route::Fixed(_))));
+        assert!(matches!(parse("/api/v1/endpoints"), Ok(Route::Fixed(_))));
     }
 
     #[test]

@@ -89,15 +89,29 @@ impl<K: Ord + Clone, V: Clone + Weight> Outgoing<K, V> {
     }
 
     pub(super) fn set(&mut self, key: K, value: V) {
+        if self.put(&key, value) {
+            self.queue.push_back(key);
+        }
+    }
+
+    /// As [`set`](Self::set), but it goes before all that is queued.
+    pub(super) fn set_first(&mut self, key: K, value: V) {
+        if self.put(&key, value) {
+            self.queue.push_front(key);
+        }
+    }
+
+    /// Whether the key was clean, and is to be queued.
+    fn put(&mut self, key: &K, value: V) -> bool {
         self.weight += value.weight();
-        if let Some(slot) = self.slots.get_mut(&key) {
+        if let Some(slot) = self.slots.get_mut(key) {
             self.weight -= slot.value.weight();
             slot.value = value;
             slot.generation += 1;
-        } else {
-            self.slots.insert(key.clone(), Slot { value, generation: 0 });
-            self.queue.push_back(key);
+            return false;
         }
+        self.slots.insert(key.clone(), Slot { value, generation: 0 });
+        true
     }
 
     /// The next item to send with its number; `None` in its place means that it cannot be carried.

@@ -30,7 +30,7 @@ pub use tunnel::{TunnelId, TunnelRequest, TunnelResponse, TunnelStep};
 pub enum Lane {
     /// Session frames: hello, ping, acknowledgements.
     Heartbeat,
-    /// Pods down; node and pod status up.
+    /// Pods down, behind the Services that they are told of; node and pod status up.
     Pods,
     /// ConfigMaps, Secrets and every other object down; what is held of them, and events, up.
     Config,

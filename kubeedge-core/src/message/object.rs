@@ -171,10 +171,16 @@ impl ObjectRef {
     /// The lane that carries objects of this kind.
     pub fn lane(&self) -> Lane {
         match self.kind() {
-            "Pod" => Lane::Pods,
+            "Pod" | "Service" => Lane::Pods,
             "Device" | "DeviceModel" => Lane::Devices,
             _ => Lane::Config,
         }
+    }
+
+    /// Whether it goes before the others of its lane: a pod names no Service and so cannot wait for one, but is told of those
+    /// that there are when it starts.
+    pub(crate) fn goes_first(&self) -> bool {
+        self.kind() == "Service"
     }
 
     /// The device's identity, if this names a Device.

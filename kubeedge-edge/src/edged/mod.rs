@@ -48,6 +48,7 @@ mod files;
 mod garbage;
 mod host;
 mod image;
+mod links;
 mod logs;
 mod make;
 mod node;

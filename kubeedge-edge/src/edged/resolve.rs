@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::{
     host::HostFiles,
+    links,
     pod::{Container, FieldReference, Pod, ResourceFieldReference},
     quantity::Quantity,
     tokens::Tokens,
@@ -18,7 +19,7 @@ use super::{
 /// Everything a Pod may refer to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts<'a> {
-    /// ConfigMaps and Secrets, claims and volumes.
+    /// ConfigMaps and Secrets, claims and volumes, Services.
     pub(crate) objects: &'a BTreeMap<ObjectRef, Object>,
     pub(crate) tokens: &'a Tokens,
     /// What the node itself has in `/etc`.
@@ -108,7 +109,7 @@ pub(crate) fn base64(text: &str) -> Option<Vec<u8>> {
 }
 
 /// The environment of a container: first `envFrom`, then `env`, whose entries may use earlier ones, then how to
-/// reach the Kubernetes API unless the container says otherwise.
+/// reach the Kubernetes API and the Services of its namespace unless the container says otherwise.
 pub(crate) fn environment(
     container: &Container,
     pod: &Pod,
@@ -120,13 +121,10 @@ pub(crate) fn environment(
             set(&mut env, name, value);
         }
     }
-    let service = service(facts);
+    let links = links::variables(pod, facts);
     for var in &container.env {
         let value = match &var.value_from {
-            None => {
-                let known: Vec<_> = env.iter().chain(&service).cloned().collect();
-                Some(expand(&var.value, &known))
-            }
+            None => Some(expand_by(&var.value, |name| value_of(&env, name).or_else(|| links.get(name)))),
             Some(from) => {
                 let namespace = pod.reference.namespace();
                 let map = from
@@ -155,8 +153,7 @@ pub(crate) fn environment(
             set(&mut env, var.name.clone(), value);
         }
     }
-    let own = |name: &str| env.iter().any(|(known, _)| known == name);
-    let added: Vec<_> = service.into_iter().filter(|(name, _)| !own(name)).collect();
+    let added: Vec<_> = links.into_iter().filter(|(name, _)| value_of(&env, name).is_none()).collect();
     env.extend(added);
     Ok(env)
 }
@@ -216,23 +213,6 @@ fn is_variable(name: &str) -> bool {
         && !name.starts_with("..")
 }
 
-/// Where the Kubernetes API is, as every pod of a cluster is told.
-fn service(facts: &Facts<'_>) -> Vec<(String, String)> {
-    let Some((host, port)) = facts.kubernetes.rsplit_once(':') else { return Vec::new() };
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    vec![
-        pair("KUBERNETES_SERVICE_HOST", bare),
-        pair("KUBERNETES_SERVICE_PORT", port),
-        pair("KUBERNETES_SERVICE_PORT_HTTPS", port),
-        pair("KUBERNETES_PORT", &format!("tcp://{host}:{port}")),
-        pair(&format!("KUBERNETES_PORT_{port}_TCP"), &format!("tcp://{host}:{port}")),
-        pair(&format!("KUBERNETES_PORT_{port}_TCP_PROTO"), "tcp"),
-        pair(&format!("KUBERNETES_PORT_{port}_TCP_PORT"), port),
-        pair(&format!("KUBERNETES_PORT_{port}_TCP_ADDR"), bare),
-    ]
-}
-
 /// The keys of a Secret or ConfigMap that can be variables: a ConfigMap's `binaryData` cannot.
 fn text_of(reference: &ObjectRef, facts: &Facts<'_>) -> Result<Option<BTreeMap<String, String>>, Unresolved> {
     if reference.kind() == "Secret" {
@@ -256,6 +236,14 @@ fn set(env: &mut Vec<(String, String)>, name: String, value: String) {
 
 /// Puts the environment's values in place of `$(NAME)`; `$$` is a dollar, and what is not defined stays.
 pub(crate) fn expand(text: &str, env: &[(String, String)]) -> String {
+    expand_by(text, |name| value_of(env, name))
+}
+
+fn value_of<'a>(env: &'a [(String, String)], name: &str) -> Option<&'a String> {
+    env.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+}
+
+fn expand_by<'a>(text: &str, value_of: impl Fn(&str) -> Option<&'a String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -265,8 +253,8 @@ pub(crate) fn expand(text: &str, env: &[(String, String)]) -> String {
             out.push('$');
             rest = after;
         } else if let Some((name, after)) = rest.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
-            match env.iter().find(|(known, _)| known == name) {
-                Some((_, value)) => out.push_str(value),
+            match value_of(name) {
+                Some(value) => out.push_str(value),
                 None => out.extend(["$(", name, ")"]),
             }
             rest = after;

@@ -38,7 +38,10 @@ impl Audience {
     /// Who works with objects of this kind; others are only stored and read.
     pub(super) fn of(reference: &ObjectRef) -> Option<Self> {
         match (reference.api_version(), reference.kind()) {
-            ("v1", "Pod" | "ConfigMap" | "Secret" | "PersistentVolumeClaim" | "PersistentVolume")
+            (
+                "v1",
+                "Pod" | "ConfigMap" | "Secret" | "PersistentVolumeClaim" | "PersistentVolume" | "Service",
+            )
             | ("node.k8s.io/v1", "RuntimeClass") => Some(Self::Workloads),
             (api, "Device" | "DeviceModel") if api.starts_with("devices.kubeedge.io/") => Some(Self::Devices),
             (api, "Rule") if api.starts_with("rules.kubeedge.io/") => Some(Self::Rules),
@@ -186,7 +189,10 @@ impl State {
             let acked = Acked { key: reference.clone(), delivery: waiting.delivery };
             self.outputs.push_back(Output::Ack(acked));
         }
-        for (reference, waiting) in committed {
+        // Pods come last, so that they find what they are given without naming it.
+        let (pods, others): (Vec<_>, Vec<_>) =
+            committed.into_iter().partition(|(reference, _)| reference.kind() == "Pod");
+        for (reference, waiting) in others.into_iter().chain(pods) {
             if let Some(audience) = Audience::of(&reference) {
                 self.outputs.push_back(Output::Notify(audience, waiting.event));
             }
@@ -230,6 +236,15 @@ impl State {
         Some(Output::Persist(self.next_batch()))
     }
 
+    /// What is committed next: pods when there is nothing else.
+    fn take_next(&mut self) -> Option<(ObjectRef, Waiting)> {
+        let next = self.waiting.keys().find(|reference| reference.kind() != "Pod");
+        match next.cloned() {
+            Some(reference) => self.waiting.remove_entry(&reference),
+            None => self.waiting.pop_first(),
+        }
+    }
+
     fn next_batch(&mut self) -> Batch {
         let mut batch = Batch::new();
         for key in &self.discarded {
@@ -238,7 +253,7 @@ impl State {
         let mut bytes = 0;
         while bytes < COMMIT_BYTES
             && self.committing.len() < COMMIT_OBJECTS
-            && let Some((reference, waiting)) = self.waiting.pop_first()
+            && let Some((reference, waiting)) = self.take_next()
         {
             match &waiting.event {
                 ObjectEvent::Applied(object) => {

@@ -27,6 +27,8 @@ struct Pod {
     /// By a claim, which is bound to the volume of the same number.
     claims: BTreeSet<u8>,
     account: u8,
+    /// Whether it is told of Services.
+    links: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -38,6 +40,9 @@ enum Step {
     /// A claim is bound to a volume, or to none.
     Claim(u8, Option<u8>),
     DeleteClaim(u8),
+    /// A Service has an address, or none.
+    Service(u8, bool),
+    DeleteService(u8),
 }
 
 #[derive(Debug, Clone)]
@@ -46,6 +51,7 @@ enum Ask {
     Pod(u8),
     Claim(u8),
     Volume(u8),
+    Service(u8),
     Node(u8),
     Write(u8, u8),
     Token(u8, u8, u8),
@@ -69,7 +75,7 @@ fn pod_object(pod: &Pod) -> Object {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "namespace": "default", "name": name("pod", pod.name), "uid": name("uid", pod.uid) },
         "spec": {
-            "nodeName": name("node", pod.node), "serviceAccountName": name("account", pod.account),
+            "nodeName": name("node", pod.node), "enableServiceLinks": pod.links, "serviceAccountName": name("account", pod.account),
             "containers": [{ "name": "main", "envFrom": secrets }], "volumes": volumes,
         },
     });
@@ -80,6 +86,22 @@ fn other(kind: &str, number: u8, spec: &Value) -> Object {
     let json = json!({
         "apiVersion": "v1", "kind": kind, "spec": spec,
         "metadata": { "namespace": "default", "name": name(&kind_word(kind), number), "uid": name(kind, number) },
+    });
+    Object::from_json(json.to_string()).unwrap()
+}
+
+/// Every second Service is of another namespace than all pods.
+fn service(number: u8) -> ObjectRef {
+    let namespace = if number.is_multiple_of(2) { "default" } else { "other" };
+    ObjectRef::new("v1", "Service", namespace, name("service", number))
+}
+
+fn service_object(number: u8, has_address: bool) -> Object {
+    let reference = service(number);
+    let json = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": { "namespace": reference.namespace(), "name": reference.name(), "uid": name("service", number) },
+        "spec": { "clusterIP": if has_address { "10.0.0.1" } else { "None" } },
     });
     Object::from_json(json.to_string()).unwrap()
 }
@@ -101,6 +123,8 @@ fn claim_object(number: u8, bound: Option<u8>) -> Object {
 struct Model {
     pods: Vec<Pod>,
     claims: Vec<(u8, Option<u8>)>,
+    /// Those with an address.
+    services: BTreeSet<u8>,
 }
 
 impl Model {
@@ -117,6 +141,8 @@ impl Model {
                 self.claims.push((*number, *bound));
             }
             Step::DeleteClaim(number) => self.claims.retain(|(old, _)| old != number),
+            Step::Service(number, true) => drop(self.services.insert(*number)),
+            Step::Service(number, false) | Step::DeleteService(number) => drop(self.services.remove(number)),
         }
     }
 
@@ -137,6 +163,10 @@ impl Model {
             Ask::Volume(volume) => {
                 let bound = |number: &u8| self.claims.contains(&(*number, Some(*volume)));
                 read(own.iter().any(|pod| pod.claims.iter().any(bound)))
+            }
+            Ask::Service(number) => {
+                let here = number.is_multiple_of(2) && self.services.contains(number);
+                read(here && own.iter().any(|pod| pod.links))
             }
             Ask::Node(number) => {
                 if *number == who {
@@ -173,6 +203,10 @@ fn step(graph: &mut Placement, step: &Step) {
         Step::DeleteSecret(number) => delete(graph, &ObjectRef::secret("default", name("secret", *number))),
         Step::Claim(number, bound) => graph.handle_change(Change::Applied(claim_object(*number, *bound))),
         Step::DeleteClaim(number) => delete(graph, &claim(*number)),
+        Step::Service(number, has_address) => {
+            graph.handle_change(Change::Applied(service_object(*number, *has_address)));
+        }
+        Step::DeleteService(number) => delete(graph, &service(*number)),
     }
     while graph.poll_output().is_some() {}
 }
@@ -188,6 +222,7 @@ fn asked(graph: &Placement, who: u8, ask: &Ask) -> Result<(), Denial> {
             read(ObjectRef::new("v1", "PersistentVolumeClaim", "default", name("claim", *number)))
         }
         Ask::Volume(number) => read(ObjectRef::new("v1", "PersistentVolume", "", name("volume", *number))),
+        Ask::Service(number) => read(service(*number)),
         Ask::Node(number) => read(ObjectRef::node(name("node", *number))),
         Ask::Write(number, uid) => {
             let action = Action::WritePod { pod: &pod(*number), uid: &Uid::new(name("uid", *uid)) };
@@ -216,8 +251,16 @@ fn asked(graph: &Placement, who: u8, ask: &Ask) -> Result<(), Denial> {
 
 fn some_pod() -> impl Strategy<Value = Pod> {
     let some = || prop::collection::btree_set(0..4u8, 0..3);
-    (0..4u8, 0..6u8, 0..3u8, some(), some(), 0..2u8).prop_map(
-        |(name, uid, node, secrets, claims, account)| Pod { name, uid, node, secrets, claims, account },
+    (0..4u8, 0..6u8, 0..3u8, some(), some(), 0..2u8, any::<bool>()).prop_map(
+        |(name, uid, node, secrets, claims, account, links)| Pod {
+            name,
+            uid,
+            node,
+            secrets,
+            claims,
+            account,
+            links,
+        },
     )
 }
 
@@ -229,13 +272,16 @@ fn some_step() -> impl Strategy<Value = Step> {
         1 => (0..4u8).prop_map(Step::DeleteSecret),
         2 => (0..4u8, prop::option::of(0..3u8)).prop_map(|(claim, volume)| Step::Claim(claim, volume)),
         1 => (0..4u8).prop_map(Step::DeleteClaim),
+        2 => (0..4u8, any::<bool>()).prop_map(|(service, address)| Step::Service(service, address)),
+        1 => (0..4u8).prop_map(Step::DeleteService),
     ]
 }
 
 /// Everything that anybody could ask for.
 fn all_asks() -> impl Iterator<Item = Ask> {
-    let of_four =
-        (0..4u8).flat_map(|n| [Ask::Secret(n), Ask::Pod(n), Ask::Claim(n), Ask::Volume(n), Ask::Event(n)]);
+    let of_four = (0..4u8).flat_map(|n| {
+        [Ask::Secret(n), Ask::Pod(n), Ask::Claim(n), Ask::Volume(n), Ask::Service(n), Ask::Event(n)]
+    });
     let writes = (0..4u8).flat_map(|pod| (0..6u8).map(move |uid| Ask::Write(pod, uid)));
     let tokens = (0..4u8).flat_map(|pod| {
         (0..6u8).flat_map(move |uid| (0..2u8).map(move |account| Ask::Token(pod, uid, account)))

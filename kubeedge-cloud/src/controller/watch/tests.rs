@@ -15,6 +15,7 @@ use super::{Change, Kind, Timing, watch, watch_in};
 use crate::controller::{Backoff, Sight};
 
 const MAPS: Kind = Kind { api_version: "v1", kind: "ConfigMap", plural: "configmaps", optional: false };
+const SERVICES: Kind = Kind { api_version: "v1", kind: "Service", plural: "services", optional: true };
 const DEVICES: Kind =
     Kind { api_version: "devices.kubeedge.io/v1beta1", kind: "Device", plural: "devices", optional: true };
 
@@ -196,6 +197,12 @@ async fn a_kind_that_the_api_lacks_counts_as_empty_after_a_while_if_a_crd_define
     let told = tell(&mut changes, 7).await;
     assert_eq!(told[..4], ["began Device", "listed Device", "began Device", "listed Device"]);
     assert_eq!(told[4..], ["began Device", "+Device a 1", "listed Device"]);
+
+    let denied =
+        || (403, r#"{"kind":"Status","status":"Failure","code":403,"message":"not yours"}"#.to_owned());
+    let (client, _) = scripted((0..4).map(|_| denied()).collect());
+    let mut changes = watch(client, SERVICES, timing).boxed();
+    assert_eq!(tell(&mut changes, 2).await, ["began Service", "listed Service"], "not every role has it");
 
     let (client, _) = scripted((0..20).map(|_| missing()).collect());
     let mut changes = watch(client, MAPS, timing).boxed();

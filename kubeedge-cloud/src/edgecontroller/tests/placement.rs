@@ -17,21 +17,24 @@ use super::super::{
     state::{Output, State, WATCHED},
 };
 use crate::controller::{
-    Change, Kind,
+    Change, Goes, Kind,
     testing::{node, object},
 };
 
 /// What somebody does to the API.
 #[derive(Debug, Clone)]
 enum Step {
-    /// Creates or changes a pod: on which node, if any, and which ConfigMaps and claims it refers to.
-    Pod { name: u8, on: u8, maps: Vec<u8>, claims: Vec<u8>, recreate: bool },
+    /// Creates or changes a pod: on which node, if any, which ConfigMaps and claims it refers to, and whether it is told of
+    /// Services.
+    Pod { name: u8, on: u8, maps: Vec<u8>, claims: Vec<u8>, links: bool, recreate: bool },
     /// Creates or changes a ConfigMap.
     Map { name: u8, value: u8, recreate: bool },
     /// Creates or changes a claim: to which volume it is bound, if to any.
     Claim { name: u8, volume: u8, recreate: bool },
     /// Creates or changes a volume.
     Volume { name: u8, value: u8, recreate: bool },
+    /// Creates or changes a Service, with an address or without.
+    Service { name: u8, address: bool, port: u8, recreate: bool },
     /// Deletes an object.
     Delete { kind: usize, name: u8 },
     /// The watch loses the following changes, until the next list.
@@ -56,15 +59,18 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let some = || prop::collection::vec(0..4_u8, 0..3);
     prop_oneof![
-        4 => (0..4_u8, 0..3_u8, some(), some(), any::<bool>())
-            .prop_map(|(name, on, maps, claims, recreate)| Step::Pod { name, on, maps, claims, recreate }),
+        4 => (0..4_u8, 0..3_u8, some(), some(), prop::bool::weighted(0.7), any::<bool>()).prop_map(
+            |(name, on, maps, claims, links, recreate)| Step::Pod { name, on, maps, claims, links, recreate },
+        ),
+        2 => (0..4_u8, prop::bool::weighted(0.7), 0..2_u8, any::<bool>())
+            .prop_map(|(name, address, port, recreate)| Step::Service { name, address, port, recreate }),
         2 => (0..4_u8, 0..3_u8, any::<bool>())
             .prop_map(|(name, volume, recreate)| Step::Claim { name, volume, recreate }),
         1 => (1..3_u8, 0..2_u8, any::<bool>())
             .prop_map(|(name, value, recreate)| Step::Volume { name, value, recreate }),
         3 => (0..4_u8, 0..2_u8, any::<bool>())
             .prop_map(|(name, value, recreate)| Step::Map { name, value, recreate }),
-        3 => (0..4_usize, 0..4_u8).prop_map(|(kind, name)| Step::Delete { kind, name }),
+        3 => (0..5_usize, 0..4_u8).prop_map(|(kind, name)| Step::Delete { kind, name }),
         1 => Just(Step::Lose),
         1 => Just(Step::Lag),
         2 => (1..4_usize).prop_map(|changes| Step::Tell { changes }),
@@ -112,15 +118,17 @@ impl World {
 
     fn act(&mut self, step: Step) {
         match step {
-            Step::Pod { name, on, maps, claims, recreate } => {
+            Step::Pod { name, on, maps, claims, links, recreate } => {
                 let on = if on == 0 { String::new() } else { format!("edge-{on}") };
                 let env: Vec<Value> =
                     maps.iter().map(|map| json!({ "configMapRef": { "name": format!("o{map}") } })).collect();
                 let claim =
                     |claim: &u8| json!({ "persistentVolumeClaim": { "claimName": format!("o{claim}") } });
                 let volumes: Vec<Value> = claims.iter().map(claim).collect();
-                let spec = json!({ "nodeName": on, "containers": [{ "envFrom": env }], "volumes": volumes });
-                self.put(&ObjectRef::pod("default", format!("o{name}")), "spec", spec, recreate);
+                let spec = json!({
+                    "nodeName": on, "containers": [{ "envFrom": env }], "volumes": volumes, "enableServiceLinks": links,
+                });
+                self.put(&pod(name), "spec", spec, recreate);
             }
             Step::Map { name, value, recreate } => {
                 let reference = ObjectRef::config_map("default", format!("o{name}"));
@@ -134,13 +142,14 @@ impl World {
             Step::Volume { name, value, recreate } => {
                 self.put(&volume(name), "spec", json!({ "key": value }), recreate);
             }
+            Step::Service { name, address, port, recreate } => {
+                let address = if address { "10.0.0.7" } else { "None" };
+                let spec = json!({ "clusterIP": address, "ports": [{ "port": port }] });
+                self.put(&service(name), "spec", spec, recreate);
+            }
             Step::Delete { kind, name } => {
-                let of = [
-                    ObjectRef::pod("default", format!("o{name}")),
-                    ObjectRef::config_map("default", format!("o{name}")),
-                    claim(name),
-                    volume(name),
-                ];
+                let map = ObjectRef::config_map("default", format!("o{name}"));
+                let of = [pod(name), map, claim(name), volume(name), service(name)];
                 if let Some(old) = self.api.remove(&of[kind]) {
                     self.watched(Change::Deleted(old));
                 }
@@ -282,6 +291,13 @@ impl World {
         self.deliver();
     }
 
+    fn services_of(&self, namespace: &str) -> impl Iterator<Item = ObjectRef> {
+        let has_address =
+            |object: &&Object| crate::controller::references::place(object).goes == Goes::ToNamespace;
+        let services = self.api.values().filter(has_address).map(|object| object.reference.clone());
+        services.filter(move |reference| reference.namespace() == namespace)
+    }
+
     /// What a node should have, computed from the API alone.
     fn expected(&self, name: &NodeName) -> BTreeMap<ObjectRef, (Uid, Fingerprint)> {
         let mut expected = BTreeSet::new();
@@ -290,6 +306,9 @@ impl World {
             if placed.node.as_ref() == Some(name) {
                 expected.insert(pod.reference.clone());
                 expected.extend(placed.references);
+                if !placed.is_apart {
+                    expected.extend(self.services_of(pod.reference.namespace()));
+                }
             }
         }
         let claims = expected.iter().filter_map(|reference| self.api.get(reference));
@@ -312,12 +331,18 @@ fn deliver(state: &mut State, nodes: &mut Nodes, away: &BTreeSet<NodeName>) {
         if away.contains(&to.node) {
             continue;
         }
-        let held = nodes.entry(to.node).or_default();
+        let held = nodes.entry(to.node.clone()).or_default();
         match to.message {
             ObjectEvent::Applied(object) => {
                 let placed = crate::controller::references::place(&object);
                 let waits = placed.references.iter().any(|used| state.is_awaited(used));
                 assert!(!waits, "a node was told of {} before what it is made of", object.reference);
+                if object.reference.kind() == "Pod" {
+                    let known = state.snapshot(&to.node).into_iter().map(|object| object.reference);
+                    let mut services = known.filter(|reference| reference.kind() == "Service");
+                    let late = services.find(|reference| !held.contains_key(reference));
+                    assert_eq!(late, None, "a node was told of {} before its Services", object.reference);
+                }
                 held.insert(object.reference, (object.uid, object.fingerprint));
             }
             ObjectEvent::Deleted { reference, uid } => {
@@ -328,6 +353,15 @@ fn deliver(state: &mut State, nodes: &mut Nodes, away: &BTreeSet<NodeName>) {
             }
         }
     }
+}
+
+fn pod(name: u8) -> ObjectRef {
+    ObjectRef::pod(if name < 3 { "default" } else { "other" }, format!("o{name}"))
+}
+
+fn service(name: u8) -> ObjectRef {
+    let namespace = if name < 2 { "default" } else { "other" };
+    ObjectRef::new("v1", "Service", namespace, format!("o{name}"))
 }
 
 fn claim(name: u8) -> ObjectRef {

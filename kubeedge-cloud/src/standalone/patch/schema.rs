@@ -1,8 +1,10 @@
 //! Which lists of Kubernetes' own kinds are lists of named items.
 //!
 //! The name of the member decides, because among the kinds that are served here no two members of one name
-//! differ. The facts are those of `x-kubernetes-patch-merge-key` and `x-kubernetes-list-map-keys` in
+//! differ, but for `ports`: see [`merge_key`]. The facts are those of `x-kubernetes-patch-merge-key` and `x-kubernetes-list-map-keys` in
 //! Kubernetes' OpenAPI document.
+
+use serde_json::Value;
 
 /// How a list is merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,5 +47,17 @@ pub(super) fn list(member: &str) -> List {
             map("topologyKey", &[("topologyKey", None), ("whenUnsatisfiable", None)])
         }
         _ => List::Atomic,
+    }
+}
+
+/// The member that a strategic merge patch compares in this list, if it is a list of named items. The ports of a Service have
+/// another than those of a container, and are told by having it.
+pub(super) fn merge_key(member: &str, items: &[Value]) -> Option<&'static str> {
+    match list(member) {
+        List::Map { .. } if member == "ports" && items.iter().any(|item| item.get("port").is_some()) => {
+            Some("port")
+        }
+        List::Map { merge_key, .. } => Some(merge_key),
+        List::Set | List::Atomic => None,
     }
 }

@@ -87,7 +87,9 @@ fn merge_list(name: &str, current: Option<Value>, patch: &[Value]) -> Result<Vec
             }
             Ok(current)
         }
-        List::Map { merge_key, .. } => merge_items(name, merge_key, current, patch),
+        List::Map { merge_key, .. } => {
+            merge_items(name, schema::merge_key(name, patch).unwrap_or(merge_key), current, patch)
+        }
     }
 }
 
@@ -158,10 +160,7 @@ fn list_directive(members: &mut Map<String, Value>, directive: &str, values: &Va
 /// Puts the items that the order names in that order. Others keep their place behind the item that they
 /// followed, so that what someone else added does not move to another end.
 fn set_order(name: &str, list: &mut Vec<Value>, order: &[Value]) {
-    let key = match schema::list(name) {
-        List::Map { merge_key, .. } => Some(merge_key),
-        List::Set | List::Atomic => None,
-    };
+    let key = schema::merge_key(name, order);
     let place = |item: &Value| {
         order.iter().position(|wanted| match key {
             Some(key) => {
@@ -243,6 +242,17 @@ mod tests {
                     { "containerPort": 53, "protocol": "TCP", "name": "dns" },
                     { "containerPort": 53, "protocol": "UDP" },
                 ] }),
+            ),
+            (
+                "ports of a Service are told apart by the port that it has",
+                json!({ "ports": [{ "port": 80, "protocol": "TCP", "targetPort": 80 }, { "port": 81 }] }),
+                json!({
+                    "$setElementOrder/ports": [{ "port": 82 }, { "port": 80 }],
+                    "ports": [
+                        { "port": 80, "targetPort": 8080 }, { "port": 82 }, { "port": 81, "$patch": "delete" },
+                    ],
+                }),
+                json!({ "ports": [{ "port": 82 }, { "port": 80, "protocol": "TCP", "targetPort": 8080 }] }),
             ),
             (
                 "tolerations and arguments are one value",

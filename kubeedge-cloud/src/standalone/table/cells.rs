@@ -39,6 +39,29 @@ pub(super) fn secret(object: &Value, now: Timestamp) -> Vec<Value> {
     vec![name(object), text(object, &["type"]).into(), data.into(), created(object, now)]
 }
 
+pub(super) fn service(object: &Value, now: Timestamp) -> Vec<Value> {
+    let external = match text(object, &["spec", "type"]) {
+        "ExternalName" => text(object, &["spec", "externalName"]).to_owned(),
+        _ => {
+            let given = items(object, &["spec", "externalIPs"]).iter().filter_map(Value::as_str);
+            given.collect::<Vec<_>>().join(",")
+        }
+    };
+    let ports = items(object, &["spec", "ports"]).iter().map(|port| {
+        let number = at(port, &["port"]).and_then(Value::as_u64).unwrap_or_default();
+        format!("{number}/{}", text(port, &["protocol"]))
+    });
+    let ports: Vec<String> = ports.collect();
+    vec![
+        name(object),
+        text(object, &["spec", "type"]).into(),
+        or_none(text(object, &["spec", "clusterIP"])),
+        or_none(&external),
+        or_none(&ports.join(",")),
+        created(object, now),
+    ]
+}
+
 pub(super) fn service_account(object: &Value, now: Timestamp) -> Vec<Value> {
     vec![name(object), size(object, &["secrets"]).to_string().into(), created(object, now)]
 }

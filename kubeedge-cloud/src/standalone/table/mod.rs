@@ -21,6 +21,10 @@ pub(crate) const CONFIG_MAP: Columns =
     Columns { heads: &[("Name", 0), ("Data", 0), ("Age", 0)], cells: cells::config_map };
 pub(crate) const SECRET: Columns =
     Columns { heads: &[("Name", 0), ("Type", 0), ("Data", 0), ("Age", 0)], cells: cells::secret };
+pub(crate) const SERVICE: Columns = Columns {
+    heads: &[("Name", 0), ("Type", 0), ("Cluster-IP", 0), ("External-IP", 0), ("Port(s)", 0), ("Age", 0)],
+    cells: cells::service,
+};
 pub(crate) const SERVICE_ACCOUNT: Columns =
     Columns { heads: &[("Name", 0), ("Secrets", 0), ("Age", 0)], cells: cells::service_account };
 pub(crate) const NAMESPACE: Columns =

@@ -426,7 +426,8 @@ impl NodeLink {
 
     fn send(&mut self, event: ObjectEvent) {
         if let Some(lane) = object_lane(event.key().lane()) {
-            self.outgoing[lane].set(event.key().clone(), event);
+            let (key, outgoing) = (event.key().clone(), &mut self.outgoing[lane]);
+            if key.goes_first() { outgoing.set_first(key, event) } else { outgoing.set(key, event) }
         }
     }
 

@@ -91,6 +91,21 @@ fn only_the_newest_value_of_a_key_leaves_and_one_at_a_time() {
 }
 
 #[test]
+fn what_goes_first_passes_what_is_queued_and_changes_in_its_place() {
+    let (mut states, now) = (outgoing(2), Instant::now());
+    for key in 1..=4 {
+        states.set(key, node_report(key));
+    }
+    assert_eq!(sent(&mut states, now), [(1, 1), (2, 2)], "the window is full");
+    states.set_first(9, node_report(9));
+    states.set_first(9, node_report(10));
+    states.handle_ack(&ack(2, &[]), now).unwrap();
+    assert_eq!(sent(&mut states, now), [(3, 10), (4, 3)]);
+    states.handle_ack(&ack(4, &[]), now).unwrap();
+    assert_eq!(sent(&mut states, now), [(5, 4)]);
+}
+
+#[test]
 fn a_repetition_carries_the_newest_value_but_an_acknowledgement_counts_for_the_first() {
     let (mut states, now) = (outgoing(10), Instant::now());
     states.set(1, node_report(1));

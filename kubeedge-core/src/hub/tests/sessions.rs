@@ -47,6 +47,34 @@ fn a_fresh_node_is_given_everything_and_then_told_that_it_is_in_sync() {
 }
 
 #[test]
+fn services_arrive_before_the_pods_that_are_told_of_them() {
+    let mut pair = Pair::new(1);
+    let service = |number: u64| ObjectRef::new("v1", "Service", "default", format!("service-{number}"));
+    // More than the window takes at once; a pod's name sorts before a Service's.
+    for number in 0..700 {
+        pair.apply(object(&pod(&format!("pod-{number}")), "u", 1));
+        pair.apply(object(&service(number), "u", 1));
+    }
+    pair.run(5 * SECOND);
+    let kinds: Vec<_> = pair.delivered.iter().map(|event| event.key().kind()).collect();
+    let (first, last) =
+        (kinds.iter().position(|kind| *kind == "Pod"), kinds.iter().rposition(|kind| *kind == "Service"));
+    assert_eq!((first, last, kinds.len()), (Some(700), Some(699), 1400));
+    // One that comes while the link is busy with others of a pod's name passes them.
+    pair.delivered.clear();
+    for number in 0..700 {
+        pair.apply(object(&pod(&format!("pod-{number}")), "u", 2));
+    }
+    pair.apply(object(&service(900), "u", 1));
+    pair.apply(object(&pod("pod-699"), "other", 3));
+    pair.run(5 * SECOND);
+    let place = |of: &dyn Fn(&ObjectEvent) -> bool| pair.delivered.iter().position(of).unwrap();
+    let (of_service, of_pod) =
+        (place(&|event| event.key().kind() == "Service"), place(&|event| event.uid().as_str() == "other"));
+    assert!(of_service < of_pod, "{of_service} and {of_pod}");
+}
+
+#[test]
 fn a_thousand_changes_for_a_node_that_is_200_ms_away_are_acknowledged_within_two_seconds() {
     let mut pair = synchronized();
     // Five milliseconds each way are in the model already.

@@ -53,7 +53,7 @@ pub(crate) const POD_SPEC: &[Field] = fields! {
     "containers": Parts(CONTAINER),
     "dnsConfig": Done,
     "dnsPolicy": Done,
-    "enableServiceLinks": Harmless("Services do not reach the edge, so there are none to link"),
+    "enableServiceLinks": Done,
     "ephemeralContainers": Told("containers for debugging are not added to pods of the edge"),
     "hostAliases": Done,
     "hostIPC": Done,

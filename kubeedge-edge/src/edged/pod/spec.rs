@@ -38,6 +38,7 @@ members! {
         dns_policy: String,
         dns_config: Option<PodDns>,
         service_account_name: String,
+        enable_service_links: Option<bool>,
         image_pull_secrets: Vec<LocalReference>,
         runtime_class_name: String,
         security_context: PodSecurity,

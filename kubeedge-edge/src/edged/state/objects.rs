@@ -18,9 +18,15 @@ impl State {
         match (event.key().kind(), &event) {
             ("Pod", ObjectEvent::Applied(object)) => self.apply_pod(object, now),
             ("Pod", ObjectEvent::Deleted { reference, .. }) => self.delete_pod(reference),
-            ("ConfigMap" | "Secret" | "PersistentVolumeClaim" | "PersistentVolume" | "RuntimeClass", _) => {
-                self.change_object(event);
-            }
+            (
+                "ConfigMap"
+                | "Secret"
+                | "PersistentVolumeClaim"
+                | "PersistentVolume"
+                | "RuntimeClass"
+                | "Service",
+                _,
+            ) => self.change_object(event),
             (kind, _) => debug!(kind, "an object that pods are not made of"),
         }
     }

@@ -127,7 +127,7 @@ async fn a_restart_without_a_link_hands_everything_out_and_pods_last() {
         object(ObjectRef::config_map("default", "c"), "2", 1, "x"),
         object(ObjectRef::secret("default", "s"), "3", 1, "x"),
         object(ObjectRef::device_model("default", "m"), "4", 1, "x"),
-        object(ObjectRef::new("v1", "Service", "default", "v"), "5", 1, "x"),
+        object(ObjectRef::new("v1", "Endpoints", "default", "v"), "5", 1, "x"),
     ];
     let mut running = Running::start(&store);
     for (number, object) in objects.iter().enumerate() {

@@ -81,6 +81,32 @@ fn objects_that_wait_together_share_one_commit_and_all_are_acknowledged_before_a
 }
 
 #[test]
+fn pods_are_committed_and_handed_out_behind_all_else_that_has_come() {
+    let mut state = empty();
+    let service = |number: u64| {
+        let reference = ObjectRef::new("v1", "Service", "default", format!("s{number:03}"));
+        object(reference, "1", 1, &"x".repeat(8 << 10))
+    };
+    // More than one commit takes.
+    let (pods, services) = (20, 200);
+    for number in 0..pods {
+        state.handle_object(delivered(number, Applied(pod(&format!("p{number}"), "1", 1, "x"))));
+    }
+    for number in 0..services {
+        state.handle_object(delivered(pods + number, Applied(service(number))));
+    }
+    let outputs = settle(&mut state);
+    assert!(outputs.iter().filter(|output| matches!(output, Output::Persist(_))).count() > 1);
+    let kinds = outputs.iter().filter_map(|output| match output {
+        Output::Notify(_, event) => Some(event.key().kind().to_owned()),
+        Output::Persist(_) | Output::Ack(_) => None,
+    });
+    let kinds: Vec<_> = kinds.collect();
+    let first_pod = kinds.iter().position(|kind| kind == "Pod");
+    assert_eq!((first_pod, kinds.len()), (Some(200), 220));
+}
+
+#[test]
 fn an_older_version_and_a_duplicate_are_acknowledged_and_not_stored() {
     for (version, content) in [(4, "older"), (5, "x")] {
         let mut state = holding([pod("a", "1", 5, "x")]);
