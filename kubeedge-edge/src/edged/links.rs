@@ -131,7 +131,6 @@ fn in_capitals(name: &str) -> String {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::*;
     use crate::edged::{
         resolve::environment,
         testing::{Scene, pod},

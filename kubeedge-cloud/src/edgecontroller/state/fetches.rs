@@ -7,7 +7,7 @@ use kubeedge_core::{
     message::{Object, ObjectRef},
 };
 
-use super::{FETCHED, State, WATCHED};
+use super::{FETCHED, SERVICES, State, WATCHED};
 use crate::controller::{Kind, WORTH_A_WARNING};
 
 /// An operator is reminded of an object that cannot be read after so many failures more: half an hour at the longest pause.
@@ -16,7 +16,9 @@ const REMIND_EVERY: u32 = 64;
 impl State {
     /// Whether it is known what refers to the kinds that are fetched, so that they may be listed.
     pub(in crate::edgecontroller) fn may_list_fetched(&self) -> bool {
-        WATCHED.iter().filter(|kind| !FETCHED.contains(kind)).all(|kind| self.placement.is_listed(kind))
+        // A Service refers to nothing.
+        let refers = |kind: &&Kind| !FETCHED.contains(kind) && **kind != SERVICES;
+        WATCHED.iter().filter(refers).all(|kind| self.placement.is_listed(kind))
     }
 
     /// What to fetch next, if it may be done at once.

@@ -239,7 +239,7 @@ fn kinds_go_to_the_part_that_works_with_them_and_others_are_only_stored() {
         (ObjectRef::secret("default", "s"), Some(Audience::Workloads)),
         (ObjectRef::config_map("default", "s"), Some(Audience::Workloads)),
         (models, Some(Audience::Devices)),
-        (service, None),
+        (service, Some(Audience::Workloads)),
         (other, None),
     ] {
         let mut state = empty();
