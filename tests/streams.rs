@@ -50,7 +50,8 @@ fn kubectl_runs_commands_copies_files_and_forwards_ports_through_the_cloud() -> 
     commands_run_and_their_exit_codes_arrive(&site).with_context(told)?;
     what_goes_in_comes_out(&site).with_context(told)?;
     files_are_copied_both_ways(&site).with_context(told)?;
-    ports_are_forwarded(&site).with_context(told)?;
+    ports_are_forwarded(&[], &site).with_context(told)?;
+    a_client_that_speaks_spdy_is_served_as_well(&site).with_context(told)?;
     a_client_is_attached(&site).with_context(told)?;
     what_is_wrong_is_told(&site).with_context(told)?;
     a_client_that_is_stopped_ends_its_process_on_the_node(&site).with_context(told)?;
@@ -87,8 +88,9 @@ fn files_are_copied_both_ways(site: &Site) -> Result<()> {
     Ok(())
 }
 
-fn ports_are_forwarded(site: &Site) -> Result<()> {
-    let mut child = Running(kubectl(&site.cloud, &["port-forward", "pod/web", ":8080"]).spawn()?);
+fn ports_are_forwarded(variables: &[(&str, &str)], site: &Site) -> Result<()> {
+    let mut command = kubectl(&site.cloud, &["port-forward", "pod/web", ":8080"]);
+    let mut child = Running(command.envs(variables.iter().copied()).spawn()?);
     let mut lines = BufReader::new(child.0.stdout.take().context("no output")?).lines();
     let line = lines.next().context("kubectl says where")??;
     let port = line.split([':', ' ']).find_map(|word| word.parse::<u16>().ok()).context(line)?;
@@ -110,6 +112,17 @@ fn ports_are_forwarded(site: &Site) -> Result<()> {
         ensure!(answer.ends_with("from the pod\n"), "{answer}");
     }
     Ok(())
+}
+
+/// What kubectl spoke before it had WebSockets.
+fn a_client_that_speaks_spdy_is_served_as_well(site: &Site) -> Result<()> {
+    let spdy = [("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false"), ("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false")];
+    let mut command =
+        kubectl(&site.cloud, &["exec", "-i", "web", "-c", "main", "--", "sh", "-c", "cat; exit 7"]);
+    let input = vec![b'x'; 300_000];
+    let ran = feed(command.envs(spdy), &input)?;
+    ensure!(ran.stdout == input && ran.status.code() == Some(7), "{}", String::from_utf8_lossy(&ran.stderr));
+    ports_are_forwarded(&spdy, site)
 }
 
 fn a_client_is_attached(site: &Site) -> Result<()> {
@@ -320,7 +333,11 @@ fn kubectl(cloud: &Cloud, args: &[&str]) -> Command {
 }
 
 fn run(cloud: &Cloud, args: &[&str], input: &[u8]) -> Result<Output> {
-    let mut child = kubectl(cloud, args).spawn().context("cannot run kubectl")?;
+    feed(&mut kubectl(cloud, args), input)
+}
+
+fn feed(command: &mut Command, input: &[u8]) -> Result<Output> {
+    let mut child = command.spawn().context("cannot run kubectl")?;
     let mut stdin = child.stdin.take().context("no input")?;
     thread::scope(|scope| {
         scope.spawn(move || {
