@@ -54,6 +54,8 @@ struct Steady {
     note: u64,
     ready: bool,
     turned: Instant,
+    /// How often it had a reason to turn, its start among them.
+    reasons: u64,
 }
 
 struct Other {
@@ -103,12 +105,10 @@ impl Load {
             // Times in statuses are whole seconds: two turns have to differ in them.
             5 | 6 if steady.turned.elapsed() > Duration::from_secs(3) => {
                 let file = self.nodes[steady.at].marks.join(format!("{name}.ready"));
-                if steady.ready {
-                    fs::remove_file(file)?
-                } else {
-                    fs::write(file, "")?
-                }
+                let turned = if steady.ready { fs::remove_file(&file) } else { fs::write(&file, "") };
+                turned.with_context(|| file.display().to_string())?;
                 (steady.ready, steady.turned) = (!steady.ready, Instant::now());
+                steady.reasons += 1;
             }
             7 | 8 if self.others.len() < OTHERS => self.create_other().await?,
             9 if !self.others.is_empty() => self.delete_other().await?,
@@ -148,7 +148,8 @@ impl Load {
             "periodSeconds": 2, "timeoutSeconds": 20, "failureThreshold": 1,
         });
         self.api.pods().create(&PostParams::default(), &serde_json::from_value(pod)?).await?;
-        let steady = Steady { at, map: 0, label: 0, note: 0, ready: true, turned: Instant::now() };
+        let steady =
+            Steady { at, map: 0, label: 0, note: 0, ready: true, turned: Instant::now(), reasons: 1 };
         self.steady.insert(name, steady);
         Ok(())
     }
@@ -244,6 +245,11 @@ impl Load {
         Ok(wrong)
     }
 
+    /// How often each pod that stays had a reason to come to be ready, or not ready any more.
+    pub(crate) fn reasons(&self) -> impl Iterator<Item = (String, u64)> {
+        self.steady.iter().map(|(name, it)| (name.clone(), it.reasons))
+    }
+
     /// How many tasks a node should run: sandboxes and containers.
     pub(crate) fn tasks(&self, node: usize) -> usize {
         let steady = self.steady.values().filter(|it| it.at == node).count();
@@ -255,7 +261,8 @@ impl Load {
     }
 }
 
-fn is_ready(status: &Value) -> bool {
+/// Whether a status says that its pod is ready.
+pub(crate) fn is_ready(status: &Value) -> bool {
     let mut conditions = status["conditions"].as_array().into_iter().flatten();
     conditions.any(|it| it["type"] == "Ready" && it["status"] == "True")
 }

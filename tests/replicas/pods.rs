@@ -69,7 +69,8 @@ async fn no_pod_is_started_again_and_no_status_goes_back_when_replicas_fail_unde
     let (began, mut figures, mut random) = (Instant::now(), Figures::default(), Random::new(2));
     let mut round = 0;
     while began.elapsed() < faulty {
-        let fault = if round % 3 == 2 { Fault::Freeze } else { Fault::Kill };
+        // First the one that keeps what it was told, so that nodes come back to it when another is killed.
+        let fault = if round % 3 == 0 { Fault::Freeze } else { Fault::Kill };
         round += 1;
         let failing = replicas.busiest();
         replicas.begin(fault, failing)?;
@@ -93,6 +94,7 @@ async fn no_pod_is_started_again_and_no_status_goes_back_when_replicas_fail_unde
         }
         let agreed = load.agree(SOON).await.with_context(|| told(&replicas))?;
         figures.agreed = figures.agreed.max(agreed);
+        witness.turned_only(load.reasons()).with_context(|| told(&replicas))?;
     }
     for (number, machine) in machines.iter().enumerate() {
         machine.runs(load.tasks(number)).await?;

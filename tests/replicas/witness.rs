@@ -18,6 +18,8 @@ use kube::{
 use serde_json::Value;
 use tokio::task::JoinSet;
 
+use crate::load::is_ready;
+
 /// Watches pods and keeps what was wrong with any state that was ever there.
 pub(crate) struct Witness {
     seen: Arc<Mutex<Seen>>,
@@ -27,6 +29,8 @@ pub(crate) struct Witness {
 #[derive(Debug, Default)]
 struct Seen {
     pods: BTreeMap<String, Record>,
+    /// How often each pod came to be ready, or not ready any more, by its name.
+    turns: BTreeMap<String, u64>,
     states: usize,
     wrong: Vec<String>,
 }
@@ -39,6 +43,7 @@ struct Record {
     containers: BTreeMap<String, String>,
     /// Since when its conditions are as they are.
     since: BTreeMap<String, String>,
+    ready: bool,
 }
 
 impl Witness {
@@ -57,6 +62,20 @@ impl Witness {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         ensure!(seen.wrong.is_empty(), "{:#?}", seen.wrong);
         Ok(seen.states)
+    }
+
+    /// Takes how often each pod had a reason to come to be ready, or not ready any more.
+    ///
+    /// # Errors
+    /// If one has done so more often: a status of an earlier time was written again. Its times do not show that, because the
+    /// cloud gives a condition that changes the time of the write.
+    pub(crate) fn turned_only(&self, reasons: impl Iterator<Item = (String, u64)>) -> Result<()> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, reasons) in reasons {
+            let turns = seen.turns.get(&name).copied().unwrap_or(0);
+            ensure!(turns <= reasons, "{name} has turned {turns} times, for {reasons} reasons");
+        }
+        Ok(())
     }
 }
 
@@ -78,6 +97,7 @@ impl Seen {
         let after = Record::of(&pod.data["status"]);
         self.states += 1;
         let goes = pod.metadata.deletion_timestamp.is_some();
+        *self.turns.entry(name.clone()).or_default() += u64::from(before.ready != after.ready);
         let wrong = before.wrong_in(&after).or_else(|| wrong_by_itself(&pod.data["status"], goes));
         self.wrong.extend(wrong.map(|wrong| format!("{name}: {wrong}")));
         *before = after;
@@ -95,6 +115,7 @@ impl Record {
             phase,
             containers: texts(&status["containerStatuses"], "name", "containerID"),
             since: texts(&status["conditions"], "type", "lastTransitionTime"),
+            ready: is_ready(status),
         }
     }
 

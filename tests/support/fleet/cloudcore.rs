@@ -68,7 +68,8 @@ kubeedgeRs: {{replicas: {{enable: true}}}}
 
     /// Starts the process, again if it has ended.
     pub fn spawn(&mut self) -> Result<()> {
-        let log = fs::OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let log = fs::OpenOptions::new().create(true).append(true).open(&self.log);
+        let log = log.with_context(|| self.log.display().to_string())?;
         let process = Command::new(&self.program)
             .arg("--config")
             .arg(&self.config)
