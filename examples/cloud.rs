@@ -12,7 +12,7 @@ use kubeedge_core::{
     id::NodeName,
     message::{
         Acked, ClockOffset, Delivered, Delivery, FromNode, ObjectEvent, ObjectRef, Report, ReportKey,
-        Request, Response, SessionState, ToNode,
+        Request, Response, Ruling, SessionState, ToNode,
     },
     pipe::{self, Caller},
     transport::Listener,
@@ -60,7 +60,7 @@ impl Cloud {
         let (acked_tx, acked_rx) = pipe::latest("acked", acked_to_node);
         let (sessions_tx, sessions_rx) = pipe::latest("sessions", session_of_node);
         let (clocks_tx, clocks_rx) = pipe::latest("clocks", clock_of_node); // CloudHub -> EdgeController
-        let (lost_tx, lost_rx) = pipe::latest("lost", NodeName::clone); // EdgeController -> CloudHub
+        let (lost_tx, lost_rx) = pipe::latest("lost", |to: &ToNode<Ruling>| to.node.clone()); // EdgeController -> CloudHub
         let (queries_tx, queries_rx) = pipe::calls("queries", 1024);
         let (events_tx, events_rx) = pipe::events("events", 1024);
         let (messages_tx, messages_rx) = pipe::events("messages", 1024);

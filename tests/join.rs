@@ -21,7 +21,7 @@ use kubeedge_core::{
 };
 use kubeedge_tests::{
     binaries,
-    site::{Binaries, Cloud, wait_for},
+    site::{Binaries, Cloud, Edge, EdgeOptions, wait_for},
 };
 use serde_json::Value;
 
@@ -392,6 +392,32 @@ async fn a_rotation_of_the_authority_goes_on_over_restarts_of_the_cloud() -> Res
     let said = String::from_utf8(output.stdout)?;
     ensure!(said.contains("no rotation is under way") && said.contains("all nodes have"), "{said}");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_shut_out_is_gone_until_it_is_let_in_again() -> Result<()> {
+    let site = Site::start()?;
+    let cloud = &site.cloud;
+    let mut edge = Edge::start(&site.binaries, &site.path("edge"), cloud, &EdgeOptions::new("edge-1"))?;
+    let is = |wanted: &str| {
+        let path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
+        Ok(cloud.kubectl(&["get", "node", "edge-1", "-o", path]).is_ok_and(|found| found == wanted))
+    };
+    wait_for("the node to be Ready", || is("True"))?;
+    cloud.kubectl(&["annotate", "node", "edge-1", "node.kubeedge.io/shut-out=stolen in May"])?;
+    wait_for("its session to end", || Ok(cloud.metric("kubeedge_cloudhub_sessions")? == 0))?;
+    wait_for("the node to be Unknown", || is("Unknown"))?;
+    edge.kill();
+    edge.spawn()?;
+    let counted = "kubeedge_cloudhub_offences_total{reason=\"shut-out\"}";
+    wait_for("its next attempt to be refused", || Ok(cloud.metric(counted)? >= 2))?;
+    ensure!(is("Unknown")?, "{}", cloud.log());
+
+    cloud.kubectl(&["annotate", "node", "edge-1", "node.kubeedge.io/shut-out-"])?;
+    // It stays away for a minute by itself.
+    edge.kill();
+    edge.spawn()?;
+    wait_for("the node to be Ready again", || is("True"))
 }
 
 /// How many joins are refused; `JOINS` sets another number, as `cargo xtask soak joins` does.

@@ -38,7 +38,7 @@ use kubeedge_core::{
     hub::NodeConfig,
     id::NodeName,
     message::{
-        Acked, ClockOffset, Delivered, Delivery, FromNode, ObjectEvent, ObjectRef, Report, ReportKey,
+        Acked, ClockOffset, Delivered, Delivery, FromNode, ObjectEvent, ObjectRef, Report, ReportKey, Ruling,
         SessionState, ToNode, UploadedPublish,
     },
     pipe,
@@ -226,7 +226,7 @@ async fn run(serve: &Serve, config: Config) -> Result<()> {
     let (clocks_tx, clocks_rx) = pipe::latest("clocks", clock_of_node); // CloudHub -> EdgeController
     let (elsewhere_tx, elsewhere_rx) = pipe::calls("elsewhere", 64); // CloudHub -> Relay
     let (relayed_tx, relayed_rx) = pipe::calls("relayed", 64); // Relay -> CloudHub
-    let (lost_tx, lost_rx) = pipe::latest("lost", NodeName::clone); // EdgeController -> CloudHub
+    let (lost_tx, lost_rx) = pipe::latest("lost", |to: &ToNode<Ruling>| to.node.clone()); // EdgeController -> CloudHub
     let (queries_tx, queries_rx) = pipe::calls("queries", 1024);
     let (events_tx, events_rx) = pipe::events("events", 1024);
     let (messages_tx, messages_rx) = pipe::weighed_events("messages", 1024, PIPE_BYTES_MAX, size_of_message);

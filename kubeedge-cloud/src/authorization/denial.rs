@@ -40,11 +40,13 @@ pub enum Denial {
     OtherRule,
     /// What was sent cannot be read.
     Unreadable,
+    /// The node is shut out by its Node's annotation.
+    ShutOut,
 }
 
 impl Denial {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::NotReferenced,
         Self::OtherNode,
         Self::OtherPod,
@@ -59,6 +61,7 @@ impl Denial {
         Self::OtherEvent,
         Self::OtherRule,
         Self::Unreadable,
+        Self::ShutOut,
     ];
 
     /// The reason in one word, for metrics.
@@ -78,6 +81,7 @@ impl Denial {
             Self::OtherEvent => "other-event",
             Self::OtherRule => "other-rule",
             Self::Unreadable => "unreadable",
+            Self::ShutOut => "shut-out",
         }
     }
 }
@@ -101,6 +105,7 @@ impl fmt::Display for Denial {
             Self::OtherEvent => "it is not about the node or one of its pods",
             Self::OtherRule => "the rules for it begin on other nodes",
             Self::Unreadable => "it cannot be read",
+            Self::ShutOut => "the node is shut out by its Node's annotation node.kubeedge.io/shut-out",
         })?;
         write!(f, " ({})", self.reason())
     }

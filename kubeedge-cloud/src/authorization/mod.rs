@@ -17,6 +17,7 @@
 //! | for a pod to stand for a file | it is on the node, and refers to nothing of the API | `not-a-mirror`, `mirror-elsewhere`, `mirror-wants-more` |
 //! | to record an event | it is about the node or a pod of its own, of this UID if it says one | `other-event`, `no-such-object` |
 //! | to write a device | the device is on the node, with this UID | `other-device`, `no-such-object` |
+//! | anything, and its Node has the annotation `node.kubeedge.io/shut-out` | never | `shut-out` |
 //! | to send a message by a rule | the rule begins on the node, or on all | `other-rule` |
 //!
 //! Leases are renewed by the cloud, for the node that has the session; a node has no words to ask for one. Certificates are

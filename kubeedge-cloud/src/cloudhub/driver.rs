@@ -1,4 +1,8 @@
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{
     StreamExt as _,
@@ -7,7 +11,7 @@ use futures::{
 use kubeedge_core::{
     hub::NodeLink,
     id::NodeName,
-    message::{FromNode, Request, Response, SessionState, ToNode},
+    message::{FromNode, Request, Response, Ruling, SessionState, ToNode},
     pipe::{Call, CallError},
     transport::{Connection, Listener, Peer},
     wire::{Codec, Line},
@@ -22,7 +26,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     CloudHub, Config, Error, Gauges, Inbox, Outbox,
-    session::{Admission, Asked, Ends, Reply, Session, now},
+    session::{Admission, Asked, Ends, Reply, Session, Word, now},
 };
 
 /// Accepts connections, knows which session is a node's, and brings to it what is for the node.
@@ -37,6 +41,8 @@ pub(super) struct Driver {
     open: BTreeMap<Id, (NodeName, u64)>,
     /// The one session of each node that has said hello.
     sessions: BTreeMap<NodeName, Ends>,
+    /// Nodes that get no session.
+    shut_out: BTreeSet<NodeName>,
     last_session: u64,
     last_request: u64,
     gauges: Gauges,
@@ -68,6 +74,7 @@ impl Driver {
             tasks: JoinSet::new(),
             open: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            shut_out: BTreeSet::new(),
             last_session: 0,
             last_request: 0,
             gauges,
@@ -104,12 +111,7 @@ impl Driver {
                         let _ = session.taken.send(message);
                     }
                 }
-                Some(node) = self.inbox.lost.recv() => {
-                    if let Some(session) = self.sessions.get(&node) {
-                        info!(%node, session = session.number, "another cloud has taken the node; it is sent there");
-                        session.leave.cancel();
-                    }
-                }
+                Some(ruling) = self.inbox.lost.recv() => self.handle_ruling(ruling),
                 Some(call) = self.inbox.requests.recv() => self.handle_request(call),
                 Some(call) = self.inbox.relayed.recv() => self.handle_relayed(call),
             }
@@ -179,7 +181,11 @@ impl Driver {
         } else {
             None
         };
-        if let Some(reason) = full {
+        if self.shut_out.contains(&node) {
+            debug!(%node, "a node that is shut out is refused");
+            self.gauges.note_refused();
+            link.handle_shut_out();
+        } else if let Some(reason) = full {
             warn!(%node, reason, "a node is refused");
             self.gauges.note_refused();
             link.handle_refuse(reason, self.config.retry_after);
@@ -199,9 +205,38 @@ impl Driver {
         self.open.insert(task.id(), (node, number));
     }
 
+    fn handle_ruling(&mut self, ToNode { node, message }: ToNode<Ruling>) {
+        let session = self.sessions.get(&node);
+        match message {
+            Ruling::Elsewhere => {
+                if let Some(session) = session {
+                    info!(%node, session = session.number, "another cloud has taken the node; it is sent there");
+                    session.leave.cancel();
+                }
+            }
+            Ruling::ShutOut => {
+                warn!(%node, "the node is shut out");
+                if let Some(session) = session {
+                    let _ = session.requests.send(Word::ShutOut);
+                }
+                self.shut_out.insert(node);
+            }
+            Ruling::LetIn => {
+                if self.shut_out.remove(&node) {
+                    info!(%node, "the node is shut out no longer");
+                }
+            }
+        }
+    }
+
     /// A session has said hello. It takes the place of an older one of its node; a newer one keeps it.
     fn handle_admission(&mut self, admission: Admission) {
         let Admission { node, ends, admitted } = admission;
+        if self.shut_out.contains(&node) {
+            // It has connected before that was known.
+            let _ = ends.requests.send(Word::ShutOut);
+            return;
+        }
         match self.sessions.get(&node) {
             Some(current) if current.number > ends.number => return,
             Some(older) => {
@@ -274,7 +309,8 @@ impl Driver {
         }
         self.last_request += 1;
         // A session that has just ended drops it, which whoever asked is told.
-        let _ = session.requests.send(Asked { number: self.last_request, request: message, reply });
+        let _ =
+            session.requests.send(Word::Ask(Asked { number: self.last_request, request: message, reply }));
     }
 }
 

@@ -31,7 +31,7 @@ use kubeedge_core::{
     id::NodeName,
     message::{
         Acked, Answer, ClockOffset, Delivered, Delivery, FromNode, ObjectEvent, ObjectRef, Query, Report,
-        ReportKey, Request, Response, SessionState, Snapshot, ToNode, UploadedEvent, UploadedPublish,
+        ReportKey, Request, Response, Ruling, SessionState, Snapshot, ToNode, UploadedEvent, UploadedPublish,
     },
     pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
     transport::{Listener, TransportError},
@@ -108,8 +108,8 @@ pub struct Inbox {
     pub acked: LatestReceiver<(NodeName, ReportKey), ToNode<Acked<ReportKey>>>,
     /// Which of the `messages` and `events` have been delivered, or given up with a word to their owner.
     pub taken: LatestReceiver<(NodeName, Delivery), ToNode<Delivery>>,
-    /// Nodes that another cloud has taken: a session that is here all the same is sent elsewhere.
-    pub lost: LatestReceiver<NodeName, NodeName>,
+    /// Nodes that another cloud has taken, and those that are shut out: sessions that are here all the same end.
+    pub lost: LatestReceiver<NodeName, ToNode<Ruling>>,
     /// Questions for nodes.
     pub requests: Callee<ToNode<Request>, Response>,
     /// Questions for nodes that came to another cloud. `None` is the answer for a node without a session: they go no further.
@@ -151,7 +151,7 @@ pub struct Outside {
     /// Feeds [`Inbox::taken`].
     pub taken: LatestSender<(NodeName, Delivery), ToNode<Delivery>>,
     /// Feeds [`Inbox::lost`].
-    pub lost: LatestSender<NodeName, NodeName>,
+    pub lost: LatestSender<NodeName, ToNode<Ruling>>,
     /// Feeds [`Inbox::requests`].
     pub requests: Caller<ToNode<Request>, Response>,
     /// Feeds [`Inbox::relayed`].
@@ -182,7 +182,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
     let (acked_tx, acked_rx) =
         pipe::latest("acked", |to: &ToNode<Acked<ReportKey>>| (to.node.clone(), to.message.key.clone()));
     let (taken_tx, taken_rx) = pipe::latest("taken", |to: &ToNode<Delivery>| (to.node.clone(), to.message));
-    let (lost_tx, lost_rx) = pipe::latest("lost", NodeName::clone);
+    let (lost_tx, lost_rx) = pipe::latest("lost", |to: &ToNode<Ruling>| to.node.clone());
     let (requests_tx, requests_rx) = pipe::calls("requests", 256);
     let (relayed_tx, relayed_rx) = pipe::calls("relayed", 64);
     // Nodes come back in crowds; a controller that cannot keep up is asked again.

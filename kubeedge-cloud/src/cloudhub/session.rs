@@ -42,7 +42,7 @@ pub(super) struct Session {
     objects: LatestReceiver<ObjectRef, ObjectEvent>,
     acked: LatestReceiver<ReportKey, Acked<ReportKey>>,
     taken: LatestReceiver<Delivery, Delivery>,
-    requests: LatestReceiver<u64, Asked>,
+    requests: LatestReceiver<u64, Word>,
     replaced: CancellationToken,
     snapshot: FuturesUnordered<BoxFuture<'static, Option<Snapshot>>>,
     asked: FuturesUnordered<BoxFuture<'static, (u64, Answer)>>,
@@ -52,6 +52,24 @@ pub(super) struct Session {
     messages: VecDeque<Delivered<UploadedPublish>>,
     ended: Option<String>,
     clock: Clock,
+}
+
+/// What the hub has for one session beside objects and acknowledgements.
+pub(super) enum Word {
+    /// A question for the node.
+    Ask(Asked),
+    /// The node is shut out.
+    ShutOut,
+}
+
+impl Word {
+    /// Questions count from 1.
+    fn number(&self) -> u64 {
+        match self {
+            Self::Ask(asked) => asked.number,
+            Self::ShutOut => 0,
+        }
+    }
 }
 
 /// A question for the node, and where its answer goes. Each is a key of its own in its pipe: a pipe for occurrences
@@ -93,7 +111,7 @@ pub(super) struct Ends {
     pub(super) objects: LatestSender<ObjectRef, ObjectEvent>,
     pub(super) acked: LatestSender<ReportKey, Acked<ReportKey>>,
     pub(super) taken: LatestSender<Delivery, Delivery>,
-    pub(super) requests: LatestSender<u64, Asked>,
+    pub(super) requests: LatestSender<u64, Word>,
     pub(super) replaced: CancellationToken,
     /// Ends the session because the cloud stops.
     pub(super) leave: CancellationToken,
@@ -123,7 +141,7 @@ impl Session {
             pipe::latest("session objects", |event: &ObjectEvent| event.key().clone());
         let (acked_tx, acked) = pipe::latest("session acked", |acked: &Acked<ReportKey>| acked.key.clone());
         let (taken_tx, taken) = pipe::latest("session taken", |delivery: &Delivery| *delivery);
-        let (requests_tx, requests) = pipe::latest("session requests", |asked: &Asked| asked.number);
+        let (requests_tx, requests) = pipe::latest("session requests", Word::number);
         let replaced = CancellationToken::new();
         let ends = Ends {
             number: link.session(),
@@ -183,10 +201,13 @@ impl Session {
                         self.link.handle_downstream(event);
                     }
                 }
-                Some(Asked { request, reply, .. }) = self.requests.recv() => {
-                    let id = self.link.handle_request(request, self.config.request_timeout, now());
-                    self.asking.insert(id, reply);
-                }
+                Some(word) = self.requests.recv() => match word {
+                    Word::Ask(Asked { request, reply, .. }) => {
+                        let id = self.link.handle_request(request, self.config.request_timeout, now());
+                        self.asking.insert(id, reply);
+                    }
+                    Word::ShutOut => self.link.handle_shut_out(),
+                },
                 () = sleep(UPLOAD_RETRY), if !(self.events.is_empty() && self.messages.is_empty()) => self.pass_uploads(),
                 () = until(timer) => self.link.handle_timeout(now()),
             }
@@ -375,7 +396,8 @@ impl Session {
         } else {
             warn!(%node, path = self.line.path(), reason, "a connection ended before its session began");
         }
-        while let Some(asked) = self.requests.try_recv() {
+        while let Some(word) = self.requests.try_recv() {
+            let Word::Ask(asked) = word else { continue };
             let message = format!("node {node} has disconnected");
             asked.reply.answer(Response::Failed { code: 503, message });
         }

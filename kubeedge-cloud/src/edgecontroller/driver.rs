@@ -8,7 +8,9 @@ use futures::{
 use jiff::Timestamp;
 use kubeedge_core::{
     id::NodeName,
-    message::{Answer, Delivered, FromNode, Object, ObjectRef, Query, SessionState, Snapshot},
+    message::{
+        Answer, Delivered, FromNode, Object, ObjectRef, Query, Ruling, SessionState, Snapshot, ToNode,
+    },
     pipe::{Call, Replier},
 };
 use tokio::sync::watch;
@@ -246,6 +248,10 @@ impl Driver {
                 .boxed(),
             );
         }
+        while let Some(ruling) = self.state.poll_ruling() {
+            // Without CloudHub there is no session to end.
+            let _ = self.outbox.lost.send(ruling);
+        }
         // After the writes, because a report that is dropped is acknowledged when its write is asked for.
         while let Some(output) = self.state.poll_output() {
             let sent = match output {
@@ -330,7 +336,10 @@ impl Driver {
                 self.claims.remove(&node);
                 self.events.handle_lost(&node);
                 self.state.handle_lost(&node);
-                if let Err(closed) = self.outbox.lost.send(node) {
+                // The newest word about a node stands for all before.
+                let shut_out = self.state.is_shut_out(&node);
+                let message = if shut_out { Ruling::ShutOut } else { Ruling::Elsewhere };
+                if let Err(closed) = self.outbox.lost.send(ToNode { node, message }) {
                     tracing::trace!(%closed, "nobody listens");
                 }
             }
@@ -354,6 +363,8 @@ impl Driver {
             // One that lacks what is only not known yet would take it away at the edge. What the API has not given for long
             // is named in it, and keeps no node waiting.
             let settled = self.waiting.extract_if(.., |(node, _)| self.state.is_settled(node));
+            // Who is shut out is told nothing, until the session ends that asks.
+            let settled = settled.filter(|(node, _)| !self.state.is_shut_out(node));
             for (node, reply) in settled {
                 let (objects, unknown) = (self.state.snapshot(&node), self.state.unknown(&node));
                 reply.answer(Snapshot { objects, unknown });

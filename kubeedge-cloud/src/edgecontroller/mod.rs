@@ -46,7 +46,7 @@ use kubeedge_core::{
     id::NodeName,
     message::{
         Acked, Answer, ClockOffset, Delivered, Delivery, FromNode, ObjectEvent, ObjectRef, Query, Report,
-        ReportKey, SessionState, Snapshot, ToNode, UploadedEvent,
+        ReportKey, Ruling, SessionState, Snapshot, ToNode, UploadedEvent,
     },
     pipe::{self, Callee, Caller, EventReceiver, EventSender, LatestReceiver, LatestSender},
 };
@@ -180,8 +180,8 @@ pub struct Outbox {
     /// The API has what a node reported, or will never take it.
     pub acked: LatestSender<(NodeName, ReportKey), ToNode<Acked<ReportKey>>>,
     /// Nodes that another cloud has taken, so that their sessions here are to end: a node that has one all the same comes
-    /// again, to whichever cloud, and is taken anew.
-    pub lost: LatestSender<NodeName, NodeName>,
+    /// again, to whichever cloud, and is taken anew. And those that their Nodes' annotation shuts out.
+    pub lost: LatestSender<NodeName, ToNode<Ruling>>,
     /// The API has an event, or will never take it.
     pub taken: LatestSender<(NodeName, Delivery), ToNode<Delivery>>,
 }
@@ -198,7 +198,7 @@ pub struct Outside {
     pub events: EventSender<FromNode<Delivered<UploadedEvent>>>,
     pub downstream: LatestReceiver<(NodeName, ObjectRef), ToNode<ObjectEvent>>,
     pub acked: LatestReceiver<(NodeName, ReportKey), ToNode<Acked<ReportKey>>>,
-    pub lost: LatestReceiver<NodeName, NodeName>,
+    pub lost: LatestReceiver<NodeName, ToNode<Ruling>>,
     pub taken: LatestReceiver<(NodeName, Delivery), ToNode<Delivery>>,
 }
 
@@ -216,7 +216,7 @@ pub fn pipes() -> (Inbox, Outbox, Outside) {
         pipe::latest("downstream", |to: &ToNode<ObjectEvent>| (to.node.clone(), to.message.key().clone()));
     let (acked, acked_rx) =
         pipe::latest("acked", |to: &ToNode<Acked<ReportKey>>| (to.node.clone(), to.message.key.clone()));
-    let (lost, lost_rx) = pipe::latest("lost", NodeName::clone);
+    let (lost, lost_rx) = pipe::latest("lost", |to: &ToNode<Ruling>| to.node.clone());
     let (taken, taken_rx) = pipe::latest("taken", |to: &ToNode<Delivery>| (to.node.clone(), to.message));
     let inbox = Inbox { statuses, snapshots, sessions, clocks, queries, events };
     let outside = Outside {

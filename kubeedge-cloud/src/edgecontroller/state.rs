@@ -546,6 +546,11 @@ impl State {
         })
     }
 
+    /// Whether the node may. One that is shut out may nothing, also until its session has ended.
+    fn judged(&self, node: &NodeName, action: Action<'_>) -> Result<(), Denial> {
+        if self.is_shut_out(node) { Err(Denial::ShutOut) } else { allows(node, action, &self.placement) }
+    }
+
     /// Whether the node may; what it may not is counted.
     fn authorize(
         &self,
@@ -553,7 +558,7 @@ impl State {
         action: Action<'_>,
         what: &impl std::fmt::Display,
     ) -> Result<(), &'static str> {
-        allows(node, action, &self.placement).map_err(|denial| {
+        self.judged(node, action).map_err(|denial| {
             self.denials.note(node, what, denial);
             denial.reason()
         })

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     AuthorityFiles, Config, Counts, Error, Refused, Trusted,
-    policy::{self, Claim, EDGE_LABEL, Known, Terms},
+    policy::{self, Claim, EDGE_LABEL, Known, SHUT_OUT, Terms},
     rotation, secrets,
     shown::{Believed, Certificate, Shown},
     token,
@@ -177,9 +177,6 @@ impl Driver {
 
     /// Whether the claim makes whoever asks this node.
     pub(super) async fn admit(&self, node: &NodeName, claim: Claim) -> Result<(), Refused> {
-        if claim == Claim::Certificate {
-            return Ok(());
-        }
         let known = self.known(node).await?;
         let Config { renew_expired_within, rejoin, .. } = *self.config;
         policy::judge(claim, known, since_1970(), Terms { renew_expired_within, rejoin })
@@ -227,5 +224,7 @@ fn known(node: &Node) -> Known {
     let ready =
         conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"));
     let edge = node.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(EDGE_LABEL));
-    Known { created: Duration::from_secs(u64::try_from(created).unwrap_or(0)), ready, edge }
+    let annotations = node.metadata.annotations.as_ref();
+    let shut_out = annotations.is_some_and(|annotations| annotations.contains_key(SHUT_OUT));
+    Known { created: Duration::from_secs(u64::try_from(created).unwrap_or(0)), ready, edge, shut_out }
 }

@@ -7,6 +7,9 @@ use super::Refused;
 /// What tells the nodes at the edge from the machines of the cluster.
 pub(super) const EDGE_LABEL: &str = "node-role.kubernetes.io/edge";
 
+/// The annotation of a Node that shuts its node out.
+pub(super) const SHUT_OUT: &str = "node.kubeedge.io/shut-out";
+
 /// How whoever asks has proven that they may, with times since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Claim {
@@ -33,6 +36,8 @@ pub(super) struct Known {
     pub(super) ready: bool,
     /// Whether it is at the edge, by its label. Another one is a machine of the cluster.
     pub(super) edge: bool,
+    /// Whether its annotation shuts it out.
+    pub(super) shut_out: bool,
 }
 
 /// What the operator allows.
@@ -45,6 +50,7 @@ pub(super) struct Terms {
 /// Judges a claim to be the node that is `known`, or a node that is not known.
 pub(super) fn judge(claim: Claim, known: Option<Known>, now: Duration, terms: Terms) -> Result<(), Refused> {
     match (claim, known) {
+        (_, Some(node)) if node.shut_out => Err(Refused::ShutOut),
         (Claim::Certificate, _) | (Claim::Token { .. }, None) => Ok(()),
         (Claim::Expired { .. }, None) => Err(Refused::NodeDeleted),
         (Claim::Token { .. } | Claim::Expired { .. }, Some(node)) if !node.edge => {
@@ -75,7 +81,7 @@ mod tests {
 
     /// A node at the edge that was created at this hour and is not connected.
     fn away(hour: u32) -> Known {
-        Known { created: hour * HOUR, ready: false, edge: true }
+        Known { created: hour * HOUR, ready: false, edge: true, shut_out: false }
     }
 
     #[test]
@@ -86,6 +92,16 @@ mod tests {
         assert_eq!(judged(token, Some(away(10))), Ok(()), "a node that lost its disk joins again");
         let connected = Known { ready: true, ..away(10) };
         assert_eq!(judged(token, Some(connected)), Err(Refused::NodeConnected));
+    }
+
+    #[test]
+    fn a_node_that_is_shut_out_gets_no_certificate_by_whatever_it_shows() {
+        let shut_out = Some(Known { shut_out: true, ..away(10) });
+        for claim in
+            [Claim::Token { issued: 90 * HOUR }, Claim::Certificate, Claim::Expired { ended: 95 * HOUR }]
+        {
+            assert_eq!(judged(claim, shut_out), Err(Refused::ShutOut));
+        }
     }
 
     #[test]

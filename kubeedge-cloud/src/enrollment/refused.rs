@@ -53,6 +53,9 @@ pub enum Refused {
     /// The certificate has ended, and the Node is not in the API any more.
     #[error("the certificate has expired and its Node has been deleted; join again with a token")]
     NodeDeleted,
+    /// The Node has the annotation that shuts its node out.
+    #[error("the node is shut out by its Node's annotation node.kubeedge.io/shut-out")]
+    ShutOut,
     /// The name of the node is none.
     #[error("the header NodeName is not the name of a node (RFC 1123)")]
     NodeName,
@@ -104,6 +107,7 @@ impl Refused {
             Self::AnotherNode => "CertificateOfAnotherNode",
             Self::ExpiredTooLong => "CertificateExpiredTooLong",
             Self::NodeDeleted => "NodeDeleted",
+            Self::ShutOut => "NodeShutOut",
             Self::NodeName => "NodeNameInvalid",
             Self::Usage => "UsageNotAllowed",
             Self::Request(InvalidRequest::Signature) => "RequestSignatureWrong",
@@ -133,9 +137,12 @@ impl Refused {
             | Self::AnotherNode
             | Self::ExpiredTooLong
             | Self::NodeDeleted => StatusCode::UNAUTHORIZED,
-            Self::TokenUsed | Self::NodeConnected | Self::NodeExists | Self::NodeOfCluster | Self::Usage => {
-                StatusCode::FORBIDDEN
-            }
+            Self::ShutOut
+            | Self::TokenUsed
+            | Self::NodeConnected
+            | Self::NodeExists
+            | Self::NodeOfCluster
+            | Self::Usage => StatusCode::FORBIDDEN,
             Self::NodeName | Self::Request(_) | Self::Garbled => StatusCode::BAD_REQUEST,
             Self::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,

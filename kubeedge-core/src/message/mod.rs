@@ -21,7 +21,7 @@ pub use question::{
 };
 pub use report::{
     ClockOffset, Connectivity, DeviceReport, MirrorReport, NodeReport, PodReport, PodState, Publish, Report,
-    ReportKey, SessionState, TwinReport, TwinValue, Upload, UploadId, UploadedEvent, UploadedPublish,
+    ReportKey, Ruling, SessionState, TwinReport, TwinValue, Upload, UploadId, UploadedEvent, UploadedPublish,
 };
 pub use tunnel::{TunnelId, TunnelRequest, TunnelResponse, TunnelStep};
 

@@ -224,6 +224,17 @@ pub struct ClockOffset {
     pub ms: i64,
 }
 
+/// What is decided about a node's session at this cloud.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ruling {
+    /// Another cloud has taken the node: a session that is here all the same ends, and the node comes again.
+    Elsewhere,
+    /// The node is shut out: its session ends, and it gets no other.
+    ShutOut,
+    /// The node is shut out no longer.
+    LetIn,
+}
+
 /// What became of a node's session at the cloud.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionState {

@@ -1,7 +1,7 @@
 //! What sessions may take, and what one costs the others.
 
 use futures::FutureExt as _;
-use kubeedge_core::hub::Offence;
+use kubeedge_core::{hub::Offence, message::Ruling};
 use tokio::time::{Instant, sleep};
 
 use super::*;
@@ -199,4 +199,25 @@ async fn a_session_ends_with_the_certificate_that_its_node_has_shown() {
     while edge.recv().await.is_ok_and(|frame| frame.is_some()) {}
     let offences = stage.gauges.counts().offences;
     assert!(offences.contains(&(Offence::Expired, 2)), "{offences:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_shut_out_is_told_so_and_gets_no_session_until_it_is_let_in() {
+    let mut stage = Stage::new(Config::default());
+    let edge = stage.synchronized("edge-1", Vec::new()).await;
+    let rule = |message| ToNode { node: node("edge-1"), message };
+    stage.outside.lost.send(rule(Ruling::ShutOut)).unwrap();
+    let Frame::Refusal { reason, retry_after } = next(&*edge).await else { panic!("no refusal") };
+    assert!(reason.contains("shut out"), "{reason}");
+    assert_eq!(retry_after, Duration::from_secs(60));
+    assert_eq!(stage.session().await, (node("edge-1"), SessionState::Offline));
+    assert_eq!(stage.refused("edge-1").await, (reason, retry_after));
+    let _other = stage.welcomed("edge-2").await;
+    sleep(Duration::from_secs(5)).await;
+    let offences = stage.gauges.counts().offences;
+    assert!(offences.contains(&(Offence::ShutOut, 2)), "{offences:?}");
+
+    stage.outside.lost.send(rule(Ruling::LetIn)).unwrap();
+    sleep(Duration::from_secs(1)).await;
+    let _edge = stage.welcomed("edge-1").await;
 }

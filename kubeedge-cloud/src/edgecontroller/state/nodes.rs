@@ -4,11 +4,11 @@
 //! most pods are none of the edge's. A node may become the edge's later; its pods were passed over by then, so that all
 //! pods are listed again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use kubeedge_core::{
     id::{NodeName, ResourceVersion},
-    message::Object,
+    message::{Object, Ruling, ToNode},
 };
 use serde_json::Value;
 
@@ -28,6 +28,8 @@ pub(super) struct Nodes {
     unlisted: BTreeSet<NodeName>,
     /// Those of them that became so after the list began that is under way.
     late: BTreeSet<NodeName>,
+    /// Which nodes are shut out, and which no longer.
+    rulings: VecDeque<ToNode<Ruling>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +37,12 @@ struct Known {
     version: ResourceVersion,
     is_edge: bool,
     policy: Policy,
+    shut_out: bool,
 }
+
+/// The annotation of a Node that shuts its node out of the cloud, whatever it says: the reason, for people. A node cannot set
+/// it, nor take it away.
+const SHUT_OUT: &str = "node.kubeedge.io/shut-out";
 
 impl Nodes {
     /// What becomes of a node's pods while it is away, if that is known.
@@ -83,6 +90,16 @@ impl State {
         }
     }
 
+    /// Whether the Node says that its node is shut out.
+    pub(in crate::edgecontroller) fn is_shut_out(&self, node: &NodeName) -> bool {
+        self.nodes.known.get(node).is_some_and(|known| known.shut_out)
+    }
+
+    /// Which node is shut out, or no longer.
+    pub(in crate::edgecontroller) fn poll_ruling(&mut self) -> Option<ToNode<Ruling>> {
+        self.nodes.rulings.pop_front()
+    }
+
     fn note_node(&mut self, node: &NodeName, object: &Object) {
         self.nodes.telling.insert(node.clone());
         let json: Value = serde_json::from_slice(&object.json).unwrap_or_default();
@@ -90,12 +107,17 @@ impl State {
             version: object.resource_version,
             is_edge: !json["metadata"]["labels"][EDGE_LABEL].is_null(),
             policy: Policy::of(&json),
+            shut_out: !json["metadata"]["annotations"][SHUT_OUT].is_null(),
         };
         let (node, before) = match self.nodes.known.get_key_value(node) {
             Some((node, known)) => (node.clone(), Some(*known)),
             None => (self.name_of(node), None),
         };
         self.nodes.known.insert(node.clone(), known);
+        if before.is_some_and(|before| before.shut_out) != known.shut_out {
+            let message = if known.shut_out { Ruling::ShutOut } else { Ruling::LetIn };
+            self.nodes.rulings.push_back(ToNode { node: node.clone(), message });
+        }
         if before.is_none_or(|before| before.version != known.version) {
             self.note_changed(&node);
         }
@@ -108,9 +130,12 @@ impl State {
     }
 
     fn forget_node(&mut self, node: &NodeName) {
-        if self.nodes.known.remove(node).is_some() {
+        if let Some(known) = self.nodes.known.remove(node) {
             self.placement.handle_node_gone(node);
             self.note_changed(node);
+            if known.shut_out {
+                self.nodes.rulings.push_back(ToNode { node: node.clone(), message: Ruling::LetIn });
+            }
         }
     }
 

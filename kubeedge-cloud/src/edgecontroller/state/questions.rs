@@ -9,7 +9,7 @@ use std::fmt::Display;
 
 use super::{NODES, State, WATCHED};
 use crate::{
-    authorization::{Action, Denial, allows},
+    authorization::{Action, Denial},
     controller::Kind,
 };
 
@@ -32,7 +32,7 @@ impl State {
             Query::Get(reference) => reference,
             Query::Token(request) => return self.plan_token(node, request),
         };
-        if let Err(denial) = allows(node, Action::Read(reference), &self.placement) {
+        if let Err(denial) = self.judged(node, Action::Read(reference)) {
             return self.refuse(node, reference, denial);
         }
         if *reference == ObjectRef::node(node.as_str()) {
@@ -51,7 +51,7 @@ impl State {
     }
 
     fn plan_token(&self, node: &NodeName, request: &TokenRequest) -> Plan {
-        match allows(node, Action::Token(request), &self.placement) {
+        match self.judged(node, Action::Token(request)) {
             Ok(()) => Plan::Issue(request.clone()),
             Err(denial) => {
                 let what = format!("a token of {}/{}", request.namespace, request.service_account);
@@ -72,7 +72,7 @@ impl State {
     ) -> Result<Value, String> {
         let event: Result<Value, _> = serde_json::from_slice(&from.message.json);
         let allowed = match &event {
-            Ok(event) => allows(&from.node, Action::Record(event), &self.placement),
+            Ok(event) => self.judged(&from.node, Action::Record(event)),
             Err(_) => Err(Denial::Unreadable),
         };
         if let Err(denial) = allowed {

@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use jiff::Timestamp;
-use kubeedge_core::message::{FromNode, Object, SessionState};
+use kubeedge_core::message::{FromNode, Object, ObjectRef, Query, Ruling, SessionState, ToNode};
 use serde_json::{Value, json};
 
-use super::state::{api_node, listed, pod};
+use super::state::{api_node, from, listed, node_report, pod, session};
 use crate::{
     controller::{Change, testing::node},
-    edgecontroller::state::{PODS, State},
+    edgecontroller::state::{PODS, Plan, State},
 };
 
 fn edge_label() -> Value {
@@ -109,4 +109,37 @@ fn a_policy_holds_for_a_node_that_is_away_as_well() {
     state.handle_node(Change::Applied(api_node("edge-1", 2, &edge_label(), &evict)));
     let (_, patch) = state.poll_toleration(now).unwrap();
     assert_eq!(patch["spec"]["tolerations"][0]["tolerationSeconds"], 300);
+}
+
+#[test]
+fn a_node_is_shut_out_and_takes_and_tells_nothing_while_its_node_is_annotated_so() {
+    let now = Instant::now();
+    let mut state = listed(&[&pod("web", "p1", "edge-1", &[])]);
+    session(&mut state, SessionState::Online, now);
+    let says = |state: &mut State, version, annotations: Value| {
+        state.handle_node(Change::Applied(api_node("edge-1", version, &edge_label(), &annotations)));
+        state.poll_ruling()
+    };
+    let ruling = |message| Some(ToNode { node: node("edge-1"), message });
+    let asks = |state: &State| {
+        let message = Query::Get(ObjectRef::node("edge-1"));
+        matches!(state.plan(&FromNode { node: node("edge-1"), message }), Plan::Ask(..))
+    };
+    assert_eq!(says(&mut state, 1, json!({})), None);
+    assert!(asks(&state));
+
+    let stolen = json!({ "node.kubeedge.io/shut-out": "stolen" });
+    assert_eq!(says(&mut state, 2, stolen.clone()), ruling(Ruling::ShutOut));
+    assert_eq!(says(&mut state, 3, stolen.clone()), None, "once is enough");
+    assert!(state.is_shut_out(&node("edge-1")) && !asks(&state));
+    state.handle_report(from("edge-1", 1, node_report()), now);
+    assert!(state.poll_write(now).is_none());
+
+    assert_eq!(says(&mut state, 4, json!({})), ruling(Ruling::LetIn));
+    assert!(asks(&state));
+    state.handle_report(from("edge-1", 2, node_report()), now);
+    assert!(state.poll_write(now).is_some());
+    assert_eq!(says(&mut state, 5, stolen), ruling(Ruling::ShutOut));
+    state.handle_node(Change::Deleted(api_node("edge-1", 6, &edge_label(), &json!({}))));
+    assert_eq!(state.poll_ruling(), ruling(Ruling::LetIn));
 }

@@ -341,6 +341,14 @@ impl NodeLink {
         self.end(reason);
     }
 
+    /// Refuses the session, before its hello or later, because the node is shut out.
+    pub fn handle_shut_out(&mut self) {
+        if !matches!(self.phase, Phase::Over) {
+            self.offence = Some(Offence::ShutOut);
+        }
+        self.handle_refuse("the node is shut out of this cloud", self.config.refused_for);
+    }
+
     /// Ends the session and tells the edge why.
     pub fn handle_close(&mut self, reason: impl Into<String>) {
         let reason = reason.into();

@@ -15,12 +15,21 @@ pub enum Offence {
     TooMuch,
     /// The certificate that it showed has ended meanwhile.
     Expired,
+    /// It comes though it is shut out.
+    ShutOut,
 }
 
 impl Offence {
     /// All of them, in order.
-    pub const ALL: [Self; 6] =
-        [Self::OtherName, Self::TooLong, Self::Garbled, Self::Unexpected, Self::TooMuch, Self::Expired];
+    pub const ALL: [Self; 7] = [
+        Self::OtherName,
+        Self::TooLong,
+        Self::Garbled,
+        Self::Unexpected,
+        Self::TooMuch,
+        Self::Expired,
+        Self::ShutOut,
+    ];
 
     /// The reason in one word, for metrics.
     pub fn as_str(self) -> &'static str {
@@ -31,6 +40,7 @@ impl Offence {
             Self::Unexpected => "unexpected",
             Self::TooMuch => "too-much",
             Self::Expired => "expired",
+            Self::ShutOut => "shut-out",
         }
     }
 }
