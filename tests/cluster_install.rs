@@ -139,8 +139,10 @@ fn what_is_printed_passes_the_strictest_validation_of_kubectl() -> Result<()> {
 
 const WEBHOOK: &str = "validatingwebhookconfigurations.admissionregistration.k8s.io/kubeedge-crds-validate-webhook-configuration";
 
+const REQUESTS: &str = "certificatesigningrequests.certificates.k8s.io";
+
 /// What cloudcore's parts do: verb, resource, what is below it, and where.
-const NEEDED: [(&str, &str, &str, &str); 25] = [
+const NEEDED: [(&str, &str, &str, &str); 30] = [
     ("watch", "pods", "", "default"),
     ("patch", "pods", "status", "default"),
     ("create", "pods", "", "default"),
@@ -156,6 +158,11 @@ const NEEDED: [(&str, &str, &str, &str); 25] = [
     ("patch", "nodes", "status", "default"),
     ("create", "events", "", "default"),
     ("create", "serviceaccounts", "token", "default"),
+    ("get", REQUESTS, "", "default"),
+    ("create", REQUESTS, "", "default"),
+    ("delete", REQUESTS, "", "default"),
+    ("patch", REQUESTS, "approval", "default"),
+    ("approve", "signers.certificates.k8s.io/kubernetes.io/kubelet-serving", "", "default"),
     ("watch", "devices.devices.kubeedge.io", "", "default"),
     ("patch", "devices.devices.kubeedge.io", "", "default"),
     ("watch", "devicemodels.devices.kubeedge.io", "", "default"),
@@ -169,7 +176,11 @@ const NEEDED: [(&str, &str, &str, &str); 25] = [
 ];
 
 /// What would make cloudcore, or who has taken it over, more than the cloud of edge nodes.
-const TOO_MUCH: [(&str, &str, &str, &str); 31] = [
+const TOO_MUCH: [(&str, &str, &str, &str); 35] = [
+    ("list", REQUESTS, "", "default"),
+    ("patch", REQUESTS, "", "default"),
+    ("patch", REQUESTS, "status", "default"),
+    ("approve", "signers.certificates.k8s.io/kubernetes.io/kube-apiserver-client", "", "default"),
     ("create", "secrets", "", "default"),
     ("update", "secrets", "", "default"),
     ("delete", "secrets", "", "kubeedge"),

@@ -20,8 +20,8 @@ use kubeedge_core::{
     hub::{Frame, Hello, Item, Offence, PROTOCOL, Payload},
     id::Uid,
     message::{
-        Answer, DeviceReport, Lane, MirrorReport, NodeReport, ObjectRef, PodReport, PodState, Query, Report,
-        TokenRequest, Upload, UploadedEvent,
+        Answer, CertificateRequest, DeviceReport, Lane, MirrorReport, NodeReport, ObjectRef, PodReport,
+        PodState, Query, Report, TokenRequest, Upload, UploadedEvent,
     },
     tls::{self, Identity, Live, Refusal},
     transport::{
@@ -259,6 +259,14 @@ async fn a_node_that_asks_for_or_writes_what_is_anothers_is_refused_by_reason_an
             expiration_seconds: 3600,
         })
     };
+    let certificate = |of: &str, address: &str| {
+        let mut params = rcgen::CertificateParams::new([address.to_owned()]).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:nodes");
+        params.distinguished_name.push(rcgen::DnType::CommonName, format!("system:node:{of}"));
+        let request = params.serialize_request(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        Query::Certificate(CertificateRequest { pkcs10: request.der().to_vec().into() })
+    };
     for (query, denial) in [
         (Query::Get(ObjectRef::secret("default", "theirs")), Denial::NotReferenced),
         (Query::Get(ObjectRef::secret("default", "never-was")), Denial::NotReferenced),
@@ -267,6 +275,8 @@ async fn a_node_that_asks_for_or_writes_what_is_anothers_is_refused_by_reason_an
         (token("other", &other, ""), Denial::OtherPod),
         (token("own", &other, ""), Denial::NoSuchObject),
         (token("own", &own, "vault"), Denial::TokenNotMounted),
+        (certificate("edge-2", "127.0.0.1"), Denial::CertificateSubject),
+        (certificate("edge-1", "10.96.0.1"), Denial::CertificateNames),
     ] {
         let told = evil.ask(2, query.clone()).await;
         let Answer::Refused(why) = told else { panic!("{query:?} was answered with {told:?}") };

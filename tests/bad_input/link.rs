@@ -156,7 +156,7 @@ async fn a_node_that_sends_nonsense_loses_its_session_with_the_reason_and_no_oth
         ),
         (Frame::Ack(Ack { lane: Lane::Config, upto: 1 << 50, beyond: vec![] }), "which was never sent"),
         (
-            Frame::Welcome(Welcome { nonce: 1, session: 1, heartbeat: Duration::ZERO }),
+            Frame::Welcome(Welcome { nonce: 1, session: 1, heartbeat: Duration::ZERO, certificates: false }),
             "only the cloud sends: welcome",
         ),
         (Frame::Hello(kubeedge_core::hub::Hello { nonce: 8, ..hello("edge-2") }), "hello twice"),

@@ -42,11 +42,19 @@ pub enum Denial {
     Unreadable,
     /// The node is shut out by its Node's annotation.
     ShutOut,
+    /// The certificate would be another's.
+    CertificateSubject,
+    /// Whoever asks for a certificate has not proven to have its key.
+    CertificateProof,
+    /// The certificate would be good for more than a server's.
+    CertificateUse,
+    /// The certificate would have names that are not the node's, or none.
+    CertificateNames,
 }
 
 impl Denial {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 19] = [
         Self::NotReferenced,
         Self::OtherNode,
         Self::OtherPod,
@@ -62,6 +70,10 @@ impl Denial {
         Self::OtherRule,
         Self::Unreadable,
         Self::ShutOut,
+        Self::CertificateSubject,
+        Self::CertificateProof,
+        Self::CertificateUse,
+        Self::CertificateNames,
     ];
 
     /// The reason in one word, for metrics.
@@ -82,6 +94,10 @@ impl Denial {
             Self::OtherRule => "other-rule",
             Self::Unreadable => "unreadable",
             Self::ShutOut => "shut-out",
+            Self::CertificateSubject => "certificate-subject",
+            Self::CertificateProof => "certificate-proof",
+            Self::CertificateUse => "certificate-use",
+            Self::CertificateNames => "certificate-names",
         }
     }
 }
@@ -106,6 +122,10 @@ impl fmt::Display for Denial {
             Self::OtherRule => "the rules for it begin on other nodes",
             Self::Unreadable => "it cannot be read",
             Self::ShutOut => "the node is shut out by its Node's annotation node.kubeedge.io/shut-out",
+            Self::CertificateSubject => "the subject of a node's certificate is CN system:node:<name>, O system:nodes",
+            Self::CertificateProof => "the request is not signed with the key that it is for",
+            Self::CertificateUse => "the certificate would be good for more than a server on the node",
+            Self::CertificateNames => "a node's certificate has its name and IP addresses of its Node, one at least, and no others",
         })?;
         write!(f, " ({})", self.reason())
     }

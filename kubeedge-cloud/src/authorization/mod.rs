@@ -11,6 +11,7 @@
 //! | for a Service, or is sent it | pods are told of it, and one of its own is in the namespace and not without links | `not-referenced` |
 //! | for any other object, or is sent it | one of its pods or devices is it or refers to it | `not-referenced` |
 //! | for a token | for a pod of its own, of this UID, that mounts this token of this account | `other-pod`, `no-such-object`, `token-not-mounted` |
+//! | for a serving certificate | CN `system:node:<node>`, O `system:nodes`, signed with its own key; for servers alone; names are the node's own and IP addresses of its Node, the loopback or 169.254.0.0/16 | `certificate-subject`, `certificate-proof`, `certificate-use`, `certificate-names` |
 //! | to write a Node | it is its own | `other-node` |
 //! | to label or annotate it | as NodeRestriction has it; nobody sets policies for himself | `label`, `annotation` |
 //! | to write or end a pod | it is on the node, with this UID | `other-pod`, `no-such-object` |
@@ -20,8 +21,8 @@
 //! | anything, and its Node has the annotation `node.kubeedge.io/shut-out` | never | `shut-out` |
 //! | to send a message by a rule | the rule begins on the node, or on all | `other-rule` |
 //!
-//! Leases are renewed by the cloud, for the node that has the session; a node has no words to ask for one. Certificates are
-//! asked for before there is a session, and are decided by `enrollment`: a node is given its own alone.
+//! Leases are renewed by the cloud, for the node that has the session; a node has no words to ask for one. The certificate
+//! of the link is asked for before there is a session, and decided by `enrollment`: a node is given its own alone.
 
 #![cfg_attr(
     not(all(feature = "devicecontroller", feature = "edgecontroller", feature = "router")),
@@ -31,12 +32,16 @@
 mod denial;
 mod mirror;
 mod node;
+#[cfg(feature = "edgecontroller")]
+mod serving;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use denial::{Denial, Denials};
 #[cfg(feature = "edgecontroller")]
 pub(crate) use node::{allowed_members, may_annotate, may_label};
+#[cfg(feature = "edgecontroller")]
+pub(crate) use serving::Serving;
 
 use kubeedge_core::{
     id::{NodeName, Uid},
@@ -53,6 +58,9 @@ pub(crate) enum Action<'a> {
     Read(&'a ObjectRef),
     /// A token of an account.
     Token(&'a TokenRequest),
+    /// A certificate for servers on the node; whether its names are the node's own, the Node tells.
+    #[cfg(feature = "edgecontroller")]
+    Certificate(&'a Serving),
     /// To register, or to write the status of, the Node of this name.
     WriteNode(&'a str),
     /// To write the status of a pod, or to say that it is gone.
@@ -98,6 +106,8 @@ pub(crate) fn allows(node: &NodeName, action: Action<'_>, graph: &impl Graph) ->
         Action::Read(reference) if graph.belongs(node, reference) => Ok(()),
         Action::Read(_) => Err(Denial::NotReferenced),
         Action::Token(request) => token(node, request, graph),
+        #[cfg(feature = "edgecontroller")]
+        Action::Certificate(serving) => serving.check(node),
         Action::WriteNode(name) => own_node(node, name),
         Action::WritePod { pod, uid } => own(node, pod, uid, graph, Denial::OtherPod).map(drop),
         Action::Mirror(report) => mirror::check(node, report),

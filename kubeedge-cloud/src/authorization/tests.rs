@@ -1,5 +1,7 @@
 mod graph;
 mod mirror;
+#[cfg(all(feature = "edgecontroller", feature = "pki"))]
+pub(crate) mod serving;
 
 use kubeedge_core::{id::NodeName, message::ObjectRef};
 use serde_json::json;

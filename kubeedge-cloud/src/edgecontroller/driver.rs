@@ -271,8 +271,8 @@ impl Driver {
 
     fn answer_questions(&mut self) {
         while let Some((node, question)) = self.questions.poll(now()) {
-            let api = self.api.clone();
-            self.answering.push(question.answer(api).map(|()| node).boxed());
+            let (api, denials) = (self.api.clone(), self.denials.clone());
+            self.answering.push(question.answer(api, denials).map(|()| node).boxed());
         }
     }
 

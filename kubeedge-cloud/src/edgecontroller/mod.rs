@@ -25,6 +25,7 @@
 //! ```
 
 mod autonomy;
+mod certificates;
 mod counts;
 mod driver;
 mod events;

@@ -8,8 +8,11 @@ use kubeedge_core::{
     pipe::Replier,
 };
 
-use super::{Config, Counts, requests, state::Plan, turns::Turns};
-use crate::controller::{Kind, api::Api};
+use super::{Config, Counts, certificates, requests, state::Plan, turns::Turns};
+use crate::{
+    authorization::{Denials, Serving},
+    controller::{Kind, api::Api},
+};
 
 /// The questions that wait for the API.
 #[derive(Debug)]
@@ -30,6 +33,7 @@ pub(super) struct Question {
 enum About {
     Object(Kind, ObjectRef),
     Token(TokenRequest),
+    Certificate(NodeName, Box<Serving>),
 }
 
 impl Questions {
@@ -44,6 +48,7 @@ impl Questions {
             Plan::Answer(answer) => return replier.answer(answer),
             Plan::Ask(kind, reference) => About::Object(kind, reference),
             Plan::Issue(request) => About::Token(request),
+            Plan::Certify(serving) => About::Certificate(node.clone(), serving),
         };
         if self.turns.waiting_of(&node) >= self.waiting_max {
             self.turns.retain(&node, |question| !question.replier.is_withdrawn());
@@ -75,10 +80,11 @@ impl Questions {
 
 impl Question {
     /// Asks the API, and hands on what it says.
-    pub(super) async fn answer(self, api: Api) {
+    pub(super) async fn answer(self, api: Api, denials: Denials) {
         let answer = match self.about {
             About::Object(kind, reference) => requests::answer(&api, kind, &reference).await,
             About::Token(request) => requests::issue(&api, &request).await,
+            About::Certificate(node, serving) => certificates::certify(&api, &node, &serving, &denials).await,
         };
         self.replier.answer(answer);
     }

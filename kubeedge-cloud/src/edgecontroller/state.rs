@@ -54,6 +54,13 @@ pub(super) const EVENTS: Kind = Kind { api_version: "v1", kind: "Event", plural:
 /// Service accounts.
 pub(super) const SERVICE_ACCOUNTS: Kind =
     Kind { api_version: "v1", kind: "ServiceAccount", plural: "serviceaccounts", optional: false };
+/// Requests for certificates.
+pub(super) const CERTIFICATES: Kind = Kind {
+    api_version: "certificates.k8s.io/v1",
+    kind: "CertificateSigningRequest",
+    plural: "certificatesigningrequests",
+    optional: true,
+};
 /// Claims of storage. Who does without them may do without the right to read them.
 pub(super) const CLAIMS: Kind = Kind {
     api_version: "v1",

@@ -3,6 +3,8 @@
 #[cfg(feature = "standalone")]
 mod api;
 mod away;
+#[cfg(all(feature = "pki", feature = "standalone"))]
+mod certificates;
 mod nodes;
 mod placement;
 mod services;

@@ -93,6 +93,15 @@ fn cluster_rules() -> Vec<Value> {
         rule("", &["events"], &["get", "create", "patch"]),
         // Tokens that pods mount. Each is bound to a pod on the node that asks.
         rule("", &["serviceaccounts/token"], &["create"]),
+        // Certificates for servers on nodes, which the cluster signs. Each is for the node that asks.
+        rule("certificates.k8s.io", &["certificatesigningrequests"], &["get", "create", "delete"]),
+        rule("certificates.k8s.io", &["certificatesigningrequests/approval"], &["patch"]),
+        json!({
+            "apiGroups": ["certificates.k8s.io"],
+            "resources": ["signers"],
+            "resourceNames": ["kubernetes.io/kubelet-serving"],
+            "verbs": ["approve"],
+        }),
         // Devices, and what is reported of them, which stands in the Device.
         rule("devices.kubeedge.io", &["devices", "devicemodels"], &read),
         rule("devices.kubeedge.io", &["devices"], &["patch"]),

@@ -106,6 +106,7 @@ fn subresources(resource: &Resource) -> Vec<(&'static str, &'static [&'static st
             ("resize", &["get", "patch", "update"][..]),
         ]),
         "ServiceAccount" => below.push(("token", &["create"])),
+        "CertificateSigningRequest" => below.push(("approval", &["get", "patch", "update"])),
         "Node" => below.push(("proxy", &["create", "delete", "get", "patch", "update"])),
         _ => {}
     }

@@ -1,6 +1,8 @@
 //! The resources that are served: one row each.
 
-use k8s_openapi::api::{coordination::v1 as coordination, core::v1 as core, node::v1 as node};
+use k8s_openapi::api::{
+    certificates::v1 as certificates, coordination::v1 as coordination, core::v1 as core, node::v1 as node,
+};
 use serde_json::Value;
 
 use super::table::{self, Columns};
@@ -203,6 +205,17 @@ pub(crate) static RESOURCES: &[Resource] = &[
         short: &["sa"],
         retype: Some(retype::<core::ServiceAccount>),
         columns: table::SERVICE_ACCOUNT,
+        ..CORE
+    },
+    Resource {
+        group: "certificates.k8s.io",
+        kind: "CertificateSigningRequest",
+        plural: "certificatesigningrequests",
+        singular: "certificatesigningrequest",
+        short: &["csr"],
+        namespaced: false,
+        status: true,
+        retype: Some(retype::<certificates::CertificateSigningRequest>),
         ..CORE
     },
     Resource {

@@ -123,6 +123,7 @@ impl ApiService {
                 match (sub.as_deref(), resource.kind) {
                     (None, _) => {}
                     (Some("status"), _) if resource.status => target.status = true,
+                    (Some("approval"), "CertificateSigningRequest") => target.status = true,
                     (Some("log"), "Pod") if parts.method == Method::GET => {
                         return self.logs(&target, &query).await;
                     }

@@ -150,6 +150,8 @@ pub struct Welcome {
     pub session: u64,
     /// Each side says something at least this often.
     pub heartbeat: Duration,
+    /// Whether the cloud knows [`Query::Certificate`]. To one that does not, such a query would be no frame.
+    pub certificates: bool,
 }
 
 /// Which items of a lane are durable.

@@ -16,8 +16,8 @@ pub use object::{
     Fingerprint, Inventory, InventoryEntry, Object, ObjectError, ObjectEvent, ObjectRef, Snapshot,
 };
 pub use question::{
-    Answer, LogChunk, LogRequest, Query, Request, Response, ServiceRequest, ServiceResponse, Token,
-    TokenRequest,
+    Answer, CertificateRequest, LogChunk, LogRequest, Query, Request, Response, ServiceRequest,
+    ServiceResponse, Token, TokenRequest,
 };
 pub use report::{
     ClockOffset, Connectivity, DeviceReport, MirrorReport, NodeReport, PodReport, PodState, Publish, Report,

@@ -13,6 +13,8 @@ pub enum Query {
     Get(ObjectRef),
     /// A token of the service account of one of the node's pods.
     Token(TokenRequest),
+    /// A certificate for a server on the node, signed by the cluster.
+    Certificate(CertificateRequest),
 }
 
 /// Asks for a token of a pod's service account, as a volume of the pod does.
@@ -30,6 +32,29 @@ pub struct TokenRequest {
     pub audience: String,
     /// How long it should be good for, in seconds.
     pub expiration_seconds: u64,
+}
+
+/// Asks for a certificate that the cluster signs for servers on the node, as the kubelet does with
+/// `serverTLSBootstrap`: the signer is `kubernetes.io/kubelet-serving`.
+///
+/// The answer is [`Answer::Object`]: the CertificateSigningRequest `metaserver-csr-<node>`, approved. Whoever asks asks again,
+/// with the same bytes and every few seconds, until its `status.certificate` is there, since the cluster signs in its own
+/// time; asking again changes nothing. Another request takes the place of the one before: a node has one at a time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CertificateRequest {
+    /// The request, PKCS#10 in DER (RFC 2986), at most [`CertificateRequest::MAX`] bytes. Its subject is CN
+    /// `system:node:<node>`, O `system:nodes`, and its names are addresses of the node.
+    pub pkcs10: Bytes,
+}
+
+impl CertificateRequest {
+    /// 8 KiB: a request of an RSA key of 8192 bits has 2 KiB and a half, and room for a hundred names.
+    pub const MAX: usize = 8 << 10;
+
+    /// Whether it is longer than [`CertificateRequest::MAX`].
+    pub(crate) fn is_too_long(&self) -> bool {
+        self.pkcs10.len() > Self::MAX
+    }
 }
 
 /// A token of a service account.

@@ -85,6 +85,9 @@ pub struct Welcome {
     /// Each side says something at least this often, in milliseconds.
     #[prost(uint32, tag = "3")]
     pub heartbeat_ms: u32,
+    /// Whether the cloud knows queries for certificates. Without it the edge sends none.
+    #[prost(bool, tag = "4")]
+    pub certificates: bool,
 }
 /// The cloud does not take the session.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -338,7 +341,7 @@ pub struct Event {
 pub struct Query {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "query::Query", tags = "2, 3")]
+    #[prost(oneof = "query::Query", tags = "2, 3, 4")]
     pub query: ::core::option::Option<query::Query>,
 }
 /// Nested message and enum types in `Query`.
@@ -349,6 +352,8 @@ pub mod query {
         Get(super::ObjectRef),
         #[prost(message, tag = "3")]
         Token(super::TokenRequest),
+        #[prost(message, tag = "4")]
+        Certificate(super::CertificateRequest),
     }
 }
 /// Asks for a token of a pod's service account.
@@ -367,6 +372,13 @@ pub struct TokenRequest {
     pub audience: ::prost::alloc::string::String,
     #[prost(uint64, tag = "6")]
     pub expiration_seconds: u64,
+}
+/// Asks for a certificate by which servers on the node are known, signed by the cluster.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CertificateRequest {
+    /// PKCS#10 in DER, at most 8 KiB.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub pkcs10: ::prost::bytes::Bytes,
 }
 /// The cloud answers the query with this number.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -9,10 +9,11 @@ use crate::{
     hub::{Ack, Frame, Hello, InventoryPart, Item, Payload, Welcome},
     id::{DeviceId, ResourceVersion, Uid},
     message::{
-        Answer, DeviceReport, Fingerprint, InventoryEntry, Lane, LogChunk, LogRequest, MirrorReport,
-        NodeReport, Object, ObjectEvent, ObjectRef, PodReport, PodState, Publish, Query, Report, Request,
-        Response, ServiceRequest, ServiceResponse, Token, TokenRequest, TunnelId, TunnelRequest,
-        TunnelResponse, TunnelStep, TwinReport, TwinValue, Upload, UploadId, UploadedEvent, UploadedPublish,
+        Answer, CertificateRequest, DeviceReport, Fingerprint, InventoryEntry, Lane, LogChunk, LogRequest,
+        MirrorReport, NodeReport, Object, ObjectEvent, ObjectRef, PodReport, PodState, Publish, Query,
+        Report, Request, Response, ServiceRequest, ServiceResponse, Token, TokenRequest, TunnelId,
+        TunnelRequest, TunnelResponse, TunnelStep, TwinReport, TwinValue, Upload, UploadId, UploadedEvent,
+        UploadedPublish,
     },
 };
 
@@ -224,14 +225,21 @@ fn frame() -> impl Strategy<Value = Frame> {
         let pod_uid = Uid::new(uid);
         Query::Token(TokenRequest { namespace, service_account, pod, pod_uid, audience, expiration_seconds })
     });
-    let query = prop_oneof![reference().prop_map(Query::Get), token];
+    let certificate = body().prop_map(|pkcs10| Query::Certificate(CertificateRequest { pkcs10 }));
+    let query = prop_oneof![reference().prop_map(Query::Get), token, certificate];
     let entries = proptest::collection::vec(entry(), 0..4);
     prop_oneof![
         hello.prop_map(|(protocol, node, nonce, digest, objects, software, tunnels)| {
             Frame::Hello(Hello { protocol, node, nonce, digest, objects, software, tunnels })
         }),
-        (any::<u64>(), any::<u64>(), time())
-            .prop_map(|(nonce, session, heartbeat)| Frame::Welcome(Welcome { nonce, session, heartbeat })),
+        (any::<u64>(), any::<u64>(), time(), any::<bool>()).prop_map(
+            |(nonce, session, heartbeat, certificates)| Frame::Welcome(Welcome {
+                nonce,
+                session,
+                heartbeat,
+                certificates
+            })
+        ),
         (any::<String>(), time()).prop_map(|(reason, retry_after)| Frame::Refusal { reason, retry_after }),
         any::<u64>().prop_map(Frame::Ping),
         any::<u64>().prop_map(Frame::Pong),
@@ -349,6 +357,19 @@ fn an_acknowledgement_whose_spans_do_not_ascend_is_refused() {
     assert!(matches!(
         Native.decode(Lane::Heartbeat, &bytes),
         Err(WireError::Invalid { frame: "ack", field: "beyond", .. })
+    ));
+}
+
+#[test]
+fn a_request_for_a_certificate_has_a_bound_and_one_of_that_length_is_read() {
+    let read = |length: usize| {
+        let query = Query::Certificate(CertificateRequest { pkcs10: vec![0x30; length].into() });
+        Native.decode(Lane::Bulk, &Native.encode(&Frame::Query { id: 1, query }))
+    };
+    assert!(read(CertificateRequest::MAX).is_ok());
+    assert!(matches!(
+        read(CertificateRequest::MAX + 1),
+        Err(WireError::Invalid { frame: "query", field: "pkcs10", .. })
     ));
 }
 

@@ -65,7 +65,12 @@ impl Stage {
         let asked = self.outside.inventory.recv().await.unwrap();
         asked.answer(Inventory::default());
         let Frame::Hello(hello) = next(&*connection).await else { panic!("no hello") };
-        let welcome = Welcome { nonce: hello.nonce, session: 1, heartbeat: Duration::from_secs(15) };
+        let welcome = Welcome {
+            nonce: hello.nonce,
+            session: 1,
+            heartbeat: Duration::from_secs(15),
+            certificates: true,
+        };
         say(&*connection, Frame::Welcome(welcome)).await;
         (connection, hello)
     }
@@ -297,8 +302,11 @@ async fn the_part_goes_on_when_the_senders_of_its_inbox_are_gone() {
     let connection = listener.accept().await.unwrap();
     inventory.recv().await.unwrap().answer(Inventory::default());
     let Frame::Hello(Hello { nonce, .. }) = next(&*connection).await else { panic!("no hello") };
-    say(&*connection, Frame::Welcome(Welcome { nonce, session: 1, heartbeat: Duration::from_secs(15) }))
-        .await;
+    say(
+        &*connection,
+        Frame::Welcome(Welcome { nonce, session: 1, heartbeat: Duration::from_secs(15), certificates: true }),
+    )
+    .await;
     connectivity.wait_for(|now| now.is_online()).await.unwrap();
     stop.cancel();
     part.await.unwrap().unwrap();

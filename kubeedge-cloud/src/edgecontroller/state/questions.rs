@@ -2,14 +2,14 @@
 
 use kubeedge_core::{
     id::{NodeName, check_subdomain},
-    message::{Answer, FromNode, ObjectRef, Query, TokenRequest, UploadedEvent},
+    message::{Answer, CertificateRequest, FromNode, ObjectRef, Query, TokenRequest, UploadedEvent},
 };
 use serde_json::{Value, json};
 use std::fmt::Display;
 
 use super::{NODES, State, WATCHED};
 use crate::{
-    authorization::{Action, Denial},
+    authorization::{Action, Denial, Serving},
     controller::Kind,
 };
 
@@ -22,6 +22,8 @@ pub(in crate::edgecontroller) enum Plan {
     Ask(Kind, ObjectRef),
     /// With a token from the API.
     Issue(TokenRequest),
+    /// With the node's request for a certificate, as it stands in the API then.
+    Certify(Box<Serving>),
 }
 
 impl State {
@@ -31,6 +33,7 @@ impl State {
         let reference = match &from.message {
             Query::Get(reference) => reference,
             Query::Token(request) => return self.plan_token(node, request),
+            Query::Certificate(request) => return self.plan_certificate(node, request),
         };
         if let Err(denial) = self.judged(node, Action::Read(reference)) {
             return self.refuse(node, reference, denial);
@@ -58,6 +61,14 @@ impl State {
                 self.refuse(node, &what, denial)
             }
         }
+    }
+
+    fn plan_certificate(&self, node: &NodeName, request: &CertificateRequest) -> Plan {
+        let serving = Serving::read(&request.pkcs10).and_then(|serving| {
+            self.judged(node, Action::Certificate(&serving))?;
+            Ok(Plan::Certify(Box::new(serving)))
+        });
+        serving.unwrap_or_else(|denial| self.refuse(node, &"a certificate", denial))
     }
 
     fn refuse(&self, node: &NodeName, what: &impl Display, denial: Denial) -> Plan {

@@ -33,7 +33,7 @@ impl NodeLink {
         let Phase::Open { nonce, sync, .. } = &mut self.phase else { return None };
         if std::mem::take(&mut self.saying.welcome) {
             let (session, heartbeat) = (self.session, self.config.heartbeat);
-            return Some(Frame::Welcome(Welcome { nonce: *nonce, session, heartbeat }));
+            return Some(Frame::Welcome(Welcome { nonce: *nonce, session, heartbeat, certificates: true }));
         }
         if let Some(nonce) = self.saying.pong.take() {
             return Some(Frame::Pong(nonce));

@@ -62,7 +62,7 @@ impl EdgeLink {
         if hello.nonce != welcome.nonce {
             return;
         }
-        self.phase = Phase::Open { since: *since };
+        self.phase = Phase::Open { since: *since, certificates: welcome.certificates };
         self.keepalive = Keepalive::new(Side::Edge, welcome.heartbeat, now);
         self.outputs.push_back(EdgeOutput::Welcomed { session: welcome.session });
         self.connectivity(Connectivity::Online);

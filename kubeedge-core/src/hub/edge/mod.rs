@@ -71,7 +71,7 @@ enum Phase {
     /// The cloud answers the hello, at latest at `until`.
     Greeting { since: Instant, until: Instant, hello: Hello, repeat: Repeat },
     /// The cloud, or the network, ends the session.
-    Open { since: Instant },
+    Open { since: Instant, certificates: bool },
     /// Nothing: the part is stopping.
     Stopped,
 }
@@ -278,6 +278,13 @@ impl EdgeLink {
     /// A part asks the cloud. Gives the number under which [`EdgeOutput::Answered`] comes, which it always does.
     pub fn handle_query(&mut self, query: Query, now: Instant) -> u64 {
         let refused = match self.phase {
+            Phase::Open { certificates: false, .. } if matches!(query, Query::Certificate(_)) => {
+                "the cloud knows no requests for certificates: it is older than this node"
+            }
+            // The cloud would end the session.
+            Phase::Open { .. } if matches!(&query, Query::Certificate(asked) if asked.is_too_long()) => {
+                "the request for a certificate is longer than 8 KiB"
+            }
             Phase::Open { .. } => match self.queries.open((), self.config.query_timeout, now) {
                 Some(id) => {
                     self.questions.push_back(Frame::Query { id, query });
@@ -435,7 +442,7 @@ impl EdgeLink {
     fn end(&mut self, reason: String, retry_after: Duration, now: Instant) {
         let last_words = self.saying.last_words.take();
         self.saying = Saying { last_words, ..Saying::default() };
-        if let Phase::Open { since } = self.phase
+        if let Phase::Open { since, .. } = self.phase
             && now.duration_since(since) >= self.config.backoff_max
         {
             // A session that is taken and at once ended again, as when two nodes share a name, is no success.

@@ -8,12 +8,12 @@ use super::{
 use crate::{
     hub::{
         Ack, EdgeConfig, EdgeLink, EdgeOutput, Frame, Hello, InventoryPart, Item, NodeConfig, NodeLink,
-        NodeOutput, PROTOCOL, Payload,
+        NodeOutput, PROTOCOL, Payload, Welcome,
     },
     id::Uid,
     message::{
-        Answer, Connectivity, Inventory, Lane, LogRequest, Object, ObjectEvent, ObjectRef, Query, Request,
-        Response, TunnelId, TunnelRequest, TunnelStep,
+        Answer, CertificateRequest, Connectivity, Inventory, Lane, LogRequest, Object, ObjectEvent,
+        ObjectRef, Query, Request, Response, TunnelId, TunnelRequest, TunnelStep,
     },
 };
 
@@ -437,6 +437,43 @@ fn a_node_that_knows_no_tunnels_is_not_asked_for_one_and_keeps_its_session() {
     let mut link = NodeLink::new(NodeConfig::default(), node(), 1, now);
     assert_eq!(asked(&mut link, true), Some(NodeOutput::NeedSnapshot), "nothing is refused");
     assert!(matches!(link.poll_transmit(Lane::Bulk, now), Some(Frame::Request { .. })));
+}
+
+#[test]
+fn a_cloud_that_knows_no_certificates_is_not_asked_for_one_and_a_request_too_long_goes_to_none() {
+    let now = Instant::now();
+    let certificate =
+        |length: usize| Query::Certificate(CertificateRequest { pkcs10: vec![0; length].into() });
+    let mut pair = synchronized();
+    for (query, why) in
+        [(certificate(CertificateRequest::MAX + 1), Some("longer than 8 KiB")), (certificate(8), None)]
+    {
+        pair.edge.handle_query(query, pair.now());
+        let told = std::iter::from_fn(|| pair.edge.poll_output()).last();
+        match (told, why) {
+            (None, None) => {}
+            (Some(EdgeOutput::Answered { answer: Answer::Refused(told), .. }), Some(why)) => {
+                assert!(told.contains(why), "{told}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut older = EdgeLink::new(EdgeConfig::default(), node(), 1, now);
+    assert!(dialled(&mut older, now));
+    older.handle_connected(now);
+    older.handle_inventory(&Inventory::default(), now);
+    let Some(Frame::Hello(Hello { nonce, .. })) = older.poll_transmit(Lane::Heartbeat, now) else {
+        panic!("no hello");
+    };
+    let welcome = Welcome { nonce, session: 1, heartbeat: SECOND, certificates: false };
+    older.handle_frame(Frame::Welcome(welcome), now);
+    while older.poll_output().is_some() {}
+    older.handle_query(certificate(8), now);
+    let Some(EdgeOutput::Answered { answer: Answer::Refused(why), .. }) = older.poll_output() else {
+        panic!("nothing is refused");
+    };
+    assert!(why.contains("older than this node"), "{why}");
+    assert_eq!(older.poll_transmit(Lane::Bulk, now), None);
 }
 
 #[test]

@@ -5,10 +5,11 @@ use crate::{
     hub::{Ack, Frame, Hello, InventoryPart, Item, Payload, Welcome},
     id::{DeviceId, ResourceVersion, Uid},
     message::{
-        Answer, DeviceReport, Fingerprint, InventoryEntry, Lane, LogChunk, LogRequest, MirrorReport,
-        NodeReport, Object, ObjectEvent, ObjectRef, PodReport, PodState, Publish, Query, Report, Request,
-        Response, ServiceRequest, ServiceResponse, Token, TokenRequest, TunnelId, TunnelRequest,
-        TunnelResponse, TunnelStep, TwinReport, TwinValue, Upload, UploadId, UploadedEvent, UploadedPublish,
+        Answer, CertificateRequest, DeviceReport, Fingerprint, InventoryEntry, Lane, LogChunk, LogRequest,
+        MirrorReport, NodeReport, Object, ObjectEvent, ObjectRef, PodReport, PodState, Publish, Query,
+        Report, Request, Response, ServiceRequest, ServiceResponse, Token, TokenRequest, TunnelId,
+        TunnelRequest, TunnelResponse, TunnelStep, TwinReport, TwinValue, Upload, UploadId, UploadedEvent,
+        UploadedPublish,
     },
     wire::WireError,
 };
@@ -21,6 +22,7 @@ pub(super) fn frame(frame: pb::Frame, lane: Lane) -> Result<Frame, WireError> {
             nonce: welcome.nonce,
             session: welcome.session,
             heartbeat: millis(welcome.heartbeat_ms),
+            certificates: welcome.certificates,
         }),
         Kind::Refusal(refusal) => {
             Frame::Refusal { reason: refusal.reason, retry_after: millis(refusal.retry_after_ms) }
@@ -36,20 +38,7 @@ pub(super) fn frame(frame: pb::Frame, lane: Lane) -> Result<Frame, WireError> {
         }),
         Kind::Synchronized(pb::Synchronized {}) => Frame::Synchronized,
         Kind::Item(item) => Frame::Item(self::item(item, lane)?),
-        Kind::Query(query) => Frame::Query {
-            id: query.id,
-            query: match query.query.ok_or(WireError::Unknown { frame: "query", field: "query" })? {
-                pb::query::Query::Get(wanted) => Query::Get(reference("query", Some(wanted))?),
-                pb::query::Query::Token(request) => Query::Token(TokenRequest {
-                    namespace: request.namespace,
-                    service_account: request.service_account,
-                    pod: request.pod,
-                    pod_uid: Uid::new(request.pod_uid),
-                    audience: request.audience,
-                    expiration_seconds: request.expiration_seconds,
-                }),
-            },
-        },
+        Kind::Query(query) => Frame::Query { id: query.id, query: self::query(query.query)? },
         Kind::Answer(answer) => Frame::Answer { id: answer.id, answer: self::answer(answer.answer)? },
         Kind::Request(request) => Frame::Request {
             id: request.id,
@@ -217,6 +206,29 @@ fn value(value: pb::TwinValue) -> TwinValue {
 
 fn pairs(pairs: Vec<pb::Pair>) -> Vec<(String, String)> {
     pairs.into_iter().map(|pair| (pair.name, pair.value)).collect()
+}
+
+fn query(query: Option<pb::query::Query>) -> Result<Query, WireError> {
+    let query = query.ok_or(WireError::Unknown { frame: "query", field: "query" })?;
+    Ok(match query {
+        pb::query::Query::Get(wanted) => Query::Get(reference("query", Some(wanted))?),
+        pb::query::Query::Token(request) => Query::Token(TokenRequest {
+            namespace: request.namespace,
+            service_account: request.service_account,
+            pod: request.pod,
+            pod_uid: Uid::new(request.pod_uid),
+            audience: request.audience,
+            expiration_seconds: request.expiration_seconds,
+        }),
+        pb::query::Query::Certificate(pb::CertificateRequest { pkcs10 }) => {
+            let request = CertificateRequest { pkcs10 };
+            if request.is_too_long() {
+                let why = format!("it is longer than {} bytes", CertificateRequest::MAX);
+                return Err(WireError::Invalid { frame: "query", field: "pkcs10", why });
+            }
+            Query::Certificate(request)
+        }
+    })
 }
 
 fn answer(answer: Option<pb::answer::Answer>) -> Result<Answer, WireError> {

@@ -29,6 +29,7 @@ fn kind(frame: &Frame) -> Kind {
             nonce: welcome.nonce,
             session: welcome.session,
             heartbeat_ms: millis(welcome.heartbeat),
+            certificates: welcome.certificates,
         }),
         Frame::Refusal { reason, retry_after } => {
             Kind::Refusal(pb::Refusal { reason: reason.clone(), retry_after_ms: millis(*retry_after) })
@@ -195,6 +196,9 @@ fn query(query: &Query) -> pb::query::Query {
             audience: request.audience.clone(),
             expiration_seconds: request.expiration_seconds,
         }),
+        Query::Certificate(request) => {
+            pb::query::Query::Certificate(pb::CertificateRequest { pkcs10: request.pkcs10.clone() })
+        }
     }
 }
 
