@@ -1,6 +1,7 @@
 //! What nonsense does to a site of real processes: it is refused with what and where, and nothing else is disturbed.
 
 mod api;
+mod certificates;
 mod files;
 mod link;
 mod mqtt;
