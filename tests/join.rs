@@ -370,7 +370,8 @@ async fn a_rotation_of_the_authority_goes_on_over_restarts_of_the_cloud() -> Res
             site.cloud.spawn()?;
         }
         let signs = site.authority()?;
-        ensure!((signs.certificate_pem() != first.certificate_pem()) == follows, "after {step}");
+        let switched = signs.certificate_pem() != first.certificate_pem();
+        ensure!(switched == follows, "after {step} another one signs: {switched}");
         let roots = signs.certificate_pem().to_owned() + first.certificate_pem();
         let dial = async |issued: &Issued| -> Result<bool> {
             let identity = Identity::from_pem(issued.certificate_pem.as_bytes(), issued.key_pem.as_bytes())?;
@@ -383,9 +384,11 @@ async fn a_rotation_of_the_authority_goes_on_over_restarts_of_the_cloud() -> Res
                 Err(other) => bail!("after {step}: {other:?}"),
             }
         };
-        ensure!(dial(&signs.issue_node(&node, hour)?).await?, "after {step}");
-        ensure!(dial(&old).await? == old_is_good, "after {step}");
-        ensure!(site.token()?.parse::<JoinToken>()?.is_of(&signs.certificate_der()?), "after {step}");
+        ensure!(dial(&signs.issue_node(&node, hour)?).await?, "after {step}: {}", site.cloud.log());
+        ensure!(dial(&old).await? == old_is_good, "after {step} the old is to be good: {old_is_good}");
+        let authority = signs.certificate_der()?;
+        let follows = || Ok(site.token()?.parse::<JoinToken>()?.is_of(&authority));
+        wait_for(&format!("the token to follow after {step}"), follows)?;
     }
     let kubeconfig = site.cloud.kubeconfig();
     let output = site.keadm(&["rotate-ca", "status", "--kube-config", &kubeconfig.to_string_lossy()])?;
