@@ -88,6 +88,13 @@ async fn a_label_that_the_node_does_not_know_of_itself_is_looked_up() {
     assert_eq!(status["message"], message);
     node.apply(&selecting("again", "a"));
     node.running("again").await;
+    // Which of the two starts first is a matter of chance, and the reports about the other may be behind us.
+    let started = async {
+        while runtime.starts("here/app") == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), started).await.expect("it has the label");
     assert_eq!((runtime.starts("here/app"), runtime.starts("there/app")), (1, 0));
 
     // Nobody answers, and then there is no link: the scheduler will have known.
