@@ -280,9 +280,11 @@ impl Inner {
         if !alive {
             return Err(ended());
         }
-        let (user, group) = proc::owner(process.pid).ok_or_else(ended)?;
+        let pid = process.pid;
+        let (user, group) = proc::owner(pid).ok_or_else(ended)?;
         let directory = self.sandbox_directory(&sandbox).join(&id.0).join("root");
-        Ok(Beside { env: proc::environment(process.pid), directory, user, group })
+        drop(state);
+        Ok(Beside { env: proc::environment_of_started(pid), directory, user, group })
     }
 
     pub(super) fn observe(&self) -> Result<Vec<ObservedSandbox>, WorkError> {

@@ -1,12 +1,16 @@
 //! Processes as `/proc` shows them.
 
-use std::{collections::HashMap, fs};
+use std::{collections::HashMap, fs, thread, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tracing::debug;
 
 /// The variable by which all processes of a container are known, those that it left in the background too.
 pub(super) const ID_VARIABLE: &str = "CONTAINER_ID";
+
+/// How often a program's environment is looked for after its start, and after which pauses: a tenth of a second in all.
+const SHOWN_AFTER_LOOKS: u32 = 50;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 
 /// A process that is not a zombie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +68,18 @@ pub(super) fn environment(pid: i32) -> Vec<(String, String)> {
         Some((name.to_owned(), value.to_owned()))
     });
     variables.collect()
+}
+
+/// The environment of a process that has one, but may have been started this very moment: the kernel tells whoever starts a
+/// program that it runs before it shows the environment.
+pub(super) fn environment_of_started(pid: i32) -> Vec<(String, String)> {
+    let mut looks = (0..SHOWN_AFTER_LOOKS).map(|look| {
+        if look > 0 {
+            thread::sleep(BETWEEN_LOOKS);
+        }
+        environment(pid)
+    });
+    looks.find(|environment| !environment.is_empty()).unwrap_or_default()
 }
 
 /// The user and group that a process has in effect.
