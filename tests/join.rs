@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::core::v1::Secret;
 use kubeedge_cloud::pki::{Authority, Issued};
 use kubeedge_core::{
     join::JoinToken,
@@ -21,7 +22,7 @@ use kubeedge_core::{
 };
 use kubeedge_tests::{
     binaries,
-    site::{Binaries, Cloud, Edge, EdgeOptions, wait_for},
+    site::{Binaries, Cloud, Edge, EdgeOptions, cluster, wait_for},
 };
 use serde_json::Value;
 
@@ -70,8 +71,18 @@ impl Site {
         Ok((output.status.success(), said))
     }
 
+    /// The authority that signs: as the Secret has it, which the files of a standalone cloud follow.
     fn authority(&self) -> Result<Authority> {
-        Ok(Authority::open_or_create(self.cloud.kubeconfig().parent().context("a folder")?)?)
+        let secret = self.cloud.kubectl(&["get", "secret", "casecret", "-n", "kubeedge", "-o", "json"])?;
+        let data = serde_json::from_str::<Secret>(&secret)?.data.context("the Secret has data")?;
+        let member = |key: &str| data.get(key).with_context(|| format!("the Secret has {key}"));
+        let shared = Authority::from_der(&member("cadata")?.0, &member("cakeydata")?.0)?;
+        if cluster::admin().is_none() {
+            let folder = self.cloud.kubeconfig();
+            let own = Authority::open_or_create(folder.parent().context("a folder")?)?;
+            ensure!(own.certificate_der()? == shared.certificate_der()?, "the files are not the Secret's");
+        }
+        Ok(shared)
     }
 
     fn ready(&self, node: &str, log: &Path) -> Result<()> {
