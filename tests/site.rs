@@ -3,20 +3,23 @@
 
 #[path = "cluster.rs"]
 pub mod cluster;
+#[path = "support/ports.rs"]
+mod ports;
 
 use std::{
     fs,
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, TcpStream},
     ops::Range,
     path::{Path, PathBuf},
-    process::{self, Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
+
+use ports::free_port_of;
 
 /// Where the binaries are.
 #[derive(Debug, Clone)]
@@ -557,23 +560,14 @@ fn log(folder: &Path, name: &str) -> Result<fs::File> {
 
 /// A port that is free for TCP and UDP on the loopback address, and that no other test is given meanwhile.
 ///
-/// It is none of those that the kernel gives to connections (`ip_local_port_range`): one of them could have it before whoever it
-/// is for listens. Tests run in processes of their own, which begin to look at different places.
+/// # Errors
+/// If there is none.
 pub fn free_port() -> Result<u16> {
-    static TAKEN: AtomicU32 = AtomicU32::new(0);
-    for _ in 0..PORTS.len() {
-        let place = process::id().wrapping_mul(61).wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed));
-        let port = PORTS.start + u16::try_from(place % u32::try_from(PORTS.len())?)?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
-            return Ok(port);
-        }
-    }
-    bail!("no free port was found")
+    free_port_of(PORTS)
 }
 
-/// Ports that nothing has by itself: above those of KubeEdge, below those of connections.
-const PORTS: Range<u16> = 11_000..32_000;
+/// Those that are left are for clouds of a fleet.
+const PORTS: Range<u16> = 11_000..31_000;
 
 /// A pod that says three words, the last after some seconds, for tests of logs.
 pub const SPEAKER: &str = "apiVersion: v1

@@ -158,7 +158,8 @@ impl Driver {
                     self.state.handle_clock(&clock, now());
                 }
                 Some(call) = self.inbox.snapshots.recv() => self.handle_snapshot(call),
-                Some(call) = self.inbox.queries.recv() => self.handle_query(call),
+                // Before everything is listed it is not known what a node may ask for; it waits for as long as it likes.
+                Some(call) = self.inbox.queries.recv(), if self.state.is_complete() => self.handle_query(call),
                 Some(event) = self.inbox.events.recv() => self.events.handle_event(event),
                 Some((reference, fetched)) = self.fetching.next() => {
                     self.state.handle_fetched(&reference, fetched, now());

@@ -459,7 +459,7 @@ impl State {
             self.reports.put((node, ReportKey::Node), Wanted::Away { since }, now);
         }
         // Before everything is listed, a pod that is not known may exist all the same.
-        while self.placement.is_complete() && !self.nodes.lists() {
+        while self.is_complete() && !self.nodes.lists() {
             let (key, wanted) = self.reports.poll_write(now)?;
             match self.decide(&key, &wanted, now) {
                 Ok(write) => {
@@ -482,7 +482,7 @@ impl State {
 
     /// When to ask [`poll_write`](Self::poll_write) and [`poll_renewal`](Self::poll_renewal) again.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let writes = self.placement.is_complete() && !self.nodes.lists();
+        let writes = self.is_complete() && !self.nodes.lists();
         let reports = if writes { self.reports.poll_timeout() } else { None };
         let others = [
             self.leases.poll_timeout(),
@@ -498,9 +498,9 @@ impl State {
         (self.reports.oldest(), self.leases.oldest())
     }
 
-    /// Whether it is known what exists.
+    /// Whether it is known what exists, and who is shut out.
     pub(super) fn is_complete(&self) -> bool {
-        self.placement.is_complete()
+        self.placement.is_complete() && self.nodes.are_listed()
     }
 
     /// All objects of a node, as far as known.

@@ -3,7 +3,8 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{Ipv4Addr, TcpListener, UdpSocket},
+    net::Ipv4Addr,
+    ops::Range,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -12,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use kubeedge_cloud::pki::Authority;
 
-use super::api::ApiSite;
+use super::{api::ApiSite, ports::free_port_of};
 
 /// A cloudcore with its configuration.
 pub struct Cloudcore {
@@ -40,7 +41,7 @@ impl Cloudcore {
         fs::create_dir_all(folder)?;
         let (ca, ca_key) = (folder.join("rootCA.crt"), folder.join("rootCA.key"));
         authority.save(&ca, &ca_key)?;
-        let [quic, https, monitor] = [free_port()?, free_port()?, free_port()?];
+        let [quic, https, monitor] = [free_port_of(PORTS)?, free_port_of(PORTS)?, free_port_of(PORTS)?];
         let config = folder.join("cloudcore.yaml");
         let (kubeconfig, ca, ca_key) = (api.kubeconfig.display(), ca.display(), ca_key.display());
         let text = format!(
@@ -157,13 +158,5 @@ impl Drop for Cloudcore {
     }
 }
 
-/// A port that is free for TCP and UDP on the loopback address.
-fn free_port() -> Result<u16> {
-    for _ in 0..100 {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        if UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    bail!("no free port was found")
-}
+/// Other ones than the processes of a test have that are not of the fleet.
+const PORTS: Range<u16> = 31_000..32_700;

@@ -6,6 +6,8 @@
 mod api;
 mod cloudcore;
 mod node;
+#[path = "../ports.rs"]
+mod ports;
 
 pub use api::ApiSite;
 pub use cloudcore::Cloudcore;

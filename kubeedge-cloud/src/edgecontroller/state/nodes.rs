@@ -22,6 +22,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     known: BTreeMap<NodeName, Known>,
+    /// Whether all were listed once.
+    listed: bool,
     /// Those that were told of since all began to be told again.
     telling: BTreeSet<NodeName>,
     /// Those whose pods are not known, because they were passed over.
@@ -55,6 +57,11 @@ impl Nodes {
         self.unlisted.contains(node) || self.late.contains(node)
     }
 
+    /// Whether all were listed once: before that, any may be shut out.
+    pub(super) fn are_listed(&self) -> bool {
+        self.listed
+    }
+
     /// Whether there are nodes whose pods are not known.
     pub(super) fn lists(&self) -> bool {
         !(self.unlisted.is_empty() && self.late.is_empty())
@@ -86,6 +93,7 @@ impl State {
                 let gone: Vec<NodeName> = gone.cloned().collect();
                 gone.iter().for_each(|node| self.forget_node(node));
                 self.nodes.telling.clear();
+                self.nodes.listed = true;
             }
         }
     }

@@ -25,7 +25,7 @@ impl State {
     /// Which pod to change next, and how, if it may be done at once.
     pub(in crate::edgecontroller) fn poll_toleration(&mut self, now: Instant) -> Option<(ObjectRef, Value)> {
         // A start lists first: many pods may have to be changed, and nodes wait for none of that.
-        if !self.placement.is_complete() {
+        if !self.is_complete() {
             return None;
         }
         while let Some(pod) = self.intolerant.pop_first() {

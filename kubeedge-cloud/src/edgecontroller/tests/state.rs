@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::super::{
     Config,
-    state::{CONFIG_MAPS, Job, Output, PODS, Plan, Reported, State, WATCHED, Wanted, Write, Written},
+    state::{CONFIG_MAPS, Job, NODES, Output, PODS, Plan, Reported, State, WATCHED, Wanted, Write, Written},
 };
 use crate::controller::{
     Change, Outcome,
@@ -45,7 +45,14 @@ fn map(name: &str, uid: &str, value: &str) -> Object {
 pub(super) fn listed(objects: &[&Object]) -> State {
     let mut state = State::new(&Config::default());
     list(&mut state, objects);
+    list_nodes(&mut state);
     state
+}
+
+/// As of an API without Nodes.
+fn list_nodes(state: &mut State) {
+    state.handle_node(Change::Began(NODES));
+    state.handle_node(Change::Listed(NODES));
 }
 
 pub(super) fn list(state: &mut State, objects: &[&Object]) {
@@ -386,6 +393,10 @@ fn nothing_is_complete_before_all_kinds_were_listed() {
         assert!(!state.is_complete());
         state.handle_change(Change::Listed(kind));
     }
+    assert!(!state.is_complete(), "who is shut out is not known");
+    state.handle_node(Change::Began(NODES));
+    assert!(!state.is_complete());
+    state.handle_node(Change::Listed(NODES));
     assert!(state.is_complete());
 }
 
@@ -480,13 +491,16 @@ fn a_report_of_another_nodes_pod_or_of_an_earlier_pod_is_dropped_and_acknowledge
 }
 
 #[test]
-fn a_report_waits_until_it_is_known_which_pods_exist() {
+fn a_report_waits_until_it_is_known_which_pods_exist_and_who_is_shut_out() {
     let now = Instant::now();
     let mut state = State::new(&Config::default());
     state.handle_report(from("edge-1", 1, pod_report("web", "p1", running())), now);
     assert!(state.poll_write(now).is_none());
     assert_eq!((acked(&mut state), state.poll_timeout()), (vec![], None));
     list(&mut state, &[&pod("web", "p1", "edge-1", &[])]);
+    assert!(state.poll_write(now).is_none());
+    assert_eq!((acked(&mut state), state.poll_timeout()), (vec![], None));
+    list_nodes(&mut state);
     assert!(state.poll_write(now).is_some());
 }
 
