@@ -142,7 +142,7 @@ const WEBHOOK: &str = "validatingwebhookconfigurations.admissionregistration.k8s
 const REQUESTS: &str = "certificatesigningrequests.certificates.k8s.io";
 
 /// What cloudcore's parts do: verb, resource, what is below it, and where.
-const NEEDED: [(&str, &str, &str, &str); 30] = [
+const NEEDED: [(&str, &str, &str, &str); 32] = [
     ("watch", "pods", "", "default"),
     ("patch", "pods", "status", "default"),
     ("create", "pods", "", "default"),
@@ -166,6 +166,8 @@ const NEEDED: [(&str, &str, &str, &str); 30] = [
     ("watch", "devices.devices.kubeedge.io", "", "default"),
     ("patch", "devices.devices.kubeedge.io", "", "default"),
     ("watch", "devicemodels.devices.kubeedge.io", "", "default"),
+    ("create", "devicestatuses.devices.kubeedge.io", "", "default"),
+    ("patch", "devicestatuses.devices.kubeedge.io", "", "default"),
     ("watch", "rules.rules.kubeedge.io", "", "default"),
     ("patch", "rules.rules.kubeedge.io", "", "default"),
     ("patch", "leases.coordination.k8s.io", "", "kube-node-lease"),

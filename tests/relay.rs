@@ -1,6 +1,7 @@
 //! Two cloudcores on one API, and a node that is connected to one of them: what is asked of the other is answered too.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::Path,
     process::Command,
@@ -109,6 +110,8 @@ fn what_is_asked_of_a_cloudcore_without_the_nodes_session_is_answered_through_th
     let answered = site.owner.metric("kubeedge_relay_answered_total")?;
     ensure!(passed_on > 0 && passed_on == answered, "{passed_on} were passed on, and {answered} answered");
 
+    every_figure_is_there(&site.owner).with_context(|| site.logs())?;
+
     // A node's certificate is of the same authority, and is none of a cloud's.
     let (refused, told) = show(&site.edge.folder().join("certificates"), site.relay)?;
     ensure!(refused && told.is_empty(), "{told}");
@@ -124,6 +127,84 @@ fn what_is_asked_of_a_cloudcore_without_the_nodes_session_is_answered_through_th
     ensure!(began.elapsed() < Duration::from_secs(10), "it took {:?}", began.elapsed());
     let unreachable = "kubeedge_relay_failed_total{reason=\"OwnerUnreachable\"}";
     ensure!(site.asked.metric(unreachable)? >= 1);
+    Ok(())
+}
+
+/// All that cloudcore tells of itself when others serve the same API.
+const FIGURES: &[&str] = &[
+    "kubeedge_authorization_denials_total",
+    "kubeedge_broken_watches",
+    "kubeedge_certificates_issued_total",
+    "kubeedge_cloudhub_certificates_refused_total",
+    "kubeedge_cloudhub_memory_bytes",
+    "kubeedge_cloudhub_memory_max_bytes",
+    "kubeedge_cloudhub_offences_total",
+    "kubeedge_cloudhub_queue_age_seconds",
+    "kubeedge_cloudhub_queue_depth",
+    "kubeedge_cloudhub_received_bytes_total",
+    "kubeedge_cloudhub_refused_total",
+    "kubeedge_cloudhub_resends_total",
+    "kubeedge_cloudhub_sent_bytes_total",
+    "kubeedge_cloudhub_sessions",
+    "kubeedge_devicecontroller_passed_over_total",
+    "kubeedge_devicecontroller_writes_total",
+    "kubeedge_edgecontroller_events_dropped_total",
+    "kubeedge_edgecontroller_events_recorded_total",
+    "kubeedge_edgecontroller_events_retried_total",
+    "kubeedge_edgecontroller_events_waiting",
+    "kubeedge_edgecontroller_held_back_total",
+    "kubeedge_edgecontroller_oldest_write_seconds",
+    "kubeedge_edgecontroller_unread_objects",
+    "kubeedge_edgecontroller_writes_total",
+    "kubeedge_joins_refused_total",
+    "kubeedge_relay_answered_total",
+    "kubeedge_relay_certificates_refused_total",
+    "kubeedge_relay_failed_total",
+    "kubeedge_relay_passed_on_total",
+];
+
+const LANES: [&str; 5] = ["heartbeat", "pods", "config", "devices", "bulk"];
+
+/// Looks at the figures of a cloudcore that one node is connected to.
+fn every_figure_is_there(cloud: &Cloud) -> Result<()> {
+    let (status, page) = cloud.monitor("/metrics")?;
+    ensure!(status == 200, "{status}: {page}");
+    for name in FIGURES {
+        ensure!(page.contains(&format!("# HELP {name} ")), "{name} is not in {page}");
+        ensure!(page.contains(&format!("# TYPE {name} ")), "{name} is not in {page}");
+    }
+    let told: BTreeSet<_> =
+        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let more: Vec<_> = told.iter().filter(|name| !FIGURES.contains(name)).collect();
+    ensure!(more.is_empty(), "a figure that no test knows: {more:?}");
+
+    let of_lanes = |name: &str| -> Result<f64> {
+        LANES.iter().map(|lane| cloud.figure(&format!("{name}{{lane=\"{lane}\"}}"))).sum()
+    };
+    let sent = of_lanes("kubeedge_cloudhub_sent_bytes_total")?;
+    let received = of_lanes("kubeedge_cloudhub_received_bytes_total")?;
+    ensure!(sent > 0.0 && received > 0.0, "{sent} bytes sent, {received} received");
+    // How much waits is a matter of the moment; a link on one machine is quick.
+    let (depth, age) =
+        (of_lanes("kubeedge_cloudhub_queue_depth")?, of_lanes("kubeedge_cloudhub_queue_age_seconds")?);
+    ensure!(depth >= 0.0 && (0.0..60.0).contains(&age), "{depth} wait, for {age} s");
+
+    let memory = cloud.metric("kubeedge_cloudhub_memory_bytes")?;
+    let most = cloud.metric("kubeedge_cloudhub_memory_max_bytes")?;
+    ensure!(memory > 0 && memory < most, "{memory} of {most} bytes");
+    ensure!(cloud.metric("kubeedge_cloudhub_sessions")? == 1);
+    ensure!(cloud.metric("kubeedge_cloudhub_refused_total")? == 0, "there was room for the node");
+    // These are about luck with the link and the pace of devices: that they are numbers is all that is sure.
+    for name in ["kubeedge_cloudhub_resends_total", "kubeedge_devicecontroller_passed_over_total"] {
+        cloud.metric(name)?;
+    }
+    // Each part that judges nodes has each reason, also those that it has not met.
+    for part in ["edgecontroller", "devicecontroller"] {
+        for reason in ["not-referenced", "other-node", "unreadable"] {
+            let name = format!("kubeedge_authorization_denials_total{{part=\"{part}\",reason=\"{reason}\"}}");
+            cloud.metric(&name)?;
+        }
+    }
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    str::FromStr,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -245,9 +246,22 @@ impl Cloud {
 
     /// A figure of its metrics, such as `kubeedge_joins_refused_total{reason="TokenForeign"}`.
     pub fn metric(&self, name: &str) -> Result<u64> {
+        self.parse_metric(name)
+    }
+
+    /// As [`Cloud::metric`], for a figure that need not be whole.
+    pub fn figure(&self, name: &str) -> Result<f64> {
+        self.parse_metric(name)
+    }
+
+    fn parse_metric<T>(&self, name: &str) -> Result<T>
+    where
+        T: FromStr,
+        T::Err: std::error::Error + Send + Sync + 'static,
+    {
         let (_, page) = self.monitor("/metrics")?;
         let figure = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        figure.with_context(|| format!("no {name} in {page}"))?.parse().context(page)
+        figure.with_context(|| format!("no {name} in {page}"))?.parse::<T>().context(page)
     }
 
     /// The status and the text that it answers under a path of its monitor.

@@ -224,6 +224,11 @@ fn an_api_server_reaches_pods_also_at_a_cloud_that_has_not_the_nodes_session() -
     asked
         .kubectl(&["wait", "--for=condition=Ready", "pod/web", "--timeout=60s"])
         .with_context(|| tail(&edge.log()))?;
+    // An API server goes by what the Node says, and a pod may be sooner.
+    wait_for("the node to say where it is reached", || {
+        let address = "jsonpath={.status.addresses[0].address}";
+        Ok(!asked.kubectl(&["get", "node", "edge-1", "-o", address])?.is_empty())
+    })?;
 
     let passed_on = || asked.metric("kubeedge_relay_passed_on_total");
     let before = passed_on()?;

@@ -300,6 +300,7 @@ fn device_controller(root: &Node<'_>) -> Result<Option<devicecontroller::Config>
         status_burst: ours.at("statusBurst").number(1, 1_000)?,
         writes_per_second: NonZeroU32::new(ours.at("writesPerSecond").number(1, 100_000)?)
             .context("it is at least one")?,
+        device_statuses: ours.at("deviceStatuses").bool()?,
         ..devicecontroller::Config::default()
     };
     Ok(root.at("modules.deviceController.enable").bool()?.then_some(config))

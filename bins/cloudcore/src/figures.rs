@@ -67,16 +67,20 @@ pub(crate) fn of_edgecontroller(unread: watch::Receiver<usize>) -> Figures {
     })
 }
 
-/// The kinds that a part cannot watch.
-pub(crate) fn of_watches(
-    part: &'static str,
-    unwatched: watch::Receiver<BTreeMap<&'static str, String>>,
-) -> Figures {
+/// What of the API a part does not see, each kind with the reason.
+pub(crate) type Unwatched = watch::Receiver<BTreeMap<&'static str, String>>;
+
+/// The kinds that the parts cannot watch.
+pub(crate) fn of_watches(parts: Vec<(&'static str, Unwatched)>) -> Figures {
     Box::new(move || {
         let help = "1 for each kind of object that cannot be watched at present; the log says why.";
-        let metric = Metric::gauge("kubeedge_broken_watches", help);
-        let broken = unwatched.borrow();
-        vec![broken.keys().fold(metric, |metric, kind| metric.with(&[("part", part), ("kind", kind)], 1.0))]
+        let mut metric = Metric::gauge("kubeedge_broken_watches", help);
+        for (part, unwatched) in &parts {
+            for kind in unwatched.borrow().keys() {
+                metric = metric.with(&[("part", *part), ("kind", kind)], 1.0);
+            }
+        }
+        vec![metric]
     })
 }
 

@@ -239,6 +239,7 @@ async fn run(serve: &Serve, config: Config) -> Result<()> {
     watched.metrics.push(figures::of_joining(enrollment.counts(), link_tls));
     group.spawn("enrollment", enrollment.run(stop.child_token()));
     let mut denials = Vec::new();
+    let mut unseen = Vec::new();
     if let Some(limits) = &config.edge_controller {
         snapshots.push(edge_snapshots_tx);
         let mut edgecontroller = EdgeController::new(
@@ -276,7 +277,7 @@ async fn run(serve: &Serve, config: Config) -> Result<()> {
         denials.push(("edgecontroller", edgecontroller.denials()));
         watched.metrics.push(figures::of_nodes_wishes(edgecontroller.counts()));
         let (listed, unwatched) = (edgecontroller.listed(), edgecontroller.unwatched());
-        watched.metrics.push(figures::of_watches("edgecontroller", unwatched.clone()));
+        unseen.push(("edgecontroller", unwatched.clone()));
         for (name, writing) in [
             ("edgecontroller-writes", Counts::reports as fn(&Counts) -> Writing),
             ("edgecontroller-leases", Counts::leases),
@@ -301,7 +302,7 @@ async fn run(serve: &Serve, config: Config) -> Result<()> {
         );
         denials.push(("devicecontroller", devicecontroller.denials()));
         let unwatched = devicecontroller.unwatched();
-        watched.metrics.push(figures::of_watches("devicecontroller", unwatched.clone()));
+        unseen.push(("devicecontroller", unwatched.clone()));
         let sees = Box::new(move || unwatched.borrow().is_empty());
         watched.checks.push(Check { name: "devicecontroller-watches", holds: sees });
         watched.metrics.push(figures::of_devicecontroller(devicecontroller.counts()));
@@ -385,6 +386,7 @@ async fn run(serve: &Serve, config: Config) -> Result<()> {
     );
     watched.metrics.push(figures::of_cloudhub(cloudhub.gauges()));
     watched.metrics.push(figures::of_denials(denials));
+    watched.metrics.push(figures::of_watches(unseen));
     let stopping = stop.clone();
     watched.checks.push(Check { name: "cloudhub", holds: Box::new(move || !stopping.is_cancelled()) });
     group.spawn("cloudhub", cloudhub.run(stop.child_token()));

@@ -15,7 +15,10 @@ use kube::{
 use kubeedge_cloud::manifests::{self, Options, StreamAuthority};
 use serde_json::Value;
 
-use crate::{cloud::Api, say};
+use crate::{
+    cloud::{self, Api},
+    failed, say,
+};
 
 /// Brings cloudcore into a cluster: KubeEdge's kinds, its rights, its Deployment and its Service. Can be repeated.
 #[derive(Debug, Args)]
@@ -153,9 +156,10 @@ impl Init {
 
 /// Looks whether the API answers, and whether everything may be created, before the first thing is.
 async fn preflight(client: &Client) -> Result<()> {
-    let version = client.apiserver_version().await.context(
-        "check cluster: the API does not answer; look at --kube-config, and whether `kubectl version` works with it",
-    )?;
+    let version = client.apiserver_version().await.map_err(|error| {
+        let fix = "look at --kube-config, and whether `kubectl version` works with it";
+        cloud::refused("check cluster", "get /version", &error, fix)
+    })?;
     let reviews: KubeApi<SelfSubjectAccessReview> = KubeApi::all(client.clone());
     let mut missing = Vec::new();
     for (group, resource) in [
@@ -178,11 +182,11 @@ async fn preflight(client: &Client) -> Result<()> {
             },
             ..SelfSubjectAccessReview::default()
         };
-        let answer = reviews.create(&PostParams::default(), &review).await.with_context(|| {
-            format!(
-                "check rights: the API does not say whether the user of --kube-config may create {resource}; take a cluster \
-                 administrator's file, or pass over the checks by --skip-preflight-checks"
-            )
+        let answer = reviews.create(&PostParams::default(), &review).await.map_err(|error| {
+            let step = format!("check rights: whether the user of --kube-config may create {resource}");
+            let fix =
+                "take a cluster administrator's file, or pass over the checks by --skip-preflight-checks";
+            cloud::refused(&step, "create selfsubjectaccessreviews", &error, fix)
         })?;
         if !answer.status.is_some_and(|status| status.allowed) {
             missing.push(resource);
@@ -225,8 +229,35 @@ async fn apply(client: &Client, object: Value, force: bool) -> Result<String> {
     let shown = format!("{}/{name}", kind.plural);
     api.patch(&name, &params, &Patch::Apply(&object))
         .await
-        .with_context(|| format!("cannot apply {shown}; --force takes over what somebody else has set"))?;
+        .map_err(|error| not_applied(&kind, &shown, object.metadata.namespace.as_deref(), &error, force))?;
     Ok(shown)
+}
+
+/// Why an object was not taken. That somebody else has set what is to be set is one reason of many.
+fn not_applied(
+    kind: &ApiResource,
+    shown: &str,
+    namespace: Option<&str>,
+    error: &kube::Error,
+    force: bool,
+) -> anyhow::Error {
+    let step = format!("apply {shown}");
+    if let kube::Error::Api(status) = error
+        && status.code == 409
+    {
+        let said = &status.message;
+        if force {
+            let fix = "run `keadm init` again with the same flags";
+            return failed(&step, format_args!("it was changed at the same moment: {said}"), fix);
+        }
+        let fix = "--force takes it over";
+        return failed(&step, format_args!("somebody else has set what is to be set: {said}"), fix);
+    }
+    let group = if kind.group.is_empty() { String::new() } else { format!(".{}", kind.group) };
+    let place = namespace.map_or_else(String::new, |namespace| format!(" in the namespace {namespace}"));
+    let right = format!("create and patch {}{group}{place}", kind.plural);
+    let fix = "mend what it names, and run `keadm init` again: what is applied already is left as it is";
+    cloud::refused(&step, &right, error, fix)
 }
 
 #[cfg(test)]
@@ -239,6 +270,34 @@ mod tests {
     struct Line {
         #[command(flatten)]
         what: Manifest,
+    }
+
+    #[test]
+    fn an_object_that_is_not_taken_has_a_fix_for_each_reason_and_force_for_a_conflict_alone() {
+        let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", "Deployment"));
+        let told = |code, force| {
+            let status = kube::core::Status::failure("what it says", "Reason").with_code(code);
+            let error = kube::Error::Api(status.boxed());
+            not_applied(&kind, "deployments/cloudcore", Some("kubeedge"), &error, force).to_string()
+        };
+        assert_eq!(
+            told(409, false),
+            "apply deployments/cloudcore: somebody else has set what is to be set: what it says; fix: --force takes it over"
+        );
+        let again = told(409, true);
+        assert!(again.contains("at the same moment") && !again.contains("--force"), "{again}");
+        let forbidden = told(403, false);
+        assert!(
+            forbidden.contains(
+                "what it says; fix: this takes the right to create and patch deployments.apps in the"
+            ) && forbidden.contains("namespace kubeedge; give a cluster administrator's file"),
+            "{forbidden}"
+        );
+        for code in [400, 404, 422, 500] {
+            let told = told(code, false);
+            assert!(told.contains(&format!("the API answers {code}: what it says; fix: mend")), "{told}");
+            assert!(!told.contains("--force"), "{told}");
+        }
     }
 
     #[test]

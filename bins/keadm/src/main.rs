@@ -71,6 +71,11 @@ async fn run(command: &Command) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Names the step that has failed, why, and what to do about it.
+fn failed(step: &str, cause: impl std::fmt::Display, fix: impl std::fmt::Display) -> anyhow::Error {
+    anyhow::anyhow!("{step}: {cause}; fix: {fix}")
+}
+
 /// Prints a line to standard output.
 #[expect(clippy::print_stdout, reason = "this is what was asked for")]
 fn say(line: impl std::fmt::Display) {

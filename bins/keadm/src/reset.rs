@@ -5,10 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::{files::Places, say, system};
+use crate::{failed, files::Places, say, system};
 
 /// Takes this machine back from being a node: stops edgecore, and removes what it keeps.
 #[derive(Debug, Args)]
@@ -66,23 +66,31 @@ impl Reset {
 fn confirmed() -> Result<bool> {
     say("This removes edgecore's configuration, certificates, data and logs. Go on? [y/N]");
     let mut line = String::new();
-    io::stdin().read_line(&mut line)?;
+    io::stdin().read_line(&mut line).context("the answer cannot be read; --force does not ask")?;
     Ok(["y", "yes"].contains(&line.trim().to_lowercase().as_str()))
 }
 
 fn stop(places: &Places) -> Result<()> {
     let unit = places.unit();
     if places.is_whole_machine() && system::has_systemd() && unit.exists() {
-        system::run("systemctl", &["disable", "--now", "edgecore.service"])?;
+        system::run("systemctl", &["disable", "--now", "edgecore.service"]).map_err(not_stopped)?;
     }
     remove(&unit)?;
     if places.is_whole_machine() {
         if system::has_systemd() {
-            system::run("systemctl", &["daemon-reload"])?;
+            system::run("systemctl", &["daemon-reload"]).map_err(not_stopped)?;
         }
-        ensure!(!system::runs("edgecore"), "edgecore runs, and not as a service: end it, and reset again");
+        if system::runs("edgecore") {
+            let fix = "end it, and run `keadm reset` again: nothing that it keeps was removed";
+            return Err(failed("stop", "edgecore runs, and not as a service", fix));
+        }
     }
     Ok(())
+}
+
+fn not_stopped(error: anyhow::Error) -> anyhow::Error {
+    let fix = "run keadm as root, look at `systemctl status edgecore`, and reset again: nothing that it keeps was removed";
+    failed("stop", format_args!("{error:#}"), fix)
 }
 
 /// What pods had in memory is mounted below; it would be emptied instead of removed.
@@ -95,7 +103,10 @@ fn unmount_below(place: &Path) -> Result<()> {
     // The innermost come last.
     let below: Vec<_> = below.collect();
     for mount in below.into_iter().rev() {
-        system::run("umount", &["--lazy", "--", mount])?;
+        system::run("umount", &["--lazy", "--", mount]).map_err(|error| {
+            let fix = format!("run keadm as root, or unmount {mount} yourself, and reset again");
+            failed("unmount", format_args!("{error:#}"), fix)
+        })?;
     }
     Ok(())
 }
@@ -108,7 +119,45 @@ fn remove(path: &Path) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => Err(error),
     };
-    removed.with_context(|| format!("cannot remove {}", path.display()))?;
+    removed.map_err(|error| not_removed(path, &error))?;
     say(format_args!("removed {}", path.display()));
     Ok(())
+}
+
+fn not_removed(path: &Path, error: &io::Error) -> anyhow::Error {
+    // Of all other kinds the error itself says what is wrong.
+    let fix = if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) {
+        "run keadm as root, on a disk that can be written, and reset again"
+    } else if error.kind() == io::ErrorKind::ResourceBusy {
+        "something is mounted there that is not a pod's: `findmnt` shows it; unmount it, and reset again"
+    } else {
+        "mend that, and reset again: what is gone already is passed over"
+    };
+    failed("remove", format_args!("cannot remove {}: {error}", path.display()), fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_removed_is_named_with_the_cause_and_the_fix() {
+        for (kind, fix) in [
+            (io::ErrorKind::PermissionDenied, "run keadm as root"),
+            (io::ErrorKind::ResourceBusy, "unmount it"),
+            (io::ErrorKind::DirectoryNotEmpty, "reset again"),
+        ] {
+            let told = not_removed(Path::new("/var/lib/kubelet"), &kind.into()).to_string();
+            assert!(told.starts_with("remove: cannot remove /var/lib/kubelet: "), "{told}");
+            assert!(told.contains("; fix: ") && told.contains(fix), "{told}");
+        }
+        let told = not_stopped(anyhow::anyhow!("systemctl: no bus")).to_string();
+        assert!(told.starts_with("stop: systemctl: no bus; fix: run keadm as root"), "{told}");
+    }
+
+    #[test]
+    fn what_is_gone_already_is_no_error() {
+        let folder = tempfile::tempdir().unwrap();
+        remove(&folder.path().join("gone")).unwrap();
+    }
 }

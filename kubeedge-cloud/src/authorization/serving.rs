@@ -86,14 +86,15 @@ impl Serving {
     /// Whether each of its names is the node's: its own name, an IP address that its Node has, the loopback, or one that is
     /// valid on a single link only, where KubeEdge's MetaServer listens (169.254.30.10).
     ///
-    /// Host names of the Node's status are not: the node says them itself, and could say those of Services.
+    /// Host names of the Node's status are not: the node says them itself, and could say those of Services. Nor is its own name
+    /// one, where it reads as that of a Service or of every machine: whoever has a token chooses the name.
     pub(crate) fn check_names(&self, node: &NodeName, object: &Value) -> Result<(), Denial> {
         let addresses: Vec<IpAddr> = items(&object["status"]["addresses"])
             .iter()
             .filter_map(|address| address["address"].as_str()?.parse().ok())
             .collect();
         let is_own = |name: &Name| match name {
-            Name::Dns(name) => name == node.as_str(),
+            Name::Dns(name) => name == node.as_str() && !is_of_services(name),
             Name::Ip(ip) => {
                 ip.is_loopback()
                     || matches!(ip, IpAddr::V4(ip) if ip.is_link_local())
@@ -121,6 +122,14 @@ impl Serving {
             &["digital signature", "server auth"]
         }
     }
+}
+
+/// Whether clients may take the name for the API server's, another Service's, or their own machine's.
+fn is_of_services(name: &str) -> bool {
+    let first = name.split('.').next().unwrap_or_default();
+    first == "kubernetes"
+        || name.split('.').skip(1).any(|label| label == "svc")
+        || name.split('.').next_back() == Some("localhost")
 }
 
 #[expect(

@@ -26,7 +26,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     CloudHub, Config, Error, Gauges, Inbox, Outbox,
-    session::{Admission, Asked, Ends, Reply, Session, Word, now},
+    session::{Admission, Admitted, Asked, Ends, FULL, Reply, Session, Word, now},
 };
 
 /// Accepts connections, knows which session is a node's, and brings to it what is for the node.
@@ -164,10 +164,12 @@ impl Driver {
         };
         // One node must not take the places of the others; some connections of a node may be dying of old age.
         if self.open.values().filter(|(other, _)| *other == node).count() >= CONNECTIONS_PER_NODE {
+            self.gauges.note_refused();
             return warn!(%node, "the node has too many connections, one is dropped");
         }
         // Connections that have not said hello are bounded too.
         if self.tasks.len() >= self.config.max_sessions.saturating_mul(2) {
+            self.gauges.note_refused();
             return warn!(%node, "too many connections, one is dropped");
         }
         self.last_session += 1;
@@ -177,7 +179,7 @@ impl Driver {
         let full = if account.is_none() {
             Some("the cloud has no memory for another session")
         } else if self.sessions.len() >= self.config.max_sessions && !self.sessions.contains_key(&node) {
-            Some("the cloud has as many sessions as it takes")
+            Some(FULL)
         } else {
             None
         };
@@ -213,6 +215,8 @@ impl Driver {
                     info!(%node, session = session.number, "another cloud has taken the node; it is sent there");
                     session.leave.cancel();
                 }
+                // The newest word about a node stands for all before, also for one that was not read: that it is let in.
+                self.shut_out.remove(&node);
             }
             Ruling::ShutOut => {
                 warn!(%node, "the node is shut out");
@@ -234,22 +238,30 @@ impl Driver {
         let Admission { node, ends, admitted } = admission;
         if self.shut_out.contains(&node) {
             // It has connected before that was known.
-            let _ = ends.requests.send(Word::ShutOut);
+            let _ = admitted.send(Admitted::ShutOut);
             return;
         }
         match self.sessions.get(&node) {
-            Some(current) if current.number > ends.number => return,
+            Some(current) if current.number > ends.number => {
+                let _ = admitted.send(Admitted::Newer);
+                return;
+            }
             Some(older) => {
                 debug!(%node, session = older.number, by = ends.number, "a newer session takes over");
                 older.replaced.cancel();
             }
-            None if self.sessions.len() >= self.config.max_sessions => return,
+            None if self.sessions.len() >= self.config.max_sessions => {
+                warn!(%node, reason = FULL, "a node is refused");
+                self.gauges.note_refused();
+                let _ = admitted.send(Admitted::Full);
+                return;
+            }
             None => {}
         }
         self.sessions.insert(node.clone(), ends);
         self.gauges.set_sessions(self.sessions.len());
         let _ = self.outbox.sessions.send(FromNode { node, message: SessionState::Online });
-        let _ = admitted.send(());
+        let _ = admitted.send(Admitted::Yes);
     }
 
     fn handle_end(&mut self, done: Result<(Id, ()), JoinError>) {

@@ -36,7 +36,7 @@ struct Shared {
     waiting: Mutex<BTreeMap<u64, Waiting>>,
 }
 
-/// Of one lane: how many items wait, and when the one that was sent least recently was sent.
+/// Of one lane: how many items wait, and when the one was first sent that was not acknowledged for longest.
 type Waiting = [(Lane, usize, Option<Instant>); 3];
 
 /// What CloudHub has come to at one moment.
@@ -167,6 +167,11 @@ impl Account {
         }
         self.waits = waits;
         self.take(SESSION_BYTES + link.memory())
+    }
+
+    /// Counts that there was no memory for what the session needs.
+    pub(super) fn note_refused(&self) {
+        self.gauges.note_refused();
     }
 
     /// Counts why the session ended.

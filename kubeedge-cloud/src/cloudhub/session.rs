@@ -44,7 +44,10 @@ pub(super) struct Session {
     taken: LatestReceiver<Delivery, Delivery>,
     requests: LatestReceiver<u64, Word>,
     replaced: CancellationToken,
-    snapshot: FuturesUnordered<BoxFuture<'static, Option<Snapshot>>>,
+    /// Whether it has asked to become the node's session and was not answered yet. Until then nothing is read, nor is the node
+    /// welcomed: whoever hears what it says must know of its session before, and answers must find it.
+    waits: bool,
+    steps: FuturesUnordered<BoxFuture<'static, Step>>,
     asked: FuturesUnordered<BoxFuture<'static, (u64, Answer)>>,
     asking: BTreeMap<u64, Reply>,
     /// Uploads for which their pipe had no room. They are not acknowledged, so the edge's window bounds them.
@@ -52,6 +55,14 @@ pub(super) struct Session {
     messages: VecDeque<Delivered<UploadedPublish>>,
     ended: Option<String>,
     clock: Clock,
+}
+
+/// What comes to be while a session begins.
+enum Step {
+    /// The hub has answered.
+    Admitted(Admitted),
+    /// The controllers have said what the node should have.
+    Snapshot(Snapshot),
 }
 
 /// What the hub has for one session beside objects and acknowledgements.
@@ -101,9 +112,23 @@ impl Reply {
 pub(super) struct Admission {
     pub(super) node: NodeName,
     pub(super) ends: Ends,
-    /// Dropped if a newer session of the node is there already.
-    pub(super) admitted: oneshot::Sender<()>,
+    pub(super) admitted: oneshot::Sender<Admitted>,
 }
+
+/// What became of an [`Admission`].
+pub(super) enum Admitted {
+    /// It is the node's session.
+    Yes,
+    /// A newer session of the node is there already.
+    Newer,
+    /// There are as many sessions as may be.
+    Full,
+    /// The node is shut out.
+    ShutOut,
+}
+
+/// Why a node is refused for which there is no room.
+pub(super) const FULL: &str = "the cloud has as many sessions as it takes";
 
 /// How the hub reaches a session.
 pub(super) struct Ends {
@@ -165,7 +190,8 @@ impl Session {
             taken,
             requests,
             replaced,
-            snapshot: FuturesUnordered::new(),
+            waits: false,
+            steps: FuturesUnordered::new(),
             asked: FuturesUnordered::new(),
             asking: BTreeMap::new(),
             events: VecDeque::new(),
@@ -186,10 +212,10 @@ impl Session {
             tokio::select! {
                 () = stop.cancelled() => self.link.handle_close("the cloud is stopping"),
                 () = self.replaced.cancelled() => self.link.handle_close("a newer connection of the node took over"),
-                event = self.line.next() => self.handle_line(event),
-                Some(snapshot) = self.snapshot.next() => match snapshot {
-                    Some(snapshot) => self.link.handle_snapshot(snapshot),
-                    None => self.link.handle_close("the node has a newer session, or the cloud has too many"),
+                event = self.line.next(), if !self.waits => self.handle_line(event),
+                Some(step) = self.steps.next() => match step {
+                    Step::Admitted(admitted) => self.handle_admitted(&admitted),
+                    Step::Snapshot(snapshot) => self.link.handle_snapshot(snapshot),
                 },
                 Some((id, answer)) = self.asked.next() => self.link.handle_answer(id, answer),
                 Some(acked) = self.acked.recv() => self.link.handle_acked(&acked),
@@ -222,6 +248,7 @@ impl Session {
             && self.ended.is_none()
             && !account.note(&self.link, self.line.take_carried())
         {
+            account.note_refused();
             self.link
                 .handle_refuse("the cloud has no memory for what the session needs", self.config.retry_after);
             self.perform_outputs();
@@ -262,6 +289,8 @@ impl Session {
         let node = self.link.peer();
         match output {
             NodeOutput::NeedSnapshot => self.begin(),
+            // What is left of a session that was replaced must not come behind what the newer one says. It is said again there.
+            NodeOutput::Deliver(_) if self.replaced.is_cancelled() => {}
             NodeOutput::Deliver(delivered) => {
                 let pipe = match &delivered.message {
                     Report::Node(_) | Report::Pod(_) | Report::Mirror(_) => &self.outbox.statuses,
@@ -330,19 +359,36 @@ impl Session {
         }
     }
 
-    /// Becomes the node's session, so that changes come here, and only then asks for the snapshot: between the
-    /// two nothing can be missed.
+    /// Asks to become the node's session.
     fn begin(&mut self) {
         let Some(ends) = self.ends.take() else { return };
         let node = self.link.peer().clone();
         info!(%node, session = ends.number, path = self.line.path(), "a node has connected");
-        let (admission, outbox, config) = (self.admission.clone(), self.outbox.clone(), self.config.clone());
-        self.snapshot.push(Box::pin(async move {
-            let (admitted, admission_given) = oneshot::channel();
-            admission.send(Admission { node: node.clone(), ends, admitted }).await.ok()?;
-            admission_given.await.ok()?;
+        let admission = self.admission.clone();
+        self.waits = true;
+        self.steps.push(Box::pin(async move {
+            let (admitted, answer) = oneshot::channel();
+            let _ = admission.send(Admission { node, ends, admitted }).await;
+            // Without an answer the hub is at its end, and so is this.
+            Step::Admitted(answer.await.unwrap_or(Admitted::Newer))
+        }));
+    }
+
+    /// Is the node's session, so that changes come here, and only then asks for the snapshot: between the two nothing can be
+    /// missed.
+    fn handle_admitted(&mut self, admitted: &Admitted) {
+        self.waits = false;
+        match admitted {
+            Admitted::Yes => {}
+            Admitted::Newer => return self.link.handle_close("the node has a newer session"),
+            Admitted::Full => return self.link.handle_refuse(FULL, self.config.retry_after),
+            Admitted::ShutOut => return self.link.handle_shut_out(),
+        }
+        let node = self.link.peer().clone();
+        let (outbox, config) = (self.outbox.clone(), self.config.clone());
+        self.steps.push(Box::pin(async move {
             let parts = outbox.snapshots.iter().map(|controller| snapshot(controller, &node, &config));
-            Some(join_all(parts).await.into_iter().collect())
+            Step::Snapshot(join_all(parts).await.into_iter().collect())
         }));
     }
 

@@ -1,7 +1,7 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use kubeedge_core::{
-    hub::{Ack, Frame, Hello, InventoryPart, Item, PROTOCOL, Payload},
+    hub::{Ack, Frame, Hello, InventoryPart, Item, NodeLink, PROTOCOL, Payload},
     id::{NodeName, ResourceVersion, Uid},
     message::{
         Acked, Answer, Fingerprint, FromNode, Inventory, Lane, LogRequest, NodeReport, Object, ObjectEvent,
@@ -10,15 +10,18 @@ use kubeedge_core::{
     },
     pipe,
     transport::{
-        Connection, Transport,
+        Connection, Listener as _, Transport,
         memory::{self, MemoryNetwork},
     },
-    wire::{Codec, Native},
+    wire::{Codec, Line, Native},
 };
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{CloudHub, Config, Error, Gauges, Outside, pipes};
+use super::{
+    CloudHub, Config, Error, Gauges, Outside, pipes,
+    session::{Admitted, Session, now},
+};
 
 mod limits;
 
@@ -223,6 +226,31 @@ async fn a_controller_that_does_not_answer_is_asked_again_while_the_session_live
     drop(late);
     answered.answer(Snapshot::default());
     assert_eq!(next(&*edge).await, Frame::Synchronized);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_that_a_node_says_is_heard_before_its_session_is_the_one_of_its_node() {
+    let (network, listener) = memory::network();
+    let edge = network.transport(node("edge-1")).connect().await.unwrap();
+    let line = Line::new(listener.accept().await.unwrap(), Arc::new(Native));
+    let (_inbox, outbox, mut outside) = pipes();
+    let config = Config::default();
+    let link = NodeLink::new(config.link.clone(), node("edge-1"), 1, now());
+    let (asks, mut asked) = mpsc::channel(1);
+    let (config, outbox) = (Arc::new(config), Arc::new(outbox));
+    let session = Session::new(config, link, line, outbox, None, asks, CancellationToken::new());
+    tokio::spawn(Box::new(session).run(CancellationToken::new()));
+
+    // Both at once, as a node does that has waited for the cloud.
+    say(&*edge, hello("edge-1", &Inventory::default())).await;
+    say(&*edge, item(1, Payload::Report(node_report("{}")))).await;
+    let admission = asked.recv().await.unwrap();
+    let early = timeout(Duration::from_secs(1), outside.statuses.recv()).await;
+    assert!(early.is_err(), "the hub does not know the session: {early:?}");
+    let _ = admission.admitted.send(Admitted::Yes);
+    let Frame::Welcome(_) = next(&*edge).await else { panic!("no welcome") };
+    let heard = timeout(Duration::from_secs(1), outside.statuses.recv()).await.unwrap().unwrap();
+    assert_eq!(heard.node, node("edge-1"));
 }
 
 #[tokio::test(start_paused = true)]

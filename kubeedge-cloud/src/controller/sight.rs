@@ -1,6 +1,12 @@
 //! What of the API is seen at present, for those who watch over the cloud.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use tokio::sync::watch;
 
@@ -11,6 +17,7 @@ pub(crate) type Unwatched = BTreeMap<&'static str, String>;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sight {
     unwatched: Arc<watch::Sender<Unwatched>>,
+    listed: Arc<AtomicBool>,
 }
 
 impl Sight {
@@ -33,5 +40,15 @@ impl Sight {
     /// The kind is watched.
     pub(super) fn regained(&self, kind: &'static str) {
         self.unwatched.send_if_modified(|unwatched| unwatched.remove(kind).is_some());
+    }
+
+    /// The API has let a kind be listed.
+    pub(super) fn note_listed(&self) {
+        self.listed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the API has ever let a kind be listed.
+    pub(super) fn has_listed(&self) -> bool {
+        self.listed.load(Ordering::Relaxed)
     }
 }

@@ -115,9 +115,9 @@ const LINE_LIMIT: u64 = 16 << 20;
 /// The page after one of more bytes is asked for when that one is taken, so that two large ones are never held at once.
 const AHEAD_LIMIT: usize = 4 << 20;
 
-/// After so many failures in a row a kind that the API does not have is taken as empty: an API server that starts
-/// may deny a kind for some seconds.
-const MISSING_FOR_GOOD: u32 = 3;
+/// After so many answers that deny a kind, and no good one between them, it is taken as empty: an API server that
+/// starts may deny a kind for some seconds. Failures of other sorts say nothing of it, and do not count.
+const DENIED_FOR_GOOD: u32 = 4;
 
 /// A watch that ended sooner than this counts as failed, so that a server which ends each at once is not
 /// asked without pause.
@@ -171,7 +171,15 @@ struct Watcher {
     sight: Sight,
     told: VecDeque<Change>,
     failures: u32,
+    /// Answers since the last good one that deny the kind.
+    denials: u32,
     was_listed: bool,
+    /// Whether the API had let some other kind be listed when the last page was asked for.
+    others_listed: bool,
+    /// How many pages of the present list came.
+    came: u32,
+    /// More pages than these must come until a list that failed is no longer a failure.
+    stuck_at: u32,
     phase: Phase,
 }
 
@@ -180,7 +188,7 @@ enum Phase {
     /// A page of the list is asked for: the first, or the one that the token names.
     List { page: Option<String> },
     /// Such a page is on its way.
-    Listing { first: bool, page: AbortOnDropHandle<Result<Page, Problem>> },
+    Listing { token: Option<String>, page: AbortOnDropHandle<Result<Page, Problem>> },
     /// The list is complete; a watch from this version is opened.
     Open { version: String },
     /// A watch is open.
@@ -199,7 +207,11 @@ impl Watcher {
             sight,
             told: VecDeque::new(),
             failures: 0,
+            denials: 0,
             was_listed: false,
+            others_listed: false,
+            came: 0,
+            stuck_at: 0,
             phase: Phase::List { page: None },
         }
     }
@@ -227,27 +239,44 @@ impl Watcher {
     async fn step(&mut self, phase: Phase) -> Result<Phase, Failure> {
         match phase {
             Phase::List { page } => Ok(self.ask(page)),
-            Phase::Listing { first, page } => self.list(first, page).await,
+            Phase::Listing { token, page } => self.list(token, page).await,
             Phase::Open { version } => self.open(version).await,
             Phase::Watching { version, lines, opened } => self.line(version, lines, opened).await,
         }
     }
 
     /// Asks for a page, which comes and is read while the objects of the page before it are taken.
-    fn ask(&self, page: Option<String>) -> Phase {
-        let (first, forms) = (page.is_none(), self.forms);
-        let page = page::get(self.client.clone(), self.kind, forms, self.timing, page);
-        Phase::Listing { first, page: AbortOnDropHandle::new(tokio::spawn(page)) }
+    fn ask(&mut self, token: Option<String>) -> Phase {
+        // Noted now: an answer may be older than what others see by the time it is taken.
+        self.others_listed = self.sight.has_listed();
+        let page = page::get(self.client.clone(), self.kind, self.forms, self.timing, token.clone());
+        Phase::Listing { token, page: AbortOnDropHandle::new(tokio::spawn(page)) }
     }
 
     async fn list(
         &mut self,
-        first: bool,
+        token: Option<String>,
         page: AbortOnDropHandle<Result<Page, Problem>>,
     ) -> Result<Phase, Failure> {
-        let page = page.await.unwrap_or_else(|error| Err(error.into()));
-        let page = page.map_err(|problem| Failure::new(problem, Phase::List { page: None }))?;
-        self.succeeded();
+        let first = token.is_none();
+        if first {
+            self.came = 0;
+        }
+        let page = match page.await.unwrap_or_else(|error| Err(error.into())) {
+            Ok(page) => page,
+            Err(problem) => {
+                self.stuck_at = self.stuck_at.max(self.came);
+                // What came so far stands, unless the API refuses the token, which names the list's version.
+                let page = token.filter(|_| !problem.forgets_version());
+                return Err(Failure::new(problem, Phase::List { page }));
+            }
+        };
+        self.came = self.came.saturating_add(1);
+        self.denials = 0;
+        // A list that begins again gets its first pages each time; only the page that failed is progress.
+        if self.came > self.stuck_at || page.next.is_none() {
+            self.succeeded();
+        }
         if first {
             self.told.push_back(Change::Began(self.kind));
         }
@@ -258,6 +287,7 @@ impl Watcher {
             Some(token) => Phase::List { page: Some(token) },
             None => {
                 self.was_listed = true;
+                self.sight.note_listed();
                 self.told.push_back(Change::Listed(self.kind));
                 Phase::Open { version: page.version }
             }
@@ -353,7 +383,7 @@ impl Watcher {
     }
 
     fn succeeded(&mut self) {
-        self.failures = 0;
+        (self.failures, self.denials, self.stuck_at) = (0, 0, 0);
         self.sight.regained(self.kind.kind);
     }
 
@@ -369,19 +399,28 @@ impl Watcher {
         }
     }
 
-    /// An API that goes on not to have a kind has no objects of it; nodes should not wait for them. A kind that was
-    /// there once is another matter: its objects are not forgotten for an answer that may come from a proxy.
-    fn give_up_waiting(&mut self) {
-        if self.kind.optional && !self.was_listed && self.failures == MISSING_FOR_GOOD {
+    /// An API that goes on to deny a kind has no objects of it for nodes, which should not wait for them. A kind that
+    /// was there once is another matter: its objects are not forgotten for an answer that may come from a proxy.
+    fn give_up_waiting(&mut self, problem: &Problem) {
+        let forbidden = problem.is_forbidden() && self.kind.may_be_forbidden();
+        if !problem.is_missing() && !forbidden {
+            return;
+        }
+        self.denials = self.denials.saturating_add(1);
+        // An API server that has not yet read who may do what forbids everything, and that says nothing of the kind.
+        let is_meant = !forbidden || self.others_listed;
+        if self.kind.optional && !self.was_listed && self.denials >= DENIED_FOR_GOOD && is_meant {
             self.was_listed = true;
+            // The rest of a list that broke off would now come without its beginning.
+            self.phase = Phase::List { page: None };
             self.told.extend([Change::Began(self.kind), Change::Listed(self.kind)]);
         }
     }
 
     /// Says what went wrong, waits, and goes on.
     async fn recover(&mut self, failure: Failure) {
-        let wait = self.timing.backoff.after(self.failures);
-        let (kind, problem) = (self.kind.kind, failure.problem);
+        let Failure { problem, next } = failure;
+        let (kind, wait) = (self.kind.kind, self.timing.backoff.after(self.failures));
         match (problem.is_missing(), self.failures) {
             (true, 0) => {
                 let api = self.kind.api_version;
@@ -395,11 +434,9 @@ impl Watcher {
             (false, _) => tracing::warn!(kind, retry_in = ?wait, %problem, "watching failed again"),
         }
         self.note(&problem);
-        if problem.is_missing() || (problem.is_forbidden() && self.kind.may_be_forbidden()) {
-            self.give_up_waiting();
-        }
         self.failures = self.failures.saturating_add(1);
-        self.phase = failure.next;
+        self.phase = next;
+        self.give_up_waiting(&problem);
         tokio::time::sleep(wait).await;
     }
 }

@@ -118,9 +118,28 @@ impl<K: Ord + Clone, V> Writes<K, V> {
         replaced
     }
 
+    /// As [`put`](Self::put), but whatever the key waited for before, an interval or a failure, it waits for no longer.
+    #[cfg(any(test, feature = "edgecontroller"))]
+    pub(crate) fn put_now(&mut self, key: K, value: V, now: Instant) {
+        let of = Arc::new(key.clone());
+        self.put(key, value, now);
+        let Some(entry) = self.entries.get_mut(&of) else { return };
+        entry.not_before = now;
+        if let Some((at, number)) = entry.due.take() {
+            self.due.remove(&(at, number, of.clone()));
+        }
+        self.schedule(&of);
+    }
+
     /// Whether something waits to be written for `key`.
     pub(crate) fn is_waiting(&self, key: &K) -> bool {
         self.entries.get(key).is_some_and(|entry| entry.waiting.is_some())
+    }
+
+    /// Whether the last write of `key` has failed, and has not been made since.
+    #[cfg(any(test, feature = "edgecontroller"))]
+    pub(crate) fn has_failed(&self, key: &K) -> bool {
+        self.entries.get(key).is_some_and(|entry| entry.failures > 0)
     }
 
     /// Whether a write of `key` is in flight.
@@ -137,10 +156,10 @@ impl<K: Ord + Clone, V> Writes<K, V> {
         entry.take_waiting(&key, &mut self.since)
     }
 
-    /// Takes back what waits for all keys that `of` picks; writes in flight go on.
+    /// Takes back what waits for all keys from `first` on, as far as `of` holds; writes in flight go on.
     #[cfg(any(test, feature = "edgecontroller"))]
-    pub(crate) fn withdraw_all(&mut self, of: impl Fn(&K) -> bool) {
-        for (key, entry) in self.entries.iter_mut().filter(|(key, _)| of(key)) {
+    pub(crate) fn withdraw_while(&mut self, first: K, of: impl Fn(&K) -> bool) {
+        for (key, entry) in self.entries.range_mut(Arc::new(first)..).take_while(|(key, _)| of(key)) {
             entry.take_waiting(key, &mut self.since);
         }
     }
@@ -362,9 +381,29 @@ mod tests {
         assert_eq!(writes.oldest(), Some(at(7)));
         assert_eq!(writes.withdraw(&"a"), Some(4));
         assert_eq!(writes.oldest(), Some(at(60)), "its time is yet to come");
-        writes.withdraw_all(|_| true);
+        writes.withdraw_while("a", |_| true);
         assert_eq!(writes.oldest(), None);
         assert!(writes.since.is_empty());
+    }
+
+    #[test]
+    fn what_is_to_be_written_now_waits_neither_for_an_interval_nor_for_a_later_time_nor_after_a_failure() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut writes = writes(|limits| limits.interval = Duration::from_secs(60));
+        writes.put("a", 1, start);
+        assert_eq!(writes.poll_write(start), Some(("a", 1)));
+        writes.succeeded(&"a");
+        writes.put_at("a", 2, at(100), at(1));
+        writes.withdraw(&"a");
+        writes.put_now("a", 3, at(2));
+        assert_eq!(writes.poll_timeout(), Some(at(2)));
+        assert_eq!(writes.poll_write(at(2)), Some(("a", 3)));
+        writes.failed(&"a", 3, at(3));
+        assert_eq!(writes.poll_write(at(3)), None);
+        writes.put_now("a", 4, at(3));
+        assert_eq!(writes.poll_write(at(3)), Some(("a", 4)));
+        assert_eq!(writes.poll_write(at(300)), None, "it is written once");
     }
 
     #[test]

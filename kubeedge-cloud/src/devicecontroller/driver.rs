@@ -4,19 +4,20 @@ use futures::{
     stream::{BoxStream, FuturesUnordered, SelectAll},
 };
 use kubeedge_core::{
-    id::NodeName,
+    id::{DeviceId, NodeName},
     message::Snapshot,
     pipe::{Call, Replier},
 };
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Counts, DeviceController, Inbox, Outbox,
-    state::{DEVICES, Job, Output, State, WATCHED},
+    state::{DEVICE_STATUSES, DEVICES, Job, Output, State, WATCHED},
 };
 use crate::controller::{
-    Backoff, Change, Outcome, Timing,
-    api::{Api, Place},
+    Backoff, Change, Kind, Outcome, Timing,
+    api::{Api, Error, Place},
     now, sleep_until, watch_in,
 };
 
@@ -30,7 +31,9 @@ pub(super) struct Driver {
     outbox: Outbox,
     state: State,
     changes: SelectAll<BoxStream<'static, Change>>,
-    writing: FuturesUnordered<BoxFuture<'static, (Job, Outcome)>>,
+    writing: FuturesUnordered<BoxFuture<'static, (Job, Outcome, Mirrored)>>,
+    /// Whether it was said that DeviceStatuses cannot be written.
+    unmirrored: bool,
     waiting: Vec<(NodeName, Replier<Snapshot>)>,
     counts: tokio::sync::watch::Sender<Counts>,
 }
@@ -48,6 +51,7 @@ impl Driver {
             state: State::new(&config).counting(denials),
             changes: SelectAll::from_iter(changes),
             writing: FuturesUnordered::new(),
+            unmirrored: false,
             waiting: Vec::new(),
             counts,
         }
@@ -61,7 +65,10 @@ impl Driver {
                 Some(change) = self.changes.next() => self.state.handle_change(change),
                 Some(report) = self.inbox.reports.recv() => self.state.handle_report(report, now()),
                 Some(call) = self.inbox.snapshots.recv() => self.handle_snapshot(call),
-                Some((job, outcome)) = self.writing.next() => self.state.handle_written(job, outcome, now()),
+                Some((job, outcome, mirrored)) = self.writing.next() => {
+                    self.note_mirrored(mirrored);
+                    self.state.handle_written(job, outcome, now());
+                }
                 () = sleep_until(self.state.poll_timeout()) => {}
             }
         }
@@ -89,6 +96,21 @@ impl Driver {
         self.counts.send_if_modified(|told| std::mem::replace(told, counts) != counts);
     }
 
+    fn note_mirrored(&mut self, mirrored: Mirrored) {
+        match mirrored {
+            Ok(()) => {}
+            Err(why) if self.unmirrored => tracing::debug!(why, "a DeviceStatus is not written"),
+            Err(why) => {
+                self.unmirrored = true;
+                tracing::warn!(
+                    why,
+                    "DeviceStatuses are not written; what is reported is in the Devices. Install the CRDs and the rights of \
+                     `keadm init`, or set kubeedgeRs.deviceController.deviceStatuses to false"
+                );
+            }
+        }
+    }
+
     fn handle_snapshot(&mut self, call: Call<NodeName, Snapshot>) {
         if self.waiting.len() >= WAITING_AT_ONCE {
             self.waiting.retain(|(_, reply)| !reply.is_withdrawn());
@@ -108,13 +130,48 @@ impl Driver {
     }
 }
 
-async fn write(api: Api, job: Job) -> (Job, Outcome) {
+/// Why a DeviceStatus cannot be written, which ends nothing.
+type Mirrored = Result<(), String>;
+
+/// The Device last: what is not in it yet is tried again, and so is all.
+async fn write(api: Api, job: Job) -> (Job, Outcome, Mirrored) {
     let (_, device) = &job.key;
-    let place = Place { kind: DEVICES, namespace: device.namespace(), name: device.name() };
-    let outcome = match api.merge(place, "", &job.patch).await {
+    let mut mirrored = Ok(());
+    if let Some(mirror) = &job.mirror
+        && let Err(error) = write_mirror(&api, device, mirror).await
+    {
+        mirrored = match error.code() {
+            // There is no such kind, or it is not to be written.
+            Some(403 | 404) => Err(error.to_string()),
+            _ => match Outcome::from(error) {
+                Outcome::Refused(why) => Err(why),
+                outcome @ (Outcome::Retry(_) | Outcome::Done) => return (job, outcome, Ok(())),
+            },
+        };
+    }
+    let outcome = match api.merge(place(DEVICES, device), "", &job.patch).await {
         Ok(_) => Outcome::Done,
         Err(error) if error.is_missing() => Outcome::Done,
         Err(error) => error.into(),
     };
-    (job, outcome)
+    (job, outcome, mirrored)
+}
+
+async fn write_mirror(api: &Api, device: &DeviceId, mirror: &Value) -> Result<(), Error> {
+    let place = place(DEVICE_STATUSES, device);
+    match api.merge(place, "", mirror).await {
+        Err(error) if error.is_missing() => {}
+        other => return other.map(drop),
+    }
+    let mut object = mirror.clone();
+    object["apiVersion"] = place.kind.api_version.into();
+    object["kind"] = place.kind.kind.into();
+    object["metadata"]["namespace"] = place.namespace.into();
+    object["metadata"]["name"] = place.name.into();
+    object["spec"] = json!({});
+    api.create(place, &object).await.map(drop)
+}
+
+fn place(kind: Kind, device: &DeviceId) -> Place<'_> {
+    Place { kind, namespace: device.namespace(), name: device.name() }
 }

@@ -9,7 +9,7 @@
 //! always with the newest that was reported. So fast sensors cannot load the API server, nor can many. A device that
 //! was quiet is written at once, up to [`Config::status_burst`] times. What people wait for goes before everything
 //! else and needs no such credit, at most once a second for each device: a connection that came or went, and a
-//! property that has come to be as desired, or has ceased to.
+//! property that has come to be as desired, or has ceased to. The DeviceStatus of the device's name says the same.
 //!
 //! Each value in the status has in its `metadata` the `timestamp` of its writing in milliseconds and, as a date,
 //! `observedAt`; its `type`, its `source` (`cloud`, `application`, `mapper`) and its `version`. Versions count the writes
@@ -71,6 +71,10 @@ pub struct Config {
     /// All statuses together are written at most so many times per second. 50: a tenth of what makes a small API
     /// server busy.
     pub writes_per_second: NonZeroU32,
+    /// Whether each status is also written to the DeviceStatus of the device's name, before the Device: KubeEdge has it only
+    /// there since 1.23, and only in the Device before. It doubles the requests. Where the API has no such kind, or does not
+    /// let this be written, that is logged once.
+    pub device_statuses: bool,
     /// How many writes are in flight at once.
     pub writes_at_once: NonZeroUsize,
     /// The wait after a first failure of the API; it doubles with each.
@@ -85,6 +89,7 @@ impl Default for Config {
             status_interval: Duration::from_secs(10),
             status_burst: 3,
             writes_per_second: const { NonZeroU32::new(50).expect("50 is not zero") },
+            device_statuses: true,
             writes_at_once: const { NonZeroUsize::new(16).expect("16 is not zero") },
             retry_first: Duration::from_secs(1),
             retry_max: Duration::from_secs(30),

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::{
     Config, Counts,
-    status::{self, merge, patch, says},
+    status::{self, merge, mirror, patch, says},
 };
 use crate::{
     authorization::{Action, Denials, Graph as _, allows},
@@ -32,6 +32,14 @@ pub(super) const MODELS: Kind = Kind {
     api_version: "devices.kubeedge.io/v1beta1",
     kind: "DeviceModel",
     plural: "devicemodels",
+    optional: true,
+};
+
+/// What was reported of devices, once more: where KubeEdge has it since 1.23.
+pub(super) const DEVICE_STATUSES: Kind = Kind {
+    api_version: "devices.kubeedge.io/v1beta1",
+    kind: "DeviceStatus",
+    plural: "devicestatuses",
     optional: true,
 };
 
@@ -61,6 +69,8 @@ pub(super) struct Job {
     pub(super) wanted: Wanted,
     /// What to merge into the Device.
     pub(super) patch: Value,
+    /// What to merge into its DeviceStatus before.
+    pub(super) mirror: Option<Value>,
 }
 
 /// What the driver is to send.
@@ -90,6 +100,8 @@ pub(super) struct State {
     changed: BTreeSet<DeviceId>,
     /// Those that changed during a write: only its end shows what they should say.
     changed_meanwhile: BTreeSet<DeviceId>,
+    /// Whether DeviceStatuses are written as well.
+    mirrors: bool,
     outputs: VecDeque<Output>,
     counts: Counts,
     denials: Denials,
@@ -116,6 +128,7 @@ impl State {
             written: BTreeMap::new(),
             changed: BTreeSet::new(),
             changed_meanwhile: BTreeSet::new(),
+            mirrors: config.device_statuses,
             outputs: VecDeque::new(),
             counts: Counts::default(),
             denials: Denials::default(),
@@ -265,7 +278,8 @@ impl State {
             match self.decide(&key.0, &wanted.report) {
                 Ok(report) => {
                     let patch = patch(&report);
-                    return Some(Job { key, wanted: Wanted { report, ..wanted }, patch });
+                    let mirror = self.mirrors.then(|| mirror(&report, DEVICES.api_version));
+                    return Some(Job { key, wanted: Wanted { report, ..wanted }, patch, mirror });
                 }
                 Err(why) => {
                     self.end_write(&key.1);

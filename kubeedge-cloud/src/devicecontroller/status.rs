@@ -35,6 +35,17 @@ pub(super) fn patch(report: &DeviceReport) -> Value {
     json!({ "metadata": { "uid": report.uid.as_str() }, "status": status })
 }
 
+/// What a report makes of the DeviceStatus of the device's name, which belongs to the Device: where a Device is deleted, the
+/// API's garbage collector deletes it too, and a Device that takes the name over takes it over as well.
+pub(super) fn mirror(report: &DeviceReport, api_version: &str) -> Value {
+    let device = &report.device;
+    let owner = json!({
+        "apiVersion": api_version, "kind": "Device",
+        "name": device.name(), "uid": report.uid.as_str(), "controller": true,
+    });
+    json!({ "metadata": { "ownerReferences": [owner] }, "status": patch(report)["status"] })
+}
+
 fn twin(twin: &TwinReport) -> Value {
     let mut json = Map::new();
     json.insert("propertyName".to_owned(), twin.property.as_str().into());

@@ -160,7 +160,8 @@ impl Driver {
                 Some(call) = self.inbox.snapshots.recv() => self.handle_snapshot(call),
                 // Before everything is listed it is not known what a node may ask for; it waits for as long as it likes.
                 Some(call) = self.inbox.queries.recv(), if self.state.is_complete() => self.handle_query(call),
-                Some(event) = self.inbox.events.recv() => self.events.handle_event(event),
+                // Nor whose pod an event is about; it waits with whoever has sent it.
+                Some(event) = self.inbox.events.recv(), if self.state.is_complete() => self.events.handle_event(event),
                 Some((reference, fetched)) = self.fetching.next() => {
                     self.state.handle_fetched(&reference, fetched, now());
                 }

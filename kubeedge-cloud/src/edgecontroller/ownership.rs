@@ -131,10 +131,11 @@ async fn create(
     api.create(place(node), &lease).await
 }
 
-/// The version of the node's Lease, if it says that another cloud has the node, or has had it.
+/// The version of the node's Lease, if somebody else has the node, or has had it: another cloud, or whoever renews a Lease that
+/// names no cloud, such as the kubelet of a node that only looks like one of the edge's, or KubeEdge's own cloudcore.
 pub(super) async fn elsewhere(api: &Api, node: &NodeName, config: &Config) -> Result<Option<String>, Error> {
     match api.value(place(node)).await {
-        Ok(lease) => Ok(is_of_another(&lease, config).then(|| version_of(&lease))),
+        Ok(lease) => Ok((owner(&lease) != config.identity).then(|| version_of(&lease))),
         Err(error) if error.is_missing() => Ok(None),
         Err(error) => Err(error),
     }
@@ -186,10 +187,10 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_elsewhere_if_its_lease_names_another_cloud() {
+    fn a_node_is_lost_if_its_lease_names_another_cloud() {
         let of = |owner: &str| is_of_another(&lease(owner, "2026-01-01T00:00:30.000000Z"), &config("a"));
         assert!(of("b"));
         assert!(!of("a"), "it is this cloud's own");
-        assert!(!of(""));
+        assert!(!of(""), "it names none: this one puts its name there again");
     }
 }

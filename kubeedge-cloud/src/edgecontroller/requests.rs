@@ -73,7 +73,21 @@ async fn make(api: &Api, node: &NodeName, write: &Write, denials: &Denials, conf
     }
 }
 
+/// How often a Node is compared again at once that somebody else has changed meanwhile: a new one is changed several times by
+/// the controllers of a cluster.
+const CONFLICTS: u32 = 3;
+
 async fn write_node(api: &Api, node: &NodeName, report: &Value, seen: &[Value]) -> Result<(), Error> {
+    for _ in 0..CONFLICTS {
+        match try_write_node(api, node, report, seen).await {
+            Err(error) if error.is_conflict() => {}
+            other => return other,
+        }
+    }
+    try_write_node(api, node, report, seen).await
+}
+
+async fn try_write_node(api: &Api, node: &NodeName, report: &Value, seen: &[Value]) -> Result<(), Error> {
     let place = node_place(node);
     let mut existing = match api.value(place).await {
         Err(error) if error.is_missing() => {

@@ -295,17 +295,21 @@ impl State {
         });
         match message {
             SessionState::Online => {
-                (session.online, session.lost) = (true, false);
+                // Of an earlier session, another cloud may have had newer.
+                (session.online, session.lost, session.taken, session.clock) = (true, false, None, None);
                 self.leaving.withdraw(&node);
                 self.elsewhere.remove(&node);
                 let held = session.held.take().map(Wanted::Report);
+                // What an earlier session has left is said again, if it still holds.
+                self.withdraw_reports(&node);
                 let waiting = waiting.filter(|wanted| matches!(wanted, Wanted::Report(_)));
                 if let Some(wanted) = waiting.or(held) {
                     self.reports.put(key, wanted, now);
                 }
                 self.forget_told(&node);
                 self.judge(&node);
-                self.leases.put(node, (), now);
+                // At once, however lately it was renewed: another cloud may have had the node since.
+                self.leases.put_now(node, (), now);
             }
             SessionState::Offline if session.lost => {}
             SessionState::Offline => {
@@ -319,6 +323,11 @@ impl State {
                 self.leaving.put_at(node, wall, now + self.away_grace, now);
             }
         }
+    }
+
+    fn withdraw_reports(&mut self, node: &NodeName) {
+        // It is the first of a node's keys.
+        self.reports.withdraw_while((node.clone(), ReportKey::Node), |(of, _)| of == node);
     }
 
     /// Takes how far a node's clock is off; the Node is told again if that changes what it says.
@@ -346,7 +355,7 @@ impl State {
     /// end of the session here, which is still to come, says nothing about the node.
     pub(super) fn handle_lost(&mut self, node: &NodeName) {
         self.leases.succeeded(node);
-        self.reports.withdraw_all(|(of, _)| of == node);
+        self.withdraw_reports(node);
         if let Some(session) = self.sessions.get_mut(node) {
             *session =
                 Session { online: false, lost: true, held: None, taken: None, changed: false, clock: None };
@@ -378,6 +387,10 @@ impl State {
             Outcome::Done => {
                 if matches!(wanted, Wanted::Away { .. }) {
                     self.elsewhere.remove(&key.0);
+                }
+                if key.1 == ReportKey::Node && self.is_online(&key.0) && self.leases.has_failed(&key.0) {
+                    // The Lease of a new Node, to which it belongs. Others find the node by it.
+                    self.leases.put_now(key.0.clone(), (), now);
                 }
                 let delivery = wanted.delivery();
                 self.keep(&key.0, wanted);

@@ -33,6 +33,10 @@ const POD_CONDITIONS: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 pub(super) fn read_node(json: &[u8], node: &NodeName, denials: &Denials) -> Result<Value, String> {
     let mut report: Value =
         serde_json::from_slice(json).map_err(|error| format!("it is not JSON: {error}"))?;
+    // Members are written into both below, which only objects can take.
+    if !report["metadata"].is_object() || !(report["status"].is_object() || report["status"].is_null()) {
+        return Err("its metadata or its status is no JSON object".to_owned());
+    }
     for (member, may, denial) in [
         ("labels", may_label as fn(&str) -> bool, Denial::Label),
         ("annotations", may_annotate, Denial::Annotation),

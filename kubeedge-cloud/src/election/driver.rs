@@ -24,8 +24,11 @@ pub(super) async fn run(config: Config, client: Client, leads: watch::Sender<boo
     let api = Api::new(client);
     let mut state = State::new(config.clone());
     loop {
-        // A leader whose attempt hangs must cease to lead in time.
-        let attempt = timeout(config.renew_deadline, attempt(&api, &config, &mut state));
+        // A leader whose attempt hangs must cease to lead in time, however often it has failed before.
+        let began = now();
+        let leads_until = state.poll_timeout().filter(|_| state.leads(began));
+        let left = leads_until.map_or(config.renew_deadline, |until| until.saturating_duration_since(began));
+        let attempt = timeout(left.min(config.renew_deadline), attempt(&api, &config, &mut state));
         let attempted = tokio::select! {
             () = stop.cancelled() => break,
             attempted = attempt => attempted,

@@ -16,7 +16,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
@@ -65,8 +65,7 @@ impl Cloud {
         self.try_ask(identity, head, body).await.expect("an answer")
     }
 
-    /// Sends one request; `None` if no whole answer comes.
-    async fn try_ask(&self, identity: Option<&Issued>, head: &str, body: &[u8]) -> Option<Answer> {
+    async fn connect(&self, identity: Option<&Issued>) -> TlsStream<TcpStream> {
         let identity = identity.map(|issued| {
             Identity::from_pem(issued.certificate_pem.as_bytes(), issued.key_pem.as_bytes()).unwrap()
         });
@@ -75,7 +74,12 @@ impl Cloud {
         let config = tls::other_client_config(identity.as_ref(), roots).unwrap();
         let stream = TcpStream::connect(self.address).await.unwrap();
         let name = "localhost".try_into().unwrap();
-        let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    }
+
+    /// Sends one request; `None` if no whole answer comes.
+    async fn try_ask(&self, identity: Option<&Issued>, head: &str, body: &[u8]) -> Option<Answer> {
+        let mut stream = self.connect(identity).await;
         let length = body.len();
         let request =
             format!("{head}Host: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
@@ -92,6 +96,29 @@ impl Cloud {
         let head =
             format!("GET /edge.crt HTTP/1.1\r\nNodeName: {node}\r\nAuthorization: Bearer {bearer}\r\n");
         self.ask(None, &head, request).await
+    }
+
+    /// As [`Cloud::join`], in chunks and without saying how long the request is. Its end is sent if `ends`.
+    async fn join_in_chunks(&self, node: &str, token: &JoinToken, request: &[u8], ends: bool) -> Answer {
+        let mut stream = self.connect(None).await;
+        let bearer = token.bearer();
+        let head = format!(
+            "GET /edge.crt HTTP/1.1\r\nNodeName: {node}\r\nAuthorization: Bearer {bearer}\r\nHost: localhost\r\n\
+             Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for chunk in request.chunks(1 << 10) {
+            let length = format!("{:x}\r\n", chunk.len());
+            stream.write_all(&[length.as_bytes(), chunk, b"\r\n"].concat()).await.unwrap();
+        }
+        if ends {
+            stream.write_all(b"0\r\n\r\n").await.unwrap();
+        }
+        stream.flush().await.unwrap();
+        let mut answer = Vec::new();
+        // The other side need not end TLS in order.
+        let _ = stream.read_to_end(&mut answer).await;
+        Answer::parse(&answer).expect("an answer")
     }
 
     async fn renew(&self, node: &str, identity: &Issued) -> Answer {
@@ -346,6 +373,25 @@ async fn what_is_too_long_or_too_much_is_refused_before_it_is_read() {
     assert!((2..=4).contains(&refused), "{refused}");
     let counted = cloud.counts.refused();
     assert_eq!((counted["HeaderTooLarge"], counted["BodyTooLarge"], counted["TooMany"]), (2, 1, refused));
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_say_its_length_is_read_up_to_the_limit_and_then_refused() {
+    let cloud = Cloud::start(Config::default()).await;
+    let (token, key) = (cloud.token().await, KeyPair::generate().unwrap());
+    let most = Limits::default().body_bytes;
+    // Its end never comes: whoever waited for the whole would answer nothing, and count it as too slow.
+    let answer = cloud.join_in_chunks("edge-1", &token, &vec![0; most + 1], false).await;
+    assert_eq!((answer.status, answer.reason()), (413, "bodytoolarge"));
+    assert!(answer.head.contains("connection: close"), "{}", answer.head);
+    // As long as may be it is read, and judged by what it is.
+    let answer = cloud.join_in_chunks("edge-1", &token, &vec![0; most], true).await;
+    assert_eq!((answer.status, answer.reason()), (400, "requestmalformed"));
+    let refused = cloud.counts.refused();
+    assert_eq!((refused["BodyTooLarge"], refused.get("TooSlow"), cloud.counts.joined()), (1, None, 0));
+
+    let answer = cloud.join_in_chunks("edge-1", &token, &request("edge-1", &key), true).await;
+    assert_eq!((answer.status, cloud.counts.joined()), (200, 1), "{}", answer.reason());
 }
 
 #[tokio::test]

@@ -102,9 +102,10 @@ fn cluster_rules() -> Vec<Value> {
             "resourceNames": ["kubernetes.io/kubelet-serving"],
             "verbs": ["approve"],
         }),
-        // Devices, and what is reported of them, which stands in the Device.
+        // Devices, and what is reported of them, which stands in the Device and in its DeviceStatus.
         rule("devices.kubeedge.io", &["devices", "devicemodels"], &read),
         rule("devices.kubeedge.io", &["devices"], &["patch"]),
+        rule("devices.kubeedge.io", &["devicestatuses"], &["create", "patch"]),
         // Rules, and how often they served, which stands in the Rule.
         rule("rules.kubeedge.io", &["rules", "ruleendpoints"], &read),
         rule("rules.kubeedge.io", &["rules"], &["patch"]),

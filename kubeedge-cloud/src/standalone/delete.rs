@@ -131,10 +131,27 @@ pub(crate) fn remove(
     and_finish_namespace: bool,
 ) -> Result<Value, Failure> {
     let object = txn.remove(resource, object)?;
+    if resource.kind == "Device" {
+        remove_status_of(txn, &object)?;
+    }
     if resource.namespaced && and_finish_namespace {
         finish_namespace(txn, text(&object, &["metadata", "namespace"]))?;
     }
     Ok(object)
+}
+
+/// Removes the DeviceStatus that belongs to a Device, as the garbage collector of a cluster does.
+fn remove_status_of(txn: &mut Txn<'_, '_>, device: &Value) -> Result<(), Failure> {
+    let Some(statuses) = RESOURCES.iter().find(|resource| resource.kind == "DeviceStatus") else {
+        return Ok(());
+    };
+    let name = |member| text(device, &["metadata", member]);
+    let Some(status) = txn.get(statuses, name("namespace"), name("name"))? else { return Ok(()) };
+    let owners = items(&status, &["metadata", "ownerReferences"]);
+    if owners.iter().any(|owner| text(owner, &["uid"]) == name("uid")) {
+        delete_object(txn, statuses, status, &Deletion::default(), false)?;
+    }
+    Ok(())
 }
 
 /// Whether nothing holds up the end of an object that is being deleted: for a pod, its node still does.

@@ -37,6 +37,7 @@ struct Flight<K> {
     key: K,
     generation: u64,
     bytes: usize,
+    first: Instant,
     sent: Instant,
     skip: bool,
 }
@@ -83,9 +84,9 @@ impl<K: Ord + Clone, V: Clone + Weight> Outgoing<K, V> {
         self.resends
     }
 
-    /// When the item that was sent least recently was sent; it is not acknowledged.
+    /// When the item was first sent that was not acknowledged for longest.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        self.flights.values().map(|flight| flight.sent).min()
+        self.flights.values().map(|flight| flight.first).min()
     }
 
     pub(super) fn set(&mut self, key: K, value: V) {
@@ -137,7 +138,8 @@ impl<K: Ord + Clone, V: Clone + Weight> Outgoing<K, V> {
         let key = self.queue.pop_front()?;
         self.last_seq += 1;
         self.bytes += bytes;
-        self.flights.insert(self.last_seq, Flight { key, generation, bytes, sent: now, skip: false });
+        self.flights
+            .insert(self.last_seq, Flight { key, generation, bytes, first: now, sent: now, skip: false });
         self.retry.get_or_insert(Retry { at: now + self.flow.retry_after, after: self.flow.retry_after });
         Some((self.last_seq, Some(value)))
     }

@@ -10,7 +10,10 @@ use std::{
 use kubeedge_core::{id::NodeName, join::JoinToken, tls::RootCertStore};
 use kubeedge_edge::certificates::{self, Error, Server};
 use serde_json::{Value, json};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
 
 use super::{Join, Protocol, TIMEOUT};
 use crate::{files::Places, system};
@@ -32,9 +35,9 @@ pub(super) struct Check {
 
 /// Why a check has failed.
 #[derive(Debug)]
-struct Failure {
-    cause: String,
-    fix: String,
+pub(super) struct Failure {
+    pub(super) cause: String,
+    pub(super) fix: String,
 }
 
 fn failure<T>(cause: impl ToString, fix: impl ToString) -> Result<T, Failure> {
@@ -246,16 +249,19 @@ async fn cloud(join: &Join, checked: &mut Checked) {
     };
     let authority = certificates::fetch_authority(&config, &token).await;
     let authority = authority.map(|der| (der, format!("{cloud} has the authority that the token names")));
-    let Some(authority) = checked.add("cloud", authority.map_err(told)) else { return };
+    let authority = authority.map_err(|error| told(error, &node));
+    let Some(authority) = checked.add("cloud", authority) else { return };
     let mut roots = RootCertStore::empty();
     if let Err(error) = roots.add(authority.into()) {
         checked.add::<()>("cloud", failure(error, "create the cloud's authority anew"));
         return;
     }
     checked.add("node-name-free", name_is_free(&cloud, roots, &node).await);
-    if join.hub_protocol == Protocol::Websocket {
-        checked.add("hub-port", port(&hub).await);
-    }
+    let reached = match join.hub_protocol {
+        Protocol::Websocket => port(&hub).await,
+        Protocol::Quic => udp_port(&hub, &cloud).await,
+    };
+    checked.add("hub-port", reached);
 }
 
 async fn name_is_free(
@@ -271,7 +277,7 @@ async fn name_is_free(
                 "give another --edgenode-name, or `kubectl delete node {node}` if it is this machine's own"
             ),
         ),
-        Err(error) => Err(told(error)),
+        Err(error) => Err(told(error, node)),
     }
 }
 
@@ -287,10 +293,38 @@ async fn port(hub: &Server) -> Result<((), String), Failure> {
     )
 }
 
+/// What can be seen of a port of UDP: that its host has an address. Only edgecore, with its certificate, is answered there.
+/// That the cloud runs at this address was seen before, by its port for joining.
+async fn udp_port(hub: &Server, cloud: &Server) -> Result<((), String), Failure> {
+    let why = match timeout(TIMEOUT, lookup_host((hub.host.as_str(), hub.port))).await {
+        Ok(Ok(mut found)) => match found.next() {
+            Some(address) => {
+                let (ip, port) = (address.ip(), hub.port);
+                return Ok((
+                    (),
+                    format!(
+                        "{} is {ip}, and the cloud answers at {cloud}; whether UDP port {port} is open cannot be seen before \
+                         edgecore runs. If it is not, edgecore takes WebSocket, TCP port 10000",
+                        hub.host
+                    ),
+                ));
+            }
+            None => "it has no address".to_owned(),
+        },
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {TIMEOUT:?}"),
+    };
+    failure(
+        format!("the name {} cannot be resolved: {why}", hub.host),
+        "give a name that this machine's DNS knows, or an address, as --cloudcore-ipport",
+    )
+}
+
 /// The errors of the certificates say both in one sentence; here each half has its place.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the others have one fix")]
-fn told(error: Error) -> Failure {
-    let fix = match &error {
+pub(super) fn told(error: Error, node: &NodeName) -> Failure {
+    let by_reason;
+    let fix: &str = match &error {
         Error::Unreachable { .. } => {
             "look whether cloudcore runs there, and open its port for joining (10002)"
         }
@@ -301,7 +335,63 @@ fn told(error: Error) -> Failure {
             "dial a name that the certificate has, or add this one to advertiseAddress or dnsNames of cloudcore.yaml"
         }
         Error::ServerRefused { .. } => "set the clocks of both machines, and look at cloudcore's certificate",
+        Error::File { .. } => "run keadm as root, look at the space and the rights there, and join again",
+        Error::Refused { reason, .. } => {
+            by_reason = of_refusal(reason, node);
+            &by_reason
+        }
         _ => "look at what cloudcore logs at this moment",
     };
     Failure { cause: error.to_string(), fix: fix.to_owned() }
+}
+
+/// What to do about a refusal, by its one word; KubeEdge's own cloud gives none.
+fn of_refusal(reason: &str, node: &NodeName) -> String {
+    match reason {
+        "TokenMalformed" | "TokenForeign" | "TokenExpired" | "NoCredentials" => {
+            "run `keadm gettoken` in the cloud, and give what it prints as --token".to_owned()
+        }
+        "TokenUsed" | "NodeConnected" | "NodeExists" => format!(
+            "give another --edgenode-name, or `kubectl delete node {node}` if it is this machine's own and runs no more"
+        ),
+        "NodeOfCluster" => "give another --edgenode-name: this one is of a machine of the cluster".to_owned(),
+        "NodeShutOut" => {
+            format!("`kubectl annotate node {node} node.kubeedge.io/shut-out-` in the cloud lets it in again")
+        }
+        "TooMany" | "Unavailable" | "TooSlow" => "join again in a minute".to_owned(),
+        _ => "look at what cloudcore logs at this moment".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(host: &str, port: u16) -> Server {
+        Server { host: host.to_owned(), port }
+    }
+
+    #[tokio::test]
+    async fn of_a_port_of_udp_the_name_is_checked_and_it_is_said_that_the_port_is_not() {
+        let ((), told) = udp_port(&server("127.0.0.1", 10001), &server("127.0.0.1", 10002)).await.unwrap();
+        assert!(
+            told.starts_with("127.0.0.1 is 127.0.0.1, and the cloud answers at 127.0.0.1:10002; "),
+            "{told}"
+        );
+        assert!(told.contains("whether UDP port 10001 is open cannot be seen"), "{told}");
+        // No label of a name may be so long, so that nobody has to be asked.
+        let nowhere = "x".repeat(64);
+        let failed = udp_port(&server(&nowhere, 10001), &server(&nowhere, 10002)).await.unwrap_err();
+        assert!(failed.cause.contains("cannot be resolved: ") && failed.fix.contains("DNS"), "{failed:?}");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_stored_is_no_matter_of_the_clouds_logs() {
+        let error = Error::File {
+            file: "/etc/kubeedge/certs/server.key".into(),
+            source: std::io::ErrorKind::PermissionDenied.into(),
+        };
+        let failed = told(error, &"edge-1".parse().unwrap());
+        assert!(failed.cause.contains("server.key") && failed.fix.contains("as root"), "{failed:?}");
+    }
 }

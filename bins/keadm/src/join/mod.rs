@@ -12,11 +12,12 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
+use kubeedge_core::id::NodeName;
 use kubeedge_edge::certificates::{self, Files, Server};
 use serde_json::json;
 
 use self::checks::Checked;
-use crate::{files::Places, say, system};
+use crate::{failed, files::Places, say, system};
 
 /// Makes this machine a node: checks, certificate, configuration, service.
 #[derive(Debug, Args)]
@@ -124,12 +125,22 @@ impl Join {
             timeout: TIMEOUT,
             ..certificates::Config::new(node.clone(), cloud, self.files(&places))
         };
-        let config = config::yaml(self, &places, &node)?;
+        let config = config::yaml(self, &places, &node).map_err(|error| {
+            failed(
+                "configuration",
+                format_args!("{error:#}"),
+                "look at --cloudcore-ipport, --set and --labels",
+            )
+        })?;
+        // Whatever could be seen to be wrong before something is changed.
+        let unit = unit(&places).map_err(|error| failed("service", error, "give another --root"))?;
         let edgecore = checked.edgecore.clone().context("there is no edgecore: give --edgecore")?;
-        certificates::enroll(&certificates, &token).await.context("the certificate")?;
-        install(&edgecore, &places)?;
-        crate::files::write(&places.config(), config.as_bytes(), 0o640)?;
-        crate::files::write(&places.unit(), unit(&places)?.as_bytes(), 0o644)?;
+        certificates::enroll(&certificates, &token).await.map_err(|error| not_issued(error, &node))?;
+        install(&edgecore, &places).map_err(|error| not_written("install", &error))?;
+        crate::files::write(&places.config(), config.as_bytes(), 0o640)
+            .map_err(|error| not_written("configuration", &error))?;
+        crate::files::write(&places.unit(), unit.as_bytes(), 0o644)
+            .map_err(|error| not_written("service", &error))?;
         let next = start(&places)?;
         run_script(self.post_run.as_deref(), "--post-run")?;
         self.tell(&checked, Some(&next))?;
@@ -180,11 +191,32 @@ impl Join {
     }
 }
 
+fn not_issued(error: certificates::Error, node: &NodeName) -> anyhow::Error {
+    let checks::Failure { cause, fix } = checks::told(error, node);
+    failed("certificate", cause, fix)
+}
+
+/// The certificate is there by then, which the next attempt would take for an earlier node's.
+fn not_written(step: &str, error: &anyhow::Error) -> anyhow::Error {
+    let fix = "look at the space and the rights there, run `keadm reset edge` to take back what was done, and join again";
+    failed(step, format_args!("{error:#}"), fix)
+}
+
+fn not_started(error: anyhow::Error) -> anyhow::Error {
+    let fix = "everything else is done: look at `journalctl -u edgecore`, and run `systemctl enable --now edgecore`";
+    failed("start", format_args!("{error:#}"), fix)
+}
+
 /// Runs a program of the user's, if there is one.
 pub(crate) fn run_script(script: Option<&Path>, flag: &str) -> Result<()> {
     let Some(script) = script else { return Ok(()) };
-    let status = Command::new(script).status().with_context(|| format!("{flag} {}", script.display()))?;
-    ensure!(status.success(), "{flag} {}: {status}", script.display());
+    let (step, fix) =
+        (format!("{flag} {}", script.display()), format!("mend the program, or leave {flag} out"));
+    let status = Command::new(script).status();
+    let status = status.map_err(|error| failed(&step, format_args!("it cannot be run: {error}"), &fix))?;
+    if !status.success() {
+        return Err(failed(&step, format_args!("it ended with {status}"), &fix));
+    }
     Ok(())
 }
 
@@ -230,7 +262,47 @@ fn start(places: &Places) -> Result<String> {
     if !system::has_systemd() {
         return Ok(format!("this machine has no systemd; let its own supervisor run: {run}"));
     }
-    system::run("systemctl", &["daemon-reload"])?;
-    system::run("systemctl", &["enable", "--now", "edgecore.service"])?;
+    system::run("systemctl", &["daemon-reload"]).map_err(not_started)?;
+    system::run("systemctl", &["enable", "--now", "edgecore.service"]).map_err(not_started)?;
     Ok("edgecore has started; `journalctl -u edgecore -f` shows what it says".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_step_that_fails_is_named_with_its_cause_and_its_fix() {
+        let refused = |reason: &str| {
+            let (reason, text) = (reason.to_owned(), "the cloud's words".to_owned());
+            let error = certificates::Error::Refused { status: 403, reason, text };
+            not_issued(error, &"edge-1".parse().unwrap()).to_string()
+        };
+        for (reason, fix) in [
+            ("TokenExpired", "`keadm gettoken`"),
+            ("TokenUsed", "`kubectl delete node edge-1`"),
+            ("NodeOfCluster", "another --edgenode-name"),
+            ("NodeShutOut", "node.kubeedge.io/shut-out-"),
+            ("TooMany", "in a minute"),
+            ("SomethingNew", "what cloudcore logs"),
+        ] {
+            let told = refused(reason);
+            assert!(told.starts_with("certificate: the cloud refuses: the cloud's words"), "{told}");
+            let (_, told) = told.split_once("; fix: ").unwrap();
+            assert!(told.contains(fix), "{reason}: {told}");
+        }
+        let told = not_written("install", &anyhow::anyhow!("no space").context("cannot write x")).to_string();
+        assert!(
+            told.starts_with("install: cannot write x: no space; fix: ") && told.contains("reset"),
+            "{told}"
+        );
+        let told = not_started(anyhow::anyhow!("systemctl: no bus")).to_string();
+        assert!(
+            told.starts_with("start: systemctl: no bus; fix: ") && told.contains("enable --now"),
+            "{told}"
+        );
+        let told = run_script(Some(Path::new("/nowhere/script")), "--pre-run").unwrap_err().to_string();
+        assert!(told.starts_with("--pre-run /nowhere/script: it cannot be run: "), "{told}");
+        assert!(told.ends_with("fix: mend the program, or leave --pre-run out"), "{told}");
+    }
 }

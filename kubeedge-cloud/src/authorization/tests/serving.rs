@@ -156,6 +156,29 @@ fn its_names_are_the_nodes_name_and_addresses_and_host_names_that_the_node_says_
 }
 
 #[test]
+fn a_node_that_is_named_like_a_service_or_like_every_machine_gets_no_certificate_for_that() {
+    let of_itself = |name: &str| {
+        let asked = request(|params| params.subject_alt_names = vec![dns(name)]);
+        Serving::read(&asked).unwrap().check_names(&node(name), &json!({}))
+    };
+    for name in ["edge-1", "edge-1.site.example.com", "kubernetes-1", "svc", "svc.example.com", "localhost-1"]
+    {
+        assert_eq!(of_itself(name), Ok(()), "{name}");
+    }
+    for name in [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "cloudcore.kubeedge.svc",
+        "cloudcore.kubeedge.svc.cluster.local",
+        "localhost",
+        "a.localhost",
+    ] {
+        assert_eq!(of_itself(name), Err(Denial::CertificateNames), "{name}");
+    }
+}
+
+#[test]
 fn keys_are_enciphered_with_rsa_alone() {
     assert_eq!(Serving::read(&request(|_| {})).unwrap().usages(), ["digital signature", "server auth"]);
     let pem = include_str!("rsa.csr");

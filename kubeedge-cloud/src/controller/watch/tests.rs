@@ -49,6 +49,14 @@ fn event(kind: &str, object: &str) -> String {
     format!("{{\"object\":{object},\"type\":\"{kind}\"}}\n")
 }
 
+fn missing() -> (u16, String) {
+    (404, "404 page not found".to_owned())
+}
+
+fn denied() -> (u16, String) {
+    (403, r#"{"kind":"Status","status":"Failure","code":403,"message":"not yours"}"#.to_owned())
+}
+
 async fn tell(changes: &mut (impl Stream<Item = Change> + Unpin), count: usize) -> Vec<String> {
     let told = changes.take(count).map(|change| match change {
         Change::Began(kind) => format!("began {}", kind.kind),
@@ -144,23 +152,60 @@ async fn a_watch_that_is_too_old_is_listed_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_that_fails_between_pages_begins_again() {
-    let (client, _) = scripted(vec![
+async fn a_list_that_fails_between_pages_goes_on_with_the_page_that_failed() {
+    let (client, asked) = scripted(vec![
         list(5, "more", &[&map("a", 1)]),
         (500, "oops".to_owned()),
-        list(6, "", &[&map("a", 1), &map("b", 2)]),
+        (429, "too many".to_owned()),
+        (200, "<html>".to_owned()),
+        list(5, "last", &[&map("b", 2)]),
+        (503, "down".to_owned()),
+        list(5, "", &[&map("c", 3)]),
     ]);
+    let begun = tokio::time::Instant::now();
     let mut changes = watch(client, MAPS, Timing::default()).boxed();
-    let told = tell(&mut changes, 6).await;
-    let expected = [
-        "began ConfigMap",
-        "+ConfigMap a 1",
-        "began ConfigMap",
-        "+ConfigMap a 1",
-        "+ConfigMap b 2",
-        "listed ConfigMap",
-    ];
+    let told = tell(&mut changes, 5).await;
+    let expected =
+        ["began ConfigMap", "+ConfigMap a 1", "+ConfigMap b 2", "+ConfigMap c 3", "listed ConfigMap"];
     assert_eq!(told, expected);
+    assert_eq!(begun.elapsed().as_secs(), 1 + 2 + 4 + 1, "each page has its own back-off");
+    let asked = asked.lock().unwrap();
+    assert!(asked[1..5].iter().all(|page| page.contains("continue=more")), "{asked:?}");
+    assert!(asked[5..].iter().all(|page| page.contains("continue=last")), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_whose_token_the_api_refuses_begins_again() {
+    for code in [400, 404, 410] {
+        let (client, asked) = scripted(vec![
+            list(5, "more", &[&map("a", 1)]),
+            (code, String::new()),
+            list(6, "", &[&map("a", 1), &map("b", 2)]),
+        ]);
+        let mut changes = watch(client, MAPS, Timing::default()).boxed();
+        let told = tell(&mut changes, 6).await;
+        let expected = [
+            "began ConfigMap",
+            "+ConfigMap a 1",
+            "began ConfigMap",
+            "+ConfigMap a 1",
+            "+ConfigMap b 2",
+            "listed ConfigMap",
+        ];
+        assert_eq!(told, expected);
+        assert!(!asked.lock().unwrap()[2].contains("continue"), "{asked:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_always_breaks_off_is_asked_for_ever_more_rarely() {
+    let broken = (0..50).flat_map(|_| [list(5, "more", &[&map("a", 1)]), (410, String::new())]);
+    let (client, asked) = scripted(broken.collect());
+    let mut changes = watch(client, MAPS, Timing::default()).boxed();
+    let told = tokio::time::timeout(Duration::from_secs(130), tell(&mut changes, 1000)).await;
+    assert!(told.is_err());
+    // Two pages at 0, 1, 3, 7, 15, 31 s, and then every 30 s.
+    assert_eq!(asked.lock().unwrap().len(), 2 * 9);
 }
 
 #[tokio::test(start_paused = true)]
@@ -185,7 +230,6 @@ async fn a_server_that_ends_every_watch_at_once_is_not_asked_without_pause() {
 
 #[tokio::test(start_paused = true)]
 async fn a_kind_that_the_api_lacks_counts_as_empty_after_a_while_if_a_crd_defines_it() {
-    let missing = || (404, "404 page not found".to_owned());
     let backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
     let timing = Timing { backoff, ..Timing::default() };
     let null = (200, r#"{"metadata":{"resourceVersion":"4"},"items":null}"#.to_owned());
@@ -198,10 +242,10 @@ async fn a_kind_that_the_api_lacks_counts_as_empty_after_a_while_if_a_crd_define
     assert_eq!(told[..4], ["began Device", "listed Device", "began Device", "listed Device"]);
     assert_eq!(told[4..], ["began Device", "+Device a 1", "listed Device"]);
 
-    let denied =
-        || (403, r#"{"kind":"Status","status":"Failure","code":403,"message":"not yours"}"#.to_owned());
     let (client, _) = scripted((0..4).map(|_| denied()).collect());
-    let mut changes = watch(client, SERVICES, timing).boxed();
+    let sight = Sight::default();
+    sight.note_listed();
+    let mut changes = watch_in(client, SERVICES, timing, sight).boxed();
     assert_eq!(tell(&mut changes, 2).await, ["began Service", "listed Service"], "not every role has it");
 
     let (client, _) = scripted((0..20).map(|_| missing()).collect());
@@ -211,9 +255,78 @@ async fn a_kind_that_the_api_lacks_counts_as_empty_after_a_while_if_a_crd_define
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_kind_that_is_denied_often_enough_counts_as_empty_once_whatever_else_fails_between() {
+    let down = || (503, "down".to_owned());
+    let (client, _) = scripted(vec![
+        missing(),
+        missing(),
+        missing(),
+        down(),
+        down(),
+        missing(),
+        missing(),
+        list(5, "", &[&map("a", 1)]),
+    ]);
+    let mut changes = watch(client, DEVICES, Timing::default()).boxed();
+    let told = tell(&mut changes, 5).await;
+    assert_eq!(told, ["began Device", "listed Device", "began Device", "+Device a 1", "listed Device"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn denials_before_a_good_answer_do_not_count() {
+    let (client, _) = scripted(vec![
+        missing(),
+        missing(),
+        missing(),
+        list(5, "more", &[&map("a", 1)]),
+        missing(),
+        missing(),
+        missing(),
+        list(6, "", &[&map("b", 2)]),
+    ]);
+    let mut changes = watch(client, DEVICES, Timing::default()).boxed();
+    let told = tell(&mut changes, 5).await;
+    assert_eq!(told, ["began Device", "+Device a 1", "began Device", "+Device b 2", "listed Device"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forbidden_kind_does_not_count_as_empty_while_nothing_at_all_may_be_listed() {
+    let sight = Sight::default();
+    let (client, asked) = scripted((0..50).map(|_| denied()).collect());
+    let mut changes = watch_in(client, SERVICES, Timing::default(), sight.clone()).boxed();
+    let told = tokio::time::timeout(Duration::from_secs(300), changes.next()).await;
+    assert!(told.is_err(), "the API does not know yet who may do what: {told:?}");
+    let before = asked.lock().unwrap().len();
+
+    let (client, _) = scripted(vec![list(5, "", &[])]);
+    let mut others = watch_in(client, MAPS, Timing::default(), sight).boxed();
+    tell(&mut others, 2).await;
+    assert_eq!(tell(&mut changes, 2).await, ["began Service", "listed Service"]);
+    assert_eq!(asked.lock().unwrap().len(), before + 1, "the next answer decides");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_forbidden_halfway_is_given_up_whole() {
+    let (client, asked) = scripted(vec![
+        list(5, "more", &[&map("a", 1)]),
+        denied(),
+        denied(),
+        denied(),
+        denied(),
+        list(6, "", &[&map("b", 2)]),
+    ]);
+    let sight = Sight::default();
+    sight.note_listed();
+    let mut changes = watch_in(client, SERVICES, Timing::default(), sight).boxed();
+    let told = tell(&mut changes, 7).await;
+    assert_eq!(told[..4], ["began Service", "+Service a 1", "began Service", "listed Service"]);
+    assert_eq!(told[4..], ["began Service", "+Service b 2", "listed Service"]);
+    let asked = asked.lock().unwrap();
+    assert!(asked[4].contains("continue=more") && !asked[5].contains("continue"), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_kind_that_fails_again_is_out_of_sight_until_it_is_watched() {
-    let denied =
-        || (403, r#"{"kind":"Status","status":"Failure","code":403,"message":"not yours"}"#.to_owned());
     let (client, _) = scripted(vec![denied(), denied(), denied(), list(5, "", &[])]);
     let sight = Sight::default();
     let mut seen = sight.subscribe();

@@ -15,7 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::super::{
     Config, DeviceController, Outside, pipes,
-    state::{DEVICES, MODELS},
+    state::{DEVICE_STATUSES, DEVICES, MODELS},
 };
 use crate::controller::testing::{Cluster, eventually, node};
 
@@ -130,6 +130,9 @@ async fn a_report_reaches_the_devices_status_and_does_not_come_back_down() {
     let value = json!({ "value": "180", "metadata": metadata });
     let twin = json!({ "propertyName": "temperature", "reported": value, "observedDesired": value });
     assert_eq!(status, json!({ "twins": [twin], "state": "online" }));
+    let mirror = cluster.get(DEVICE_STATUSES, "default", "oven").await.unwrap();
+    assert_eq!(mirror["status"], status);
+    assert_eq!(mirror["metadata"]["ownerReferences"][0]["uid"], oven.as_str());
     let echo = tokio::time::timeout(Duration::from_millis(50), running.outside.downstream.recv()).await;
     assert!(echo.is_err(), "{echo:?}");
 
@@ -137,6 +140,55 @@ async fn a_report_reaches_the_devices_status_and_does_not_come_back_down() {
     assert_eq!(running.acked().await, 2);
     let kept = cluster.get(DEVICES, "default", "oven").await.unwrap();
     assert_eq!(kept["status"]["twins"][0]["reported"]["value"], "180", "another node's device");
+}
+
+#[tokio::test]
+async fn a_device_status_goes_with_its_device_and_is_taken_over_by_the_next_of_the_name() {
+    let cluster = Cluster::start().await;
+    let first = uid(&cluster.create(DEVICES, &device("edge-1")).await);
+    let mut running = run(cluster.client(), Duration::ZERO);
+    running.told().await;
+    running.report("edge-1", 1, &first, "180");
+    running.acked().await;
+    assert!(cluster.get(DEVICE_STATUSES, "default", "oven").await.is_some());
+    cluster.delete(DEVICES, "default", "oven").await;
+    assert_eq!(running.told().await, "edge-1 -Device default/oven");
+    assert_eq!(cluster.get(DEVICE_STATUSES, "default", "oven").await, None);
+
+    // One that another program has left, of a device that is no more.
+    let left = json!({
+        "apiVersion": "devices.kubeedge.io/v1beta1", "kind": "DeviceStatus",
+        "metadata": {
+            "namespace": "default", "name": "oven",
+            "ownerReferences": [{ "apiVersion": "devices.kubeedge.io/v1beta1", "kind": "Device", "name": "oven",
+                "uid": first.as_str(), "controller": true }],
+        },
+        "spec": {}, "status": { "state": "offline" },
+    });
+    cluster.create(DEVICE_STATUSES, &left).await;
+    let second = uid(&cluster.create(DEVICES, &device("edge-1")).await);
+    assert_eq!(running.told().await, "edge-1 +Device default/oven");
+    running.report("edge-1", 2, &second, "200");
+    while running.acked().await < 2 {}
+    let taken = cluster.get(DEVICE_STATUSES, "default", "oven").await.unwrap();
+    assert_eq!(taken["metadata"]["ownerReferences"][0]["uid"], second.as_str());
+    assert_eq!(taken["metadata"]["ownerReferences"][1], Value::Null);
+    assert_eq!(taken["status"]["twins"][0]["reported"]["value"], "200");
+}
+
+#[tokio::test]
+async fn a_status_reaches_the_device_where_device_statuses_are_refused() {
+    let cluster = Cluster::start().await;
+    let oven = uid(&cluster.create(DEVICES, &device("edge-1")).await);
+    let refusal = r#"{"kind":"Status","status":"Failure","reason":"Forbidden","message":"no","code":403}"#;
+    let (client, _refuses) = cluster.client_without("/devicestatuses/oven", (403, refusal));
+    let mut running = run(client, Duration::ZERO);
+    assert_eq!(running.told().await, "edge-1 +Device default/oven");
+    running.report("edge-1", 1, &oven, "180");
+    assert_eq!(running.acked().await, 1);
+    let status = cluster.get(DEVICES, "default", "oven").await.unwrap()["status"].clone();
+    assert_eq!(status["twins"][0]["reported"]["value"], "180");
+    assert_eq!(cluster.get(DEVICE_STATUSES, "default", "oven").await, None);
 }
 
 #[tokio::test]
@@ -153,7 +205,8 @@ async fn a_fast_device_is_written_rarely_and_ends_with_its_newest_value() {
     while running.acked().await < 99 {}
     let last = cluster.get(DEVICES, "default", "oven").await.unwrap();
     assert_eq!(last["status"]["twins"][0]["reported"]["value"], "99");
-    assert!(gate.writes() <= 10, "100 reports became {} writes", gate.writes());
+    // Of the Device and of its DeviceStatus.
+    assert!(gate.writes() <= 20, "100 reports became {} writes", gate.writes());
 }
 
 #[tokio::test]

@@ -140,7 +140,12 @@ impl State {
     fn forget_node(&mut self, node: &NodeName) {
         if let Some(known) = self.nodes.known.remove(node) {
             self.placement.handle_node_gone(node);
-            self.note_changed(node);
+            if self.is_online(node) {
+                self.note_changed(node);
+            } else {
+                self.sessions.remove(node);
+                self.elsewhere.remove(node);
+            }
             if known.shut_out {
                 self.nodes.rulings.push_back(ToNode { node: node.clone(), message: Ruling::LetIn });
             }

@@ -45,10 +45,8 @@ impl State {
         let kind = WATCHED.into_iter().find(|kind| kind.kind == reference.kind());
         match (known, kind) {
             (Some(object), _) => Plan::Answer(Answer::Object(object)),
-            // Whoever wrote the pod chose the name, and nothing has checked it.
-            (None, Some(kind)) if check_subdomain("object name", reference.name()).is_ok() => {
-                Plan::Ask(kind, reference.clone())
-            }
+            // Whoever wrote the pod, or the volume, chose the names, and nothing has checked them.
+            (None, Some(kind)) if is_place(reference) => Plan::Ask(kind, reference.clone()),
             (None, _) => Plan::Answer(Answer::NotFound),
         }
     }
@@ -104,4 +102,10 @@ impl State {
         event["source"]["host"] = from.node.as_str().into();
         Ok(event)
     }
+}
+
+fn is_place(reference: &ObjectRef) -> bool {
+    let namespace = reference.namespace();
+    check_subdomain("object name", reference.name()).is_ok()
+        && (namespace.is_empty() || check_subdomain("namespace", namespace).is_ok())
 }

@@ -424,6 +424,32 @@ async fn an_edge_node_that_does_not_connect_after_the_start_is_unknown() {
 }
 
 #[tokio::test]
+async fn a_node_whose_lease_somebody_else_renews_is_left_to_them() {
+    let cluster = Cluster::start().await;
+    let spec = |times: i64| json!({ "holderIdentity": "kubelet", "leaseTransitions": times });
+    for name in ["left", "renewed"] {
+        let labels = json!({ "node-role.kubernetes.io/edge": "" });
+        let node =
+            json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name, "labels": labels } });
+        cluster.create(NODES, &node).await;
+        let lease = json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": { "namespace": "kube-node-lease", "name": name }, "spec": spec(0),
+        });
+        cluster.create(LEASES, &lease).await;
+    }
+    let lease_duration = Duration::from_secs(1);
+    let _running =
+        run(cluster.client(), Config { absent_grace: Duration::from_millis(20), lease_duration, ..quick() });
+    for times in 1..=40 {
+        cluster.merge(LEASES, "kube-node-lease", "renewed", &json!({ "spec": spec(times) })).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let status = async |name| ready(&cluster.get(NODES, "", name).await.unwrap())["status"].clone();
+    assert_eq!((status("renewed").await, status("left").await), (Value::Null, "Unknown".into()));
+}
+
+#[tokio::test]
 async fn a_node_asks_for_what_is_its_own() {
     let cluster = Cluster::start().await;
     cluster.create(CONFIG_MAPS, &map("settings")).await;

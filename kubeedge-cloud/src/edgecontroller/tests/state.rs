@@ -686,6 +686,25 @@ fn what_the_api_took_of_a_node_is_told_again_when_the_node_has_changed_there_and
 }
 
 #[test]
+fn the_lease_of_a_new_node_is_made_as_soon_as_its_node_is() {
+    let now = Instant::now();
+    let mut state = listed(&[]);
+    session(&mut state, SessionState::Online, now);
+    assert_eq!(state.poll_renewal(now), Some(node("edge-1")));
+    state.handle_renewed(node("edge-1"), Outcome::Retry("the node does not exist".to_owned()), now);
+    assert_eq!(state.poll_renewal(now), None);
+    state.handle_report(from("edge-1", 1, node_report()), now);
+    let job = state.poll_write(now).unwrap();
+    finish(&mut state, job, Outcome::Done, now);
+    assert_eq!(state.poll_renewal(now), Some(node("edge-1")));
+    state.handle_renewed(node("edge-1"), Outcome::Done, now);
+    state.handle_report(from("edge-1", 2, node_report()), now);
+    let job = state.poll_write(now).unwrap();
+    finish(&mut state, job, Outcome::Done, now);
+    assert_eq!(state.poll_renewal(now), None, "it has its time again");
+}
+
+#[test]
 fn a_newer_report_is_never_replaced_by_what_is_told_again() {
     let mut now = Instant::now();
     let newer = |number| {

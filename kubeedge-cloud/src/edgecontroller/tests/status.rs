@@ -48,6 +48,49 @@ fn a_report_says_which_node_it_is_of() {
 }
 
 #[test]
+fn whatever_a_node_says_of_itself_is_read_or_refused() {
+    let odd = [
+        json!(null),
+        json!("x"),
+        json!(1),
+        json!(true),
+        json!([]),
+        json!({}),
+        json!(["x", 1, null, {}]),
+        json!({ "a": [] }),
+    ];
+    let places = [
+        "/metadata",
+        "/metadata/labels",
+        "/metadata/annotations",
+        "/spec",
+        "/spec/taints",
+        "/status",
+        "/status/conditions",
+        "/status/conditions/0",
+        "/status/capacity",
+    ];
+    let mut read = 0;
+    for (place, odd) in places.iter().flat_map(|place| odd.iter().map(move |odd| (place, odd))) {
+        let mut json = report();
+        *json.pointer_mut(place).unwrap() = odd.clone();
+        let name = name_of(json.to_string().as_bytes());
+        assert_eq!(name.is_none(), *place == "/metadata", "{place} {odd}");
+        let Ok(reported) = read_node(json.to_string().as_bytes(), &node("edge-1"), &Denials::default())
+        else {
+            assert!(["/metadata", "/status"].contains(place), "{place} {odd}");
+            continue;
+        };
+        let created = node_to_create(&reported, &node("edge-1"));
+        let _ = node_metadata(&created, &reported);
+        let _ = node_status(&created, &reported, &[], at("2026-01-01T00:00:00Z"));
+        let _ = pod_status(&created, &Uid::new("p"), odd.to_string().as_bytes(), at("2026-01-01T00:00:00Z"));
+        read += 1;
+    }
+    assert_eq!(read, 7 * 8 + 2 + 3, "all but a metadata or a status that is no object");
+}
+
+#[test]
 fn a_node_is_created_with_its_taints_and_with_the_labels_that_it_may_set() {
     let denials = Denials::default();
     let mut json = report();

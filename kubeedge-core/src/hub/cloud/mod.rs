@@ -185,8 +185,8 @@ impl NodeLink {
         sync + (waiting + self.left_open.len()) * ENTRY + questions + self.unacked()
     }
 
-    /// How many items of each lane wait for the edge or are on their way, and when the one that was sent least recently
-    /// was sent.
+    /// How many items of each lane wait for the edge or are on their way, and when the one was first sent that was not
+    /// acknowledged for longest.
     pub fn waiting(&self) -> [(Lane, usize, Option<Instant>); OBJECT_LANES.len()] {
         std::array::from_fn(|lane| {
             let outgoing = &self.outgoing[lane];
