@@ -39,6 +39,8 @@ pub(crate) enum OnCluster {
     Refused(String),
     /// There is nothing to see, and why.
     LeftOut(String),
+    /// Some versions take the member at this place (RFC 6901) away before a node sees it.
+    MayTakeAway(String),
 }
 
 /// A change, and what is promised of the pod afterwards.

@@ -87,7 +87,7 @@ impl Serving {
     /// valid on a single link only, where KubeEdge's MetaServer listens (169.254.30.10).
     ///
     /// Host names of the Node's status are not: the node says them itself, and could say those of Services. Nor is its own name
-    /// one, where it reads as that of a Service or of every machine: whoever has a token chooses the name.
+    /// one, where it is the API server's, one with `.svc`, or `localhost`: whoever has a token chooses the name.
     pub(crate) fn check_names(&self, node: &NodeName, object: &Value) -> Result<(), Denial> {
         let addresses: Vec<IpAddr> = items(&object["status"]["addresses"])
             .iter()
@@ -124,7 +124,8 @@ impl Serving {
     }
 }
 
-/// Whether clients may take the name for the API server's, another Service's, or their own machine's.
+/// Whether clients may take the name for the API server's, a Service's by its full name, or their own machine's. The short name of a
+/// Service, `name.namespace`, cannot be told from a host's.
 fn is_of_services(name: &str) -> bool {
     let first = name.split('.').next().unwrap_or_default();
     first == "kubernetes"

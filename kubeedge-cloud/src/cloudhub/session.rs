@@ -268,6 +268,9 @@ impl Session {
 
     /// Whether a frame was too long, so that there may be more to perform and to send.
     fn transmit(&mut self) -> bool {
+        if self.waits {
+            return false;
+        }
         let mut too_long = false;
         for lane in Lane::ALL {
             if self.line.is_free(lane)

@@ -229,6 +229,21 @@ async fn a_controller_that_does_not_answer_is_asked_again_while_the_session_live
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_for_which_there_is_no_room_is_refused_before_it_is_welcomed() {
+    let mut stage = Stage::new(Config { max_sessions: 1, ..Config::default() });
+    // Both have connected while there was room.
+    let (late, first) = (stage.connect("edge-2").await, stage.connect("edge-1").await);
+    say(&*first, hello("edge-1", &Inventory::default())).await;
+    let Frame::Welcome(_) = next(&*first).await else { panic!("no welcome") };
+    assert_eq!(stage.session().await, (node("edge-1"), SessionState::Online));
+    say(&*late, hello("edge-2", &Inventory::default())).await;
+    let frame = next(&*late).await;
+    let Frame::Refusal { retry_after, .. } = frame else { panic!("{frame:?}") };
+    assert!(retry_after > Duration::ZERO);
+    assert_eq!(stage.gauges.counts().refused, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_that_a_node_says_is_heard_before_its_session_is_the_one_of_its_node() {
     let (network, listener) = memory::network();
     let edge = network.transport(node("edge-1")).connect().await.unwrap();

@@ -151,7 +151,11 @@ async fn write(api: Api, job: Job) -> (Job, Outcome, Mirrored) {
     }
     let outcome = match api.merge(place(DEVICES, device), "", &job.patch).await {
         Ok(_) => Outcome::Done,
-        Err(error) if error.is_missing() => Outcome::Done,
+        Err(error) if error.is_missing() => {
+            // It is deleted, and its DeviceStatus with it.
+            mirrored = Ok(());
+            Outcome::Done
+        }
         Err(error) => error.into(),
     };
     (job, outcome, mirrored)

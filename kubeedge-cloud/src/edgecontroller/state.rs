@@ -354,6 +354,7 @@ impl State {
     /// Takes that another cloud has a newer session of the node: nothing of it is written or acknowledged here any more. The
     /// end of the session here, which is still to come, says nothing about the node.
     pub(super) fn handle_lost(&mut self, node: &NodeName) {
+        self.leases.withdraw(node);
         self.leases.succeeded(node);
         self.withdraw_reports(node);
         if let Some(session) = self.sessions.get_mut(node) {

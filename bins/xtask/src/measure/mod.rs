@@ -29,6 +29,8 @@ pub(crate) enum Name {
     Twins,
     /// 2,000 nodes of a cloudcore: memory and traffic of an idle session, and how all come back after a restart.
     Sessions,
+    /// 1,000 objects changed for a node that is 200 ms away: how long until the last is acknowledged.
+    Distance,
 }
 
 /// Measures and prints.
@@ -45,6 +47,7 @@ pub(crate) fn run(name: Name, output: Output) -> Result<()> {
         Name::PodStart => program("measure-pod-start", output),
         Name::Twins => program("measure-twins", output),
         Name::Sessions => program("measure-sessions", output),
+        Name::Distance => program("measure-distance", output),
     }
 }
 

@@ -705,6 +705,22 @@ fn the_lease_of_a_new_node_is_made_as_soon_as_its_node_is() {
 }
 
 #[test]
+fn a_node_that_is_lost_to_another_cloud_is_not_taken_back_because_its_node_was_just_written() {
+    let mut now = Instant::now();
+    let mut state = listed(&[]);
+    session(&mut state, SessionState::Online, now);
+    state.poll_renewal(now).unwrap();
+    state.handle_renewed(node("edge-1"), Outcome::Retry("503".to_owned()), now);
+    now += Duration::from_secs(5);
+    assert_eq!(state.poll_renewal(now), Some(node("edge-1")));
+    state.handle_report(from("edge-1", 1, node_report()), now);
+    let job = state.poll_write(now).unwrap();
+    finish(&mut state, job, Outcome::Done, now);
+    state.handle_lost(&node("edge-1"));
+    assert_eq!(state.poll_renewal(now + Duration::from_secs(60)), None);
+}
+
+#[test]
 fn a_newer_report_is_never_replaced_by_what_is_told_again() {
     let mut now = Instant::now();
     let newer = |number| {
