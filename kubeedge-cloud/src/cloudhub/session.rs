@@ -377,8 +377,8 @@ impl Session {
         }));
     }
 
-    /// Is the node's session, so that changes come here, and only then asks for the snapshot: between the two nothing can be
-    /// missed.
+    /// Takes the hub's answer. As the node's session, changes come here, and only then the snapshot is asked for: between the two
+    /// nothing can be missed.
     fn handle_admitted(&mut self, admitted: &Admitted) {
         self.waits = false;
         match admitted {

@@ -8,7 +8,7 @@ use kubeedge_core::{
     message::Snapshot,
     pipe::{Call, Replier},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -167,13 +167,7 @@ async fn write_mirror(api: &Api, device: &DeviceId, mirror: &Value) -> Result<()
         Err(error) if error.is_missing() => {}
         other => return other.map(drop),
     }
-    let mut object = mirror.clone();
-    object["apiVersion"] = place.kind.api_version.into();
-    object["kind"] = place.kind.kind.into();
-    object["metadata"]["namespace"] = place.namespace.into();
-    object["metadata"]["name"] = place.name.into();
-    object["spec"] = json!({});
-    api.create(place, &object).await.map(drop)
+    api.create(place, mirror).await.map(drop)
 }
 
 fn place(kind: Kind, device: &DeviceId) -> Place<'_> {

@@ -69,7 +69,7 @@ pub(super) struct Job {
     pub(super) wanted: Wanted,
     /// What to merge into the Device.
     pub(super) patch: Value,
-    /// What to merge into its DeviceStatus before.
+    /// Its DeviceStatus, which is brought to this before.
     pub(super) mirror: Option<Value>,
 }
 

@@ -37,13 +37,21 @@ pub(super) fn patch(report: &DeviceReport) -> Value {
 
 /// What a report makes of the DeviceStatus of the device's name, which belongs to the Device: where a Device is deleted, the
 /// API's garbage collector deletes it too, and a Device that takes the name over takes it over as well.
+///
+/// It is whole, so that it can be created, and says nothing that could not be merged into one that is there.
 pub(super) fn mirror(report: &DeviceReport, api_version: &str) -> Value {
     let device = &report.device;
     let owner = json!({
         "apiVersion": api_version, "kind": "Device",
         "name": device.name(), "uid": report.uid.as_str(), "controller": true,
     });
-    json!({ "metadata": { "ownerReferences": [owner] }, "status": patch(report)["status"] })
+    json!({
+        "apiVersion": api_version, "kind": "DeviceStatus",
+        "metadata": {
+            "namespace": device.namespace(), "name": device.name(), "ownerReferences": [owner],
+        },
+        "spec": {}, "status": patch(report)["status"],
+    })
 }
 
 fn twin(twin: &TwinReport) -> Value {

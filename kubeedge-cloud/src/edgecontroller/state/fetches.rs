@@ -28,7 +28,10 @@ impl State {
             let (reference, ()) = self.fetches.poll_write(now)?;
             let kind = FETCHED.into_iter().find(|kind| kind.is_of(&reference));
             match kind.filter(|_| self.placement.is_missing(&reference)) {
-                Some(kind) if is_name(&reference) => return Some((kind, reference)),
+                // What is fetched is in a namespace.
+                Some(kind) if is_name(&reference) && !reference.namespace().is_empty() => {
+                    return Some((kind, reference));
+                }
                 Some(_) => {
                     self.fetches.succeeded(&reference);
                     self.placement.handle_fetched(&reference, None);
@@ -99,8 +102,10 @@ impl State {
     }
 }
 
-/// Whoever wrote the reference chose the names, and nothing has checked them.
-fn is_name(reference: &ObjectRef) -> bool {
+/// Whether an object can be called so, in a namespace or in none. Whoever wrote the reference chose the names, and nothing has
+/// checked them.
+pub(super) fn is_name(reference: &ObjectRef) -> bool {
+    let namespace = reference.namespace();
     check_subdomain("object name", reference.name()).is_ok()
-        && check_subdomain("namespace", reference.namespace()).is_ok()
+        && (namespace.is_empty() || check_subdomain("namespace", namespace).is_ok())
 }

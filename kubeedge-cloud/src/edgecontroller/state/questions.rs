@@ -7,7 +7,7 @@ use kubeedge_core::{
 use serde_json::{Value, json};
 use std::fmt::Display;
 
-use super::{NODES, State, WATCHED};
+use super::{NODES, State, WATCHED, fetches::is_name};
 use crate::{
     authorization::{Action, Denial, Serving},
     controller::Kind,
@@ -46,7 +46,7 @@ impl State {
         match (known, kind) {
             (Some(object), _) => Plan::Answer(Answer::Object(object)),
             // Whoever wrote the pod, or the volume, chose the names, and nothing has checked them.
-            (None, Some(kind)) if is_place(reference) => Plan::Ask(kind, reference.clone()),
+            (None, Some(kind)) if is_name(reference) => Plan::Ask(kind, reference.clone()),
             (None, _) => Plan::Answer(Answer::NotFound),
         }
     }
@@ -102,10 +102,4 @@ impl State {
         event["source"]["host"] = from.node.as_str().into();
         Ok(event)
     }
-}
-
-fn is_place(reference: &ObjectRef) -> bool {
-    let namespace = reference.namespace();
-    check_subdomain("object name", reference.name()).is_ok()
-        && (namespace.is_empty() || check_subdomain("namespace", namespace).is_ok())
 }
